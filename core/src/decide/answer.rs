@@ -1,0 +1,173 @@
+//! The decision and its parts. Shared parts are behind `Arc`, so that a decision costs no allocation to hand out.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
+
+/// What to do with a request.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Send it on.
+    Forward(Box<Decision>),
+    /// Answer it here.
+    Local(LocalAnswer),
+}
+
+/// Where a request goes and everything that is done to it on the way.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// e.g. `httproute/shop/checkout`; `service/shop/checkout` where no route applies.
+    pub route: Arc<str>,
+    /// The rule's name, else its position from 0.
+    pub rule: Arc<str>,
+    /// The gray release that applied, `NAMESPACE/NAME`.
+    pub release: Option<Arc<str>>,
+    /// The arm, `stable` or another; none where no release applies.
+    pub arm: Option<Arc<str>>,
+    /// Why that arm.
+    pub reason: ArmReason,
+    /// The lane that the request has from here on: what goes into `baggage`. None: the baseline.
+    pub lane: Option<Lane>,
+    /// Where it goes.
+    pub backend: Backend,
+    /// What is changed in the request and response.
+    pub filters: Arc<Filters>,
+    /// Bounds of time.
+    pub timeouts: Timeouts,
+    /// What may be tried again.
+    pub retry: Retry,
+    /// A `Set-Cookie` to add to the response: the gray key that was issued.
+    pub set_cookie: Option<HeaderValue>,
+    /// Copies to send elsewhere.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// Why an arm was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArmReason {
+    /// No gray release applies.
+    None,
+    /// The gray rule of this position forced it.
+    Rule(u16),
+    /// The split put the key into this bucket (0 to 9,999) and arm.
+    Split(u16),
+    /// The arm that was chosen has no healthy endpoint: `whenUnavailable`.
+    Unavailable,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backend {
+    /// An endpoint of a service, picked by `balance`.
+    Service {
+        /// The service.
+        service: ServiceKey,
+        /// Its port.
+        port: u16,
+        /// Labels that the endpoint must have (a gray arm's subset); empty: any.
+        labels: Arc<Labels>,
+        /// What is spoken there.
+        protocol: AppProtocol,
+    },
+    /// One address: the application behind a sidecar.
+    Address {
+        /// Where.
+        address: SocketAddr,
+        /// What is spoken there.
+        protocol: AppProtocol,
+    },
+}
+
+/// An answer made here.
+#[derive(Debug, Clone)]
+pub struct LocalAnswer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers, e.g. `location`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// A short reason for the access log and metrics, e.g. `no_route`, `rbac_denied`; never shown to the client.
+    pub reason: &'static str,
+    /// The route that answered, if one matched.
+    pub route: Option<Arc<str>>,
+}
+
+/// Changes to header fields, applied in the order set, add, remove (Gateway API HTTPHeaderFilter).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeaderEdits {
+    /// Replace or create.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Append.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Remove.
+    pub remove: Vec<HeaderName>,
+}
+
+/// Gateway API URLRewrite.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rewrite {
+    /// New authority.
+    pub hostname: Option<Arc<str>>,
+    /// New path.
+    pub path: Option<PathRewrite>,
+}
+
+/// How a path is replaced.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathRewrite {
+    /// The whole path; the query stays.
+    Full(Arc<str>),
+    /// The matched prefix (by segments).
+    Prefix {
+        /// What matched.
+        matched: Arc<str>,
+        /// What stands there instead.
+        replacement: Arc<str>,
+    },
+}
+
+/// Everything that is changed on the way.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filters {
+    /// Request headers.
+    pub request: HeaderEdits,
+    /// Response headers.
+    pub response: HeaderEdits,
+    /// URL.
+    pub rewrite: Rewrite,
+}
+
+/// Bounds of time; `None` is the proxy's default (request: none; attempt: none; connect: 2 s).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// From the request's head to the end of the response.
+    pub request: Option<Duration>,
+    /// Of one try.
+    pub attempt: Option<Duration>,
+}
+
+/// What may be tried again, always on another endpoint where there is one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Tries besides the first, 0 to 10.
+    pub attempts: u8,
+    /// Status codes that are tried again when the method is idempotent (RFC 9110 section 9.2.2).
+    pub codes: Arc<[u16]>,
+}
+
+impl Default for Retry {
+    /// Two more tries on connect failures and, for idempotent methods, on broken connections and 503.
+    fn default() -> Self {
+        Self { attempts: 2, codes: Arc::from([503].as_slice()) }
+    }
+}
+
+/// A copy of the request, whose answer is dropped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// Where the copy goes.
+    pub backend: Backend,
+    /// Share of requests, in parts of 10,000.
+    pub per_ten_thousand: u16,
+}

@@ -1,0 +1,1 @@
+//! Incremental xDS from the controller, and the on-disk cache of the last good state.

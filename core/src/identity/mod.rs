@@ -1,0 +1,1 @@
+//! This process's own identity: key, CSR, certificate, rotation.

@@ -1,0 +1,12 @@
+//! What the gateway, the sidecar and the controller share. See ARCHITECTURE.md for the map.
+
+pub mod balance;
+pub mod decide;
+pub mod discovery;
+pub mod identity;
+pub mod lifecycle;
+pub mod model;
+pub mod proxy;
+pub mod resources;
+pub mod telemetry;
+pub mod tls;

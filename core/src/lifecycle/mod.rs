@@ -1,0 +1,1 @@
+//! Readiness, drain, signals, and the admin listener.

@@ -1,0 +1,17 @@
+//! What the mesh is made of: names, identities, services, endpoints, and the [`Snapshot`] of them all.
+//!
+//! Nothing in this module does I/O or knows of async.
+
+mod endpoint;
+mod name;
+mod service;
+mod snapshot;
+mod spiffe;
+mod trust;
+
+pub use endpoint::{Endpoint, EndpointHealth, LANE_LABEL, Labels, Locality, Reach, Transport};
+pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain};
+pub use service::{AppProtocol, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort};
+pub use snapshot::Snapshot;
+pub use spiffe::{SpiffeError, SpiffeId, TrustDomain};
+pub use trust::{BundleError, TrustBundle, TrustBundles};

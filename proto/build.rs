@@ -1,0 +1,11 @@
+//! Compiles the `.proto` files without `protoc`, so that a build needs nothing but Rust and a C compiler.
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files =
+        ["envoy/discovery.proto", "tombolo/resources.proto", "tombolo/controller.proto", "tombolo/peering.proto"];
+    println!("cargo:rerun-if-changed=protos");
+    let descriptors = protox::compile(files, ["protos"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

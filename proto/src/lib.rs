@@ -1,0 +1,12 @@
+//! Wire contracts: the `.proto` files in `protos/` and the code generated from them. No logic lives here.
+#![allow(missing_docs, clippy::all, rustdoc::all)]
+
+/// Incremental xDS: the messages and service of `envoy.service.discovery.v3`.
+pub mod xds {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// Tombolo's own resources and services.
+pub mod v1 {
+    tonic::include_proto!("tombolo.v1");
+}
