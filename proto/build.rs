@@ -2,8 +2,12 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files =
-        ["envoy/discovery.proto", "tombolo/resources.proto", "tombolo/controller.proto", "tombolo/peering.proto"];
+    let files = [
+        "envoy/discovery.proto",
+        "tombolo/resources.proto",
+        "tombolo/controller.proto",
+        "tombolo/peering.proto",
+    ];
     println!("cargo:rerun-if-changed=protos");
     let descriptors = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;

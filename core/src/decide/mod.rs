@@ -8,8 +8,8 @@ mod compiled;
 mod head;
 
 pub use answer::{
-    ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry, Rewrite,
-    Timeouts,
+    ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
+    Rewrite, Timeouts,
 };
 pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol};
 pub use head::{Caller, RequestHead};

@@ -6,6 +6,7 @@ mod endpoint;
 mod name;
 mod service;
 mod snapshot;
+mod sni;
 mod spiffe;
 mod trust;
 
@@ -13,5 +14,6 @@ pub use endpoint::{Endpoint, EndpointHealth, LANE_LABEL, Labels, Locality, Reach
 pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain};
 pub use service::{AppProtocol, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort};
 pub use snapshot::Snapshot;
+pub use sni::{is_opaque_sni, opaque_sni};
 pub use spiffe::{SpiffeError, SpiffeId, TrustDomain};
 pub use trust::{BundleError, TrustBundle, TrustBundles};

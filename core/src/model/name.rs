@@ -16,7 +16,8 @@ pub struct NameError {
 
 const LABEL_RULE: &str =
     "use 1 to 63 lowercase letters, digits and '-', beginning and ending with a letter or digit";
-const SUBDOMAIN_RULE: &str = "use at most 253 characters: labels of lowercase letters, digits and '-', joined by '.'";
+const SUBDOMAIN_RULE: &str =
+    "use at most 253 characters: labels of lowercase letters, digits and '-', joined by '.'";
 
 /// Checks an RFC 1123 label: 1 to 63 of `[a-z0-9-]`, not beginning or ending with `-`.
 pub fn check_dns_label(name: &str) -> Result<(), NameError> {
