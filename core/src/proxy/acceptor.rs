@@ -1,0 +1,130 @@
+//! From an accepted socket to a [`Connection`]: plaintext, TLS, or whichever the client speaks.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Arrival, Connection, Entry,
+    connection::{Replay, Wire},
+    listen::Accepted,
+};
+
+/// A TLS handshake may take this long; then the connection is closed and counted.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The first byte of a TLS record that holds a handshake message (RFC 8446 section 5.1).
+const TLS_HANDSHAKE_RECORD: u8 = 22;
+
+/// How connections of a listener begin. TLS configurations are read at each accept: what is swapped in holds for the
+/// next connection and cuts none.
+#[derive(Clone)]
+pub enum Acceptor {
+    /// Not encrypted.
+    Plain,
+    /// TLS, terminated here.
+    Tls(Arc<ArcSwap<ServerConfig>>),
+    /// TLS if the client begins with it, else plaintext (a sidecar's permissive inbound).
+    Permissive(Arc<ArcSwap<ServerConfig>>),
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// Not agreed on: HTTP/1.1, or HTTP/2 with prior knowledge.
+    Unknown,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Anything, not parsed.
+    Tcp,
+}
+
+impl Acceptor {
+    #[allow(dead_code)]
+    pub(super) async fn accept(
+        &self,
+        accepted: Accepted,
+        entry: Arc<Entry>,
+    ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
+        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
+        match self {
+            Self::Plain => Ok(plain(accepted, entry)?),
+            Self::Tls(config) => {
+                let work = secure(accepted, entry, config.load_full());
+                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+            }
+            Self::Permissive(config) => {
+                let work = async {
+                    if begins_with_tls(&accepted.tcp).await? {
+                        secure(accepted, entry, config.load_full()).await
+                    } else {
+                        plain(accepted, entry)
+                    }
+                };
+                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+            }
+        }
+    }
+}
+
+/// Waits for the first byte and leaves it in the socket. One peek, no loop: the socket is readable when it returns.
+async fn begins_with_tls(tcp: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    match tcp.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first == [TLS_HANDSHAKE_RECORD]),
+    }
+}
+
+fn plain(accepted: Accepted, entry: Arc<Entry>) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
+    let arrival = Arc::new(Arrival {
+        entry,
+        peer: accepted.peer,
+        local: accepted.tcp.local_addr()?,
+        tls: false,
+        sni: None,
+        identity: None,
+    });
+    let wire = Wire::Plain(Replay::new(Bytes::new(), accepted.tcp));
+    Ok((Connection::downstream(wire, arrival.clone(), false), arrival, Spoken::Unknown))
+}
+
+async fn secure(
+    accepted: Accepted,
+    entry: Arc<Entry>,
+    config: Arc<ServerConfig>,
+) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
+    let local = accepted.tcp.local_addr()?;
+    let tls = TlsAcceptor::from(config).accept(Replay::new(Bytes::new(), accepted.tcp)).await?;
+    let session = tls.get_ref().1;
+    let spoken = match session.alpn_protocol() {
+        Some(b"h2" | b"mesh-h2") => Spoken::Http2,
+        Some(b"mesh-tcp") => Spoken::Tcp,
+        _ => Spoken::Http1,
+    };
+    let arrival = Arc::new(Arrival {
+        entry,
+        peer: accepted.peer,
+        local,
+        tls: true,
+        sni: session.server_name().map(|name| name.to_ascii_lowercase().into()),
+        identity: None,
+    });
+    let wire = Wire::Tls(Box::new(tls.into()));
+    Ok((Connection::downstream(wire, arrival.clone(), spoken == Spoken::Http2), arrival, spoken))
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "Plain",
+            Self::Tls(_) => "Tls",
+            Self::Permissive(_) => "Permissive",
+        })
+    }
+}

@@ -1,0 +1,376 @@
+//! A byte stream as pingora takes it: TCP or TLS, with bytes read ahead, a write buffer and a deadline for a
+//! request's head.
+
+use std::{
+    fmt, io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest,
+};
+use pingora_http::ResponseHeader;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+use tokio_rustls::TlsStream;
+
+use super::Arrival;
+
+/// Small writes are gathered up to here, then written; above TLS this makes one record of head and body.
+const WRITE_BUFFER: usize = 16 * 1024;
+/// One read ahead of the parser takes at most this much.
+const READ_AHEAD: usize = 4 * 1024;
+/// A polite goodbye (TLS close_notify, FIN) may take this long; then the socket is closed anyway.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// TCP with bytes that were already read and are to be read again.
+pub struct Replay {
+    prefix: Bytes,
+    tcp: TcpStream,
+}
+
+impl Replay {
+    /// `prefix` is read first, then the socket.
+    pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
+        Self { prefix, tcp }
+    }
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+        }
+        let n = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// What carries the bytes.
+pub(super) enum Wire {
+    /// Not encrypted.
+    Plain(Replay),
+    /// TLS, as server or as client.
+    Tls(Box<TlsStream<Replay>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(replay) => &replay.tcp,
+            Self::Tls(tls) => &tls.get_ref().0.tcp,
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Ties a connection to the requests on it: found by the engine through pingora's session digest.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    /// Where the connection came from.
+    pub arrival: Arc<Arrival>,
+    /// True while a request's head is being read: then the head's deadline holds.
+    pub reading_head: Arc<AtomicBool>,
+}
+
+/// The head's total deadline, from its first byte (from the accept, for a connection's first request).
+struct HeadDeadline {
+    reading: Arc<AtomicBool>,
+    until: Instant,
+    /// Made only when a head does not come in one piece.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadDeadline {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let until = self.until;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        sleep.as_mut().poll(cx).map(|()| too_slow())
+    }
+}
+
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")
+}
+
+/// A connection, downstream or upstream, in the form that pingora takes.
+pub struct Connection {
+    wire: Wire,
+    read_ahead: BytesMut,
+    /// Not yet written; its memory is kept only while it holds something.
+    write_buffer: Vec<u8>,
+    written: usize,
+    h2: bool,
+    head: Option<HeadDeadline>,
+    socket: Arc<SocketDigest>,
+    proxy: Option<Arc<ProxyDigest>>,
+}
+
+impl Connection {
+    /// A connection that was accepted.
+    pub(super) fn downstream(wire: Wire, arrival: Arc<Arrival>, h2: bool) -> Self {
+        let reading = Arc::new(AtomicBool::new(false));
+        let link = Link { arrival: arrival.clone(), reading_head: reading.clone() };
+        let socket = socket_digest(&wire, arrival.peer, arrival.local);
+        let response = ResponseHeader::build(200, Some(0)).ok();
+        let proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(link)))));
+        let head = Some(HeadDeadline { reading, until: Instant::now(), sleep: None });
+        Self { head, proxy, h2, ..Self::bare(wire, socket) }
+    }
+
+    /// A connection that was made.
+    pub(super) fn upstream(wire: Wire, peer: SocketAddr, local: SocketAddr) -> Self {
+        let socket = socket_digest(&wire, peer, local);
+        Self::bare(wire, socket)
+    }
+
+    fn bare(wire: Wire, socket: Arc<SocketDigest>) -> Self {
+        Self {
+            wire,
+            read_ahead: BytesMut::new(),
+            write_buffer: Vec::new(),
+            written: 0,
+            h2: false,
+            head: None,
+            socket,
+            proxy: None,
+        }
+    }
+
+    /// Bytes that were read and not yet taken.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.read_ahead
+    }
+
+    /// Marks it as HTTP/2 (prior knowledge).
+    pub(super) fn set_h2(&mut self) {
+        self.h2 = true;
+    }
+
+    /// True if HTTP/2 was agreed on.
+    pub(super) fn is_h2(&self) -> bool {
+        self.h2
+    }
+
+    /// From now on until the engine has the head, reading fails when `limit` is over.
+    pub(super) fn begin_head(&mut self, limit: Duration) {
+        if let Some(head) = &mut self.head {
+            head.until = Instant::now() + limit;
+            head.sleep = None;
+            head.reading.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the head's deadline (HTTP/2 and raw TCP have bounds of their own).
+    pub(super) fn end_head(&mut self) {
+        if let Some(head) = &mut self.head {
+            head.reading.store(false, Ordering::Relaxed);
+            head.sleep = None;
+        }
+    }
+
+    /// Reads more ahead and returns how much; 0 is the end. Between requests nothing but this small future is held.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [MaybeUninit::uninit(); READ_AHEAD];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(self.poll_wire(cx, &mut buf))?;
+        self.read_ahead.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Reads from the wire, under the head's deadline if one holds.
+    fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let result = self.wire.read(cx, buf);
+        let Some(head) = self.head.as_mut().filter(|h| h.reading.load(Ordering::Relaxed)) else {
+            return result;
+        };
+        match result {
+            Poll::Pending => head.poll(cx).map(Err),
+            // Also a head that always has one more byte ready comes to its end.
+            Poll::Ready(_) if Instant::now() >= head.until => Poll::Ready(Err(too_slow())),
+            ready => ready,
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.write_buffer.get(self.written..).filter(|r| !r.is_empty()) {
+            let n = ready!(self.wire.write(cx, rest))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+        }
+        self.write_buffer.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives back memory that is not needed while the connection is idle.
+    pub(super) fn rest(&mut self) {
+        if self.write_buffer.is_empty() {
+            self.write_buffer = Vec::new();
+        }
+        if self.read_ahead.is_empty() {
+            self.read_ahead = BytesMut::new();
+        }
+    }
+}
+
+fn socket_digest(wire: &Wire, peer: SocketAddr, local: SocketAddr) -> Arc<SocketDigest> {
+    let digest = SocketDigest::from_raw_fd(wire.tcp().as_raw_fd());
+    // Set here, so that pingora asks the kernel nothing; a cell that is new cannot be full.
+    let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(peer)));
+    let _ = digest.local_addr.set(Some(PingoraAddr::Inet(local)));
+    let _ = digest.original_dst.set(None);
+    Arc::new(digest)
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read_ahead.is_empty() {
+            return self.poll_wire(cx, buf);
+        }
+        let n = self.read_ahead.len().min(buf.remaining());
+        if let Some(bytes) = self.read_ahead.get(..n) {
+            buf.put_slice(bytes);
+        }
+        self.read_ahead.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.write_buffer.len() + buf.len() > WRITE_BUFFER {
+            ready!(self.poll_drain(cx))?;
+        }
+        if buf.len() >= WRITE_BUFFER {
+            return self.wire.write(cx, buf);
+        }
+        self.write_buffer.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        self.wire.flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        self.wire.shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        let _ = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl UniqueID for Connection {
+    /// The real file descriptor: pingora's pool checks the peer's address by it.
+    fn id(&self) -> UniqueIDType {
+        self.wire.tcp().as_raw_fd()
+    }
+}
+
+impl Ssl for Connection {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.h2.then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.proxy.clone()
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl Peek for Connection {}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("fd", &self.id()).field("h2", &self.h2).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! What a connection came in for, and who decides where its requests go.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::{
+    decide::{Backend, BindKey, Caller, Outcome, RequestHead},
+    model::{ServiceKey, Snapshot, SpiffeId},
+};
+
+/// What a listener is for. One engine serves many listeners, so that they share upstream connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Public traffic on a gateway's socket.
+    Edge(BindKey),
+    /// The application's own calls, on the loopback address of a service.
+    Outbound {
+        /// The service that was called.
+        service: ServiceKey,
+        /// Its port.
+        port: u16,
+    },
+    /// Calls from the mesh to the application behind this sidecar; which of its ports, the SNI says.
+    Inbound,
+}
+
+/// An accepted connection, as far as it is known when its first request is read.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The listener's purpose.
+    pub entry: Arc<Entry>,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The local end.
+    pub local: SocketAddr,
+    /// It came over TLS that was terminated here.
+    pub tls: bool,
+    /// Server name of the ClientHello, lower case.
+    pub sni: Option<Arc<str>>,
+    /// The verified identity of a mesh peer.
+    pub identity: Option<SpiffeId>,
+}
+
+impl Arrival {
+    /// The caller of a decision; `random` is 64 fresh random bits.
+    pub fn caller(&self, random: u64) -> Caller<'_> {
+        Caller {
+            address: self.peer.ip().to_canonical(),
+            identity: self.identity.as_ref(),
+            sni: self.sni.as_deref(),
+            random,
+        }
+    }
+}
+
+/// What to do with a raw TCP connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TcpOutcome {
+    /// Copy to and from this backend.
+    Forward(Backend),
+    /// Close it; the reason goes into the access log and metrics.
+    Refuse(&'static str),
+}
+
+/// Decides where requests and connections go. Implemented for the edge, outbound and inbound by calling
+/// [`crate::decide`]; pure, called once per request.
+pub trait Director: Send + Sync + 'static {
+    /// Decides one HTTP request.
+    fn direct(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        head: &RequestHead<'_>,
+        caller: &Caller<'_>,
+    ) -> Outcome;
+
+    /// Decides one raw TCP connection. Refuses by default.
+    fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {
+        let _ = (snapshot, arrival, caller);
+        TcpOutcome::Refuse("tcp_not_served")
+    }
+}

@@ -1,0 +1,220 @@
+//! Binding sockets and accepting connections, within bounds.
+
+use std::{
+    fmt, io,
+    net::{Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_util::task::TaskTracker;
+
+/// The kernel's queue of connections not yet accepted; past it, the kernel lets clients try again.
+const BACKLOG: i32 = 1024;
+/// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes a connection from its accept to its end. One future per connection, boxed once.
+pub trait ConnectionService: Send + Sync + 'static {
+    /// Serves one connection. `stop` turns true when the listener drains: finish what runs, begin nothing.
+    fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()>;
+}
+
+/// A connection as it comes from the kernel.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, with TCP_NODELAY.
+    pub tcp: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Turns true when this listener drains.
+    pub stop: watch::Receiver<bool>,
+    /// The listener's counters.
+    pub stats: Arc<ListenStats>,
+}
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenLimits {
+    /// Connections at a time. One more is closed at once and counted as refused.
+    pub connections: usize,
+}
+
+impl Default for ListenLimits {
+    fn default() -> Self {
+        Self { connections: 16_384 }
+    }
+}
+
+/// What happened on a listener since it was bound.
+#[derive(Debug, Default)]
+pub struct ListenStats {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections closed because the bound was reached.
+    pub refused: AtomicU64,
+    /// Connections that ended in the TLS handshake: failed or too slow.
+    pub handshake_failed: AtomicU64,
+    /// Connections closed because a request's head took too long.
+    pub head_timeouts: AtomicU64,
+    /// Connections closed because their server name is not known here.
+    pub unknown_name: AtomicU64,
+}
+
+impl ListenStats {
+    /// Adds one.
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Binds a TCP socket with SO_REUSEADDR; an IPv6 address takes IPv6 only. Port 0 takes a free one.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if let SocketAddr::V6(v6) = address {
+        // `[::]` alone means both families, as users expect; any other address is what it says.
+        socket.set_only_v6(*v6.ip() != Ipv6Addr::UNSPECIFIED)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A listener that serves. Dropping this does not end it; [`Serving::stop`] does.
+pub struct Serving {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    connections: TaskTracker,
+    stats: Arc<ListenStats>,
+}
+
+impl Serving {
+    /// The bound address, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The listener's counters.
+    pub fn stats(&self) -> &Arc<ListenStats> {
+        &self.stats
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Stops accepting and drains: idle connections close, HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current
+    /// response, tunnels go on until their own end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until every connection has ended, no longer than `limit`. Call [`Self::stop`] first. False: some is left.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.connections.wait()).await.is_ok()
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").field("address", &self.address).field("open", &self.open()).finish()
+    }
+}
+
+/// Accepts on `listener` until it is stopped, or `drain` turns true.
+pub fn serve(
+    listener: TcpListener,
+    service: Arc<dyn ConnectionService>,
+    limits: ListenLimits,
+    drain: watch::Receiver<bool>,
+) -> io::Result<Serving> {
+    let stats = Arc::new(ListenStats::default());
+    let (stop, stopped) = watch::channel(false);
+    let connections = TaskTracker::new();
+    let serving = Serving {
+        address: listener.local_addr()?,
+        stop: stop.clone(),
+        connections: connections.clone(),
+        stats: stats.clone(),
+    };
+    let accepting = Accepting {
+        listener,
+        service,
+        places: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+        connections,
+        stats,
+        stopped,
+    };
+    tokio::spawn(async move {
+        accepting.run(drain).await;
+        // Also where the process drains, each connection listens to its own listener only.
+        stop.send_replace(true);
+    });
+    Ok(serving)
+}
+
+struct Accepting {
+    listener: TcpListener,
+    service: Arc<dyn ConnectionService>,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    stats: Arc<ListenStats>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Accepting {
+    async fn run(self, mut drain: watch::Receiver<bool>) {
+        let mut stopped = self.stopped.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = signalled(&mut stopped) => break,
+                () = signalled(&mut drain) => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.begin(tcp, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        self.connections.close();
+    }
+
+    fn begin(&self, tcp: TcpStream, peer: SocketAddr) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            ListenStats::count(&self.stats.refused);
+            return;
+        };
+        ListenStats::count(&self.stats.accepted);
+        // It fails only where the client is already gone, which the first read finds out.
+        let _ = tcp.set_nodelay(true);
+        let accepted = Accepted { tcp, peer, stop: self.stopped.clone(), stats: self.stats.clone() };
+        let future = self.service.clone().serve(accepted);
+        self.connections.spawn(async move {
+            future.await;
+            drop(place);
+        });
+    }
+}
+
+/// Resolves when the signal is true; never, if its sender is gone without having said so.
+pub(super) async fn signalled(signal: &mut watch::Receiver<bool>) {
+    if signal.wait_for(|on| *on).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

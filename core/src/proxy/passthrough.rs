@@ -1,0 +1,114 @@
+//! TLS passed on by server name, never decrypted: a gateway's mesh listener.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    copy::copy_both,
+    listen::{Accepted, ConnectionService, ListenStats},
+};
+
+/// A ClientHello may be this long and take this long; past either, the connection is closed.
+const HELLO_SIZE: usize = 16 * 1024;
+const HELLO_TIME: Duration = Duration::from_secs(5);
+/// At most so many addresses are tried, each for so long.
+const CANDIDATES: usize = 4;
+const CONNECT: Duration = Duration::from_secs(2);
+/// A connection on which nothing moves is closed after this long.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Where a server name leads: addresses in the order in which to try them. `None`: not known here.
+pub type NameTable = Arc<dyn Fn(&str) -> Option<Arc<[SocketAddr]>> + Send + Sync>;
+
+/// Passes TLS connections on by their server name. What is not TLS, has no name or one that is not in the table, is
+/// closed and counted ([`ListenStats::unknown_name`]).
+pub struct Passthrough {
+    table: NameTable,
+}
+
+impl Passthrough {
+    /// `table` is asked once per connection.
+    pub fn new(table: NameTable) -> Self {
+        Self { table }
+    }
+
+    async fn run(&self, mut accepted: Accepted) -> io::Result<()> {
+        let reading = read_hello(&mut accepted.tcp);
+        let hello = tokio::time::timeout(HELLO_TIME, reading).await.ok().flatten();
+        let name = hello.as_ref().and_then(|hello| hello.name.as_deref());
+        let Some((hello, addresses)) = hello.as_ref().zip(name.and_then(|name| (self.table)(name))) else {
+            ListenStats::count(&accepted.stats.unknown_name);
+            return Ok(());
+        };
+        let mut upstream = connect(&addresses).await?;
+        upstream.write_all(&hello.bytes).await?;
+        let copied = copy_both(&mut accepted.tcp, &mut upstream, IDLE).await;
+        tracing::debug!(peer = %accepted.peer, sent = copied.sent, received = copied.received, "passed through");
+        copied.end
+    }
+}
+
+impl ConnectionService for Passthrough {
+    fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let peer = accepted.peer;
+            if let Err(error) = self.run(accepted).await {
+                tracing::debug!(%peer, %error, "passthrough ended");
+            }
+        })
+    }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in addresses.iter().take(CANDIDATES) {
+        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
+                tcp.set_nodelay(true)?;
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// A ClientHello as it came.
+struct Hello {
+    name: Option<String>,
+    bytes: Bytes,
+}
+
+/// Reads a ClientHello, from one or several records. `None`: not TLS, too long, or ended before it was whole.
+async fn read_hello(tcp: &mut TcpStream) -> Option<Hello> {
+    let mut bytes = BytesMut::with_capacity(1024);
+    let mut parser = Acceptor::default();
+    loop {
+        let known = bytes.len();
+        if known >= HELLO_SIZE || tcp.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        let mut fresh = bytes.get(known..)?;
+        while !fresh.is_empty() {
+            parser.read_tls(&mut fresh).ok()?;
+            if let Some(accepted) = parser.accept().ok()? {
+                let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                return Some(Hello { name, bytes: bytes.freeze() });
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Passthrough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passthrough")
+    }
+}
