@@ -15,5 +15,5 @@ pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain};
 pub use service::{AppProtocol, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort};
 pub use snapshot::Snapshot;
 pub use sni::{is_opaque_sni, opaque_sni};
-pub use spiffe::{SpiffeError, SpiffeId, TrustDomain};
+pub use spiffe::{SYSTEM_NAMESPACE, SpiffeError, SpiffeId, TrustDomain};
 pub use trust::{BundleError, TrustBundle, TrustBundles};

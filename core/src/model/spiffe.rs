@@ -40,6 +40,9 @@ impl TrustDomain {
     }
 }
 
+/// The namespace of Tombolo's own processes.
+pub const SYSTEM_NAMESPACE: &str = "tombolo-system";
+
 /// Who a workload is: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`. No other path form is accepted.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
@@ -76,6 +79,31 @@ impl SpiffeId {
                 Self::new(trust_domain, namespace, account)
             }
             _ => Err(refuse(form)),
+        }
+    }
+
+    /// The controller of a trust domain: `/ns/tombolo-system/sa/controller`.
+    pub fn controller(trust_domain: &TrustDomain) -> Self {
+        Self::system(trust_domain, "controller")
+    }
+
+    /// The gateways of a trust domain: `/ns/tombolo-system/sa/gateway`.
+    pub fn gateway(trust_domain: &TrustDomain) -> Self {
+        Self::system(trust_domain, "gateway")
+    }
+
+    /// True for the account `gateway` or any `gateway-*` of the system's namespace.
+    pub fn is_gateway(&self) -> bool {
+        &*self.namespace == SYSTEM_NAMESPACE
+            && (&*self.account == "gateway" || self.account.starts_with("gateway-"))
+    }
+
+    /// `account` must be a DNS label.
+    fn system(trust_domain: &TrustDomain, account: &str) -> Self {
+        Self {
+            trust_domain: trust_domain.clone(),
+            namespace: SYSTEM_NAMESPACE.into(),
+            account: account.into(),
         }
     }
 
