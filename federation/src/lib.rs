@@ -1,1 +1,3 @@
-//! placeholder
+//! The controller of one cluster.
+
+pub mod ca;
