@@ -1,0 +1,49 @@
+//! `tombolo gateway`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use super::process::{self, Common};
+use crate::failure::Failure;
+
+/// Arguments of `tombolo gateway`.
+#[derive(clap::Args, Debug)]
+pub struct GatewayArgs {
+    /// Configuration from these files or directories, watched for change: no controller
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "controller", conflicts_with = "controller")]
+    config: Vec<PathBuf>,
+    /// Configuration from this controller, IP:PORT; may be given several times
+    #[arg(long, value_name = "ADDR")]
+    controller: Vec<SocketAddr>,
+    /// The token from `tombolo join-token`, or @FILE; used once, then the certificate in the state directory counts
+    #[arg(long, value_name = "TOKEN", env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
+    join_token: Option<String>,
+    /// Where certificate and last snapshot are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/tombolo/gateway")]
+    state_dir: PathBuf,
+    /// The name to register with
+    #[arg(long, default_value = "gateway")]
+    name: String,
+    /// Where peers reach the services of this cluster (with --controller)
+    #[arg(long, value_name = "ADDR")]
+    mesh_listen: Option<SocketAddr>,
+    /// The same as peers see it, where that differs
+    #[arg(long, value_name = "ADDR")]
+    mesh_advertise: Option<SocketAddr>,
+    /// Where listeners bind whose Gateway names no address
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    address: IpAddr,
+    /// Added to every listener's port: 8000 makes 8080 of 80
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    port_offset: u16,
+    /// Region, for locality
+    #[arg(long, default_value = "")]
+    region: String,
+    /// Zone, for locality
+    #[arg(long, default_value = "")]
+    zone: String,
+    #[command(flatten)]
+    common: Common,
+}

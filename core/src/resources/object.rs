@@ -1,0 +1,282 @@
+//! Objects, and the set of them that everything else is made from.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kinds;
+
+/// Namespace and name. The namespace of a cluster-scoped object is empty.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key from its parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// What Kubernetes' ObjectMeta holds, as far as it matters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ObjectMeta {
+    /// Name.
+    pub name: String,
+    /// Namespace; empty for cluster-scoped kinds, `default` where it is not given.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// 1 where it is not given.
+    pub generation: i64,
+    /// RFC 3339; the oldest wins ties.
+    pub creation_timestamp: Option<String>,
+}
+
+impl ObjectMeta {
+    /// Namespace and name.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.namespace, &self.name)
+    }
+}
+
+/// An object of one kind.
+#[derive(Debug, Clone)]
+pub struct Object<T> {
+    /// As it was written, e.g. `gateway.networking.k8s.io/v1`.
+    pub api_version: String,
+    /// Its metadata.
+    pub meta: ObjectMeta,
+    /// Its `spec`, or what stands for one.
+    pub spec: T,
+}
+
+/// `metadata` as it is written. What only a Kubernetes API server sets is accepted and ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawMeta {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) namespace: Option<String>,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) generation: Option<i64>,
+    #[serde(default)]
+    pub(super) creation_timestamp: Option<String>,
+    #[serde(default, rename = "uid")]
+    _uid: Option<Value>,
+    #[serde(default, rename = "resourceVersion")]
+    _resource_version: Option<Value>,
+    #[serde(default, rename = "managedFields")]
+    _managed_fields: Option<Value>,
+    #[serde(default, rename = "ownerReferences")]
+    _owner_references: Option<Value>,
+    #[serde(default, rename = "finalizers")]
+    _finalizers: Option<Value>,
+    #[serde(default, rename = "generateName")]
+    _generate_name: Option<Value>,
+    #[serde(default, rename = "deletionTimestamp")]
+    _deletion_timestamp: Option<Value>,
+    #[serde(default, rename = "deletionGracePeriodSeconds")]
+    _deletion_grace: Option<Value>,
+    #[serde(default, rename = "selfLink")]
+    _self_link: Option<Value>,
+}
+
+/// Where the typed part of a document stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Under `spec`.
+    Spec,
+    /// Under `spec`, which may be absent.
+    OptionalSpec,
+    /// At the top, beside `metadata`.
+    Root,
+}
+
+/// What is fixed of a kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KindInfo {
+    pub(super) kind: &'static str,
+    pub(super) group: &'static str,
+    pub(super) versions: &'static [&'static str],
+    pub(super) namespaced: bool,
+    pub(super) shape: Shape,
+}
+
+macro_rules! kinds {
+    ($($field:ident: $variant:ident = $type:ident, $kind:literal, $group:literal, $versions:expr, $namespaced:literal, $shape:ident;)*) => {
+        /// An object of any kind.
+        #[derive(Debug, Clone)]
+        pub enum AnyObject {
+            $(
+                #[doc = concat!("A ", $kind, ".")]
+                $variant(Arc<Object<kinds::$type>>),
+            )*
+        }
+
+        /// Every kind that is known.
+        pub(super) const KINDS: &[KindInfo] = &[
+            $(KindInfo { kind: $kind, group: $group, versions: $versions, namespaced: $namespaced, shape: Shape::$shape },)*
+        ];
+
+        /// Valid objects, by kind and key. Cheap to clone.
+        #[derive(Debug, Clone, Default)]
+        pub struct ResourceSet {
+            documents: BTreeMap<String, Arc<Document>>,
+            $(
+                #[doc = concat!("Every ", $kind, ".")]
+                pub $field: BTreeMap<ObjectKey, Arc<Object<kinds::$type>>>,
+            )*
+        }
+
+        impl ResourceSet {
+            fn index(&mut self, object: &AnyObject) {
+                match object {
+                    $(AnyObject::$variant(object) => { self.$field.insert(object.meta.key(), object.clone()); })*
+                }
+            }
+
+            fn unindex(&mut self, object: &AnyObject) {
+                match object {
+                    $(AnyObject::$variant(object) => { self.$field.remove(&object.meta.key()); })*
+                }
+            }
+        }
+
+        impl AnyObject {
+            /// Its metadata.
+            pub fn meta(&self) -> &ObjectMeta {
+                match self { $(Self::$variant(object) => &object.meta,)* }
+            }
+
+            /// Its kind, e.g. `HTTPRoute`.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $kind,)* }
+            }
+
+            /// Its API group; empty is core.
+            pub fn group(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $group,)* }
+            }
+
+            /// Its API version as written.
+            pub fn api_version(&self) -> &str {
+                match self { $(Self::$variant(object) => &object.api_version,)* }
+            }
+        }
+
+        /// Reads the typed part of a document of this kind.
+        pub(super) fn read_body(kind: &KindInfo, api_version: &str, meta: ObjectMeta, body: &Value)
+            -> Result<AnyObject, Vec<super::typed::FieldProblem>>
+        {
+            match kind.kind {
+                $($kind => {
+                    let spec = super::typed::read_shaped::<kinds::$type>(kind.shape, body)?;
+                    let object = Object { api_version: api_version.to_owned(), meta, spec };
+                    Ok(AnyObject::$variant(Arc::new(object)))
+                })*
+                _ => Err(Vec::new()),
+            }
+        }
+    };
+}
+
+kinds! {
+    gateway_classes: GatewayClass = GatewayClass, "GatewayClass", "gateway.networking.k8s.io", &["v1", "v1beta1"], false, Spec;
+    gateways: Gateway = Gateway, "Gateway", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
+    http_routes: HttpRoute = HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
+    reference_grants: ReferenceGrant = ReferenceGrant, "ReferenceGrant", "gateway.networking.k8s.io", &["v1", "v1beta1", "v1alpha2"], true, Spec;
+    namespaces: Namespace = Namespace, "Namespace", "", &["v1"], false, Root;
+    services: Service = Service, "Service", "", &["v1"], true, Spec;
+    secrets: Secret = Secret, "Secret", "", &["v1"], true, Root;
+    config_maps: ConfigMap = ConfigMap, "ConfigMap", "", &["v1"], true, Root;
+    endpoint_slices: EndpointSlice = EndpointSlice, "EndpointSlice", "discovery.k8s.io", &["v1"], true, Root;
+    service_exports: ServiceExport = ServiceExport, "ServiceExport", "multicluster.x-k8s.io", &["v1alpha1", "v1beta1"], true, OptionalSpec;
+    service_imports: ServiceImport = ServiceImport, "ServiceImport", "multicluster.x-k8s.io", &["v1alpha1", "v1beta1"], true, OptionalSpec;
+    gray_releases: GrayRelease = GrayRelease, "GrayRelease", "tombolo.dev", &["v1alpha1"], true, Spec;
+    workloads: Workload = Workload, "Workload", "tombolo.dev", &["v1alpha1"], true, Spec;
+    authorization_policies: AuthorizationPolicy = AuthorizationPolicy, "AuthorizationPolicy", "tombolo.dev", &["v1alpha1"], true, Spec;
+    peers: Peer = Peer, "Peer", "tombolo.dev", &["v1alpha1"], false, Spec;
+}
+
+/// One valid document: the object, and the JSON it was read from.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The object.
+    pub object: AnyObject,
+    pub(super) json: Value,
+}
+
+impl Document {
+    /// `GROUP/KIND/NAMESPACE/NAME`: unique, and what it is called in discovery.
+    pub fn key(&self) -> String {
+        let meta = self.object.meta();
+        format!("{}/{}/{}/{}", self.object.group(), self.object.kind(), meta.namespace, meta.name)
+    }
+
+    /// The document as one line of JSON, without status. A Secret's holds its values.
+    pub fn to_json(&self) -> String {
+        self.json.to_string()
+    }
+
+    /// The document as a tree.
+    pub fn tree(&self) -> &Value {
+        &self.json
+    }
+}
+
+impl ResourceSet {
+    /// Adds or replaces an object.
+    pub fn insert(&mut self, document: Document) {
+        self.index(&document.object);
+        self.documents.insert(document.key(), Arc::new(document));
+    }
+
+    /// Removes the object with this [`Document::key`]. False if it is not there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let Some(document) = self.documents.remove(key) else { return false };
+        self.unindex(&document.object);
+        true
+    }
+
+    /// The document with this key.
+    pub fn get(&self, key: &str) -> Option<&Arc<Document>> {
+        self.documents.get(key)
+    }
+
+    /// Every document with its key, in the order of their keys.
+    pub fn documents(&self) -> impl Iterator<Item = (&String, &Arc<Document>)> {
+        self.documents.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+}

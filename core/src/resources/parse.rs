@@ -1,0 +1,300 @@
+//! From text to objects: YAML or JSON, any number of documents, every problem at once.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{
+    nearest::nearest,
+    object::{AnyObject, Document, KINDS, KindInfo, ObjectMeta, RawMeta, ResourceSet, read_body},
+    problem::Problem,
+    typed::{self, FieldProblem},
+    validate,
+};
+use crate::model::{check_dns_label, check_dns_subdomain};
+
+/// A text is refused beyond this many bytes.
+pub const MAX_SOURCE_BYTES: usize = 16 << 20;
+/// Documents beyond this many in one call are refused.
+pub const MAX_DOCUMENTS: usize = 100_000;
+
+/// A text and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Shown in problems; a path, mostly.
+    pub name: String,
+    /// YAML or JSON.
+    pub text: String,
+}
+
+/// Everything valid, and everything that is not.
+#[derive(Debug, Clone, Default)]
+pub struct Parsed {
+    /// Valid objects.
+    pub resources: ResourceSet,
+    /// Problems in the order of the texts. The objects that have them are not in `resources`.
+    pub problems: Vec<Problem>,
+}
+
+/// Where a document stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a str,
+    document: usize,
+    line: Option<usize>,
+}
+
+/// Reads all texts. An object with a problem is left out; the others stay.
+pub fn parse(sources: &[Source]) -> Parsed {
+    let mut parsed = Parsed::default();
+    let mut seen: HashMap<String, String> = HashMap::new();
+    for source in sources {
+        if source.text.len() > MAX_SOURCE_BYTES {
+            let message = format!("is larger than {} MiB", MAX_SOURCE_BYTES >> 20);
+            parsed.problems.push(Problem::of_file(&source.name, message));
+            continue;
+        }
+        for (document, (line, text)) in (1..).zip(split(&source.text)) {
+            let place = Place { file: &source.name, document, line: Some(line) };
+            if parsed.resources.len() + parsed.problems.len() >= MAX_DOCUMENTS {
+                parsed
+                    .problems
+                    .push(Problem::of_file(&source.name, format!("more than {MAX_DOCUMENTS} documents")));
+                return parsed;
+            }
+            match tree_of(place, text) {
+                Ok(tree) => read_tree(place, tree, &mut parsed, &mut seen),
+                Err(problem) => parsed.problems.push(*problem),
+            }
+        }
+    }
+    parsed
+}
+
+/// Reads one document, e.g. from discovery. `name` is shown in problems.
+pub fn parse_json(name: &str, json: &str) -> Result<Document, Vec<Problem>> {
+    let place = Place { file: name, document: 1, line: None };
+    if json.len() > MAX_SOURCE_BYTES {
+        return Err(vec![Problem::of_file(name, format!("is larger than {} MiB", MAX_SOURCE_BYTES >> 20))]);
+    }
+    let tree =
+        serde_json::from_str(json).map_err(|e| vec![Problem::of_file(name, format!("is not JSON: {e}"))])?;
+    read_object(place, tree)
+}
+
+/// Documents with the line they begin on. A marker is `---` at the beginning of a line, which nothing inside a
+/// document may have (YAML 1.2.2, section 9.1.2).
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut first_line, mut start, mut offset) = (1, 0, 0);
+    let mut keep = |line: usize, start: usize, end: usize| {
+        let part = text.get(start..end).unwrap_or_default();
+        if part.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+            parts.push((line, part));
+        }
+    };
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let rest = line.strip_prefix("---").map(str::trim_end);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" #")) {
+            keep(first_line, start, offset);
+            (first_line, start) = (number + 1, offset + line.len());
+        }
+        offset += line.len();
+    }
+    keep(first_line, start, offset);
+    parts
+}
+
+fn tree_of(place: Place<'_>, text: &str) -> Result<Value, Box<Problem>> {
+    // JSON is YAML, but JSON's own parser is faster and its errors are clearer.
+    let outcome = if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|e| (Some(e.line()), e.to_string()))
+    } else {
+        serde_saphyr::from_str(text).map_err(|e| {
+            let line = e.location().map(|l| usize::try_from(l.line()).unwrap_or(1));
+            (line, e.without_snippet().to_string())
+        })
+    };
+    outcome.or_else(|(line, message)| {
+        // YAML in braces is not always JSON.
+        if text.trim_start().starts_with('{')
+            && let Ok(tree) = serde_saphyr::from_str(text)
+        {
+            return Ok(tree);
+        }
+        let line = line.map(|inner| place.line.unwrap_or(1) + inner.saturating_sub(1));
+        let problem = problem(
+            place,
+            None,
+            FieldProblem { field: String::new(), message: format!("does not parse: {message}"), hint: None },
+        );
+        Err(Box::new(Problem { line: line.or(place.line), ..problem }))
+    })
+}
+
+fn read_tree(place: Place<'_>, tree: Value, parsed: &mut Parsed, seen: &mut HashMap<String, String>) {
+    if let Some(items) = list_items(&tree) {
+        for item in items {
+            read_tree(place, item.clone(), parsed, seen);
+        }
+        return;
+    }
+    let document = match read_object(place, tree) {
+        Ok(document) => document,
+        Err(problems) => return parsed.problems.extend(problems),
+    };
+    let here = format!("{}, document {}", place.file, place.document);
+    if let Some(first) = seen.get(&document.key()) {
+        let name = name_of(&document.object);
+        let field = FieldProblem {
+            field: "metadata.name".into(),
+            message: format!("the same object stands in {first}"),
+            hint: Some("remove one of them; the first counts".into()),
+        };
+        return parsed.problems.push(problem(place, Some(name), field));
+    }
+    seen.insert(document.key(), here);
+    parsed.resources.insert(document);
+}
+
+/// The items of a `List`, or of `HTTPRouteList` and the like.
+fn list_items(tree: &Value) -> Option<&Vec<Value>> {
+    let kind = tree.get("kind")?.as_str()?;
+    if !kind.ends_with("List") {
+        return None;
+    }
+    tree.get("items")?.as_array()
+}
+
+fn read_object(place: Place<'_>, mut tree: Value) -> Result<Document, Vec<Problem>> {
+    let whole = |field: &str, message: &str, hint: Option<String>| {
+        let field = FieldProblem { field: field.into(), message: message.into(), hint };
+        vec![problem(place, None, field)]
+    };
+    let Some(object) = tree.as_object_mut() else {
+        return Err(whole("", "is not an object", Some("begin with apiVersion and kind".into())));
+    };
+    object.shift_remove("status");
+    let mut body = object.clone();
+    let (Some(Value::String(api_version)), Some(Value::String(kind))) =
+        (body.shift_remove("apiVersion"), body.shift_remove("kind"))
+    else {
+        return Err(whole("", "has no apiVersion or no kind", Some("give both, as texts".into())));
+    };
+    let info = find_kind(&api_version, &kind)
+        .map_err(|(field, message, hint)| whole(field, &message, Some(hint)))?;
+    let (meta, mut problems) = read_meta(info, body.shift_remove("metadata"));
+    let name = format!("{kind} {}", meta.key());
+    let outcome = read_body(info, &api_version, meta, &Value::Object(body));
+    match outcome {
+        Ok(object) => {
+            problems.extend(validate::validate(&object));
+            if problems.is_empty() {
+                return Ok(Document { object, json: tree });
+            }
+        }
+        Err(more) => problems.extend(more),
+    }
+    Err(problems.into_iter().map(|field| problem(place, Some(name.clone()), field)).collect())
+}
+
+fn find_kind(api_version: &str, kind: &str) -> Result<&'static KindInfo, (&'static str, String, String)> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let of_kind = KINDS.iter().find(|info| info.kind == kind && info.group == group);
+    if let Some(info) = of_kind {
+        if info.versions.contains(&version) {
+            return Ok(info);
+        }
+        let hint = format!("use one of: {}", info.versions.join(", "));
+        return Err(("apiVersion", format!("version {version:?} of {kind} is not known"), hint));
+    }
+    if let Some(info) = KINDS.iter().find(|info| info.kind == kind) {
+        let group = if info.group.is_empty() { String::new() } else { format!("{}/", info.group) };
+        let hint = format!("{kind} is {group}{}", info.versions.first().unwrap_or(&"v1"));
+        return Err(("apiVersion", format!("there is no {kind} in {api_version:?}"), hint));
+    }
+    let known: Vec<String> = KINDS.iter().map(|info| info.kind.to_owned()).collect();
+    let hint = match nearest(kind, &known) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    Err(("kind", format!("kind {kind:?} is not known"), hint))
+}
+
+fn read_meta(info: &KindInfo, tree: Option<Value>) -> (ObjectMeta, Vec<FieldProblem>) {
+    let missing = |field: &str| FieldProblem {
+        field: field.into(),
+        message: "is missing".into(),
+        hint: Some("add it".into()),
+    };
+    let Some(tree) = tree else { return (ObjectMeta::default(), vec![missing("metadata")]) };
+    let raw = match typed::read::<RawMeta>(&tree) {
+        Ok(raw) => raw,
+        Err(problems) => {
+            let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let meta = ObjectMeta { name: text("name"), namespace: text("namespace"), ..Default::default() };
+            return (meta, problems.into_iter().map(|p| prefixed("metadata", p)).collect());
+        }
+    };
+    let namespace = match (info.namespaced, raw.namespace) {
+        (false, _) => String::new(),
+        (true, namespace) => namespace.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into()),
+    };
+    let meta = ObjectMeta {
+        name: raw.name,
+        namespace,
+        labels: raw.labels,
+        annotations: raw.annotations,
+        generation: raw.generation.unwrap_or(1),
+        creation_timestamp: raw.creation_timestamp,
+    };
+    let problems = check_meta(info, &meta);
+    (meta, problems)
+}
+
+fn check_meta(info: &KindInfo, meta: &ObjectMeta) -> Vec<FieldProblem> {
+    let mut problems = Vec::new();
+    let mut note = |field: &str, message: String| {
+        problems.push(FieldProblem { field: field.into(), message, hint: None });
+    };
+    // Names that become DNS labels are labels; the others may have dots.
+    let is_label =
+        matches!(info.kind, "Namespace" | "Service" | "ServiceExport" | "ServiceImport" | "Workload");
+    let name = if is_label { check_dns_label(&meta.name) } else { check_dns_subdomain(&meta.name) };
+    if let Err(error) = name {
+        note("metadata.name", error.to_string());
+    }
+    if info.namespaced
+        && let Err(error) = check_dns_label(&meta.namespace)
+    {
+        note("metadata.namespace", error.to_string());
+    }
+    if let Some(time) = &meta.creation_timestamp
+        && time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).is_err()
+    {
+        note("metadata.creationTimestamp", format!("{time:?} is not a time as in RFC 3339"));
+    }
+    problems
+}
+
+fn prefixed(prefix: &str, problem: FieldProblem) -> FieldProblem {
+    let field =
+        if problem.field.is_empty() { prefix.to_owned() } else { format!("{prefix}.{}", problem.field) };
+    FieldProblem { field, ..problem }
+}
+
+fn problem(place: Place<'_>, object: Option<String>, field: FieldProblem) -> Problem {
+    Problem {
+        file: place.file.to_owned(),
+        document: place.document,
+        line: place.line,
+        object,
+        field: field.field,
+        message: field.message,
+        hint: field.hint,
+    }
+}
+
+fn name_of(object: &AnyObject) -> String {
+    format!("{} {}", object.kind(), object.meta().key())
+}

@@ -1,0 +1,118 @@
+//! GatewayClass, Gateway, ReferenceGrant, Service, Secret, EndpointSlice.
+
+use super::common::Checker;
+use crate::resources::kinds::{
+    EndpointSlice, FromNamespaces, Gateway, GatewayClass, ListenerSpec, ReferenceGrant, Secret, Service,
+    TargetPort,
+};
+
+pub(super) fn gateway_class(c: &mut Checker, class: &GatewayClass) {
+    let has_form = class.controller_name.split_once('/').is_some_and(|(domain, path)| {
+        !path.is_empty() && domain.contains('.') && crate::model::check_dns_subdomain(domain).is_ok()
+    });
+    c.at("controllerName", |c| {
+        c.require(has_form, "is not DOMAIN/PATH", "ours is tombolo.dev/gateway-controller");
+    });
+}
+
+pub(super) fn gateway(c: &mut Checker, gateway: &Gateway) {
+    let count = gateway.listeners.len();
+    c.at("listeners", |c| {
+        c.require((1..=64).contains(&count), format!("has {count} entries"), "use 1 to 64")
+    });
+    c.unique("listeners", "listener", gateway.listeners.iter().map(|l| l.name.as_str()));
+    c.each("listeners", &gateway.listeners, listener);
+    c.at_most("addresses", gateway.addresses.len(), 16);
+    c.each("addresses", &gateway.addresses, |c, address| {
+        if let (None | Some("IPAddress"), Some(value)) = (address.r#type.as_deref(), &address.value) {
+            c.address("value", value);
+        }
+    });
+}
+
+fn listener(c: &mut Checker, listener: &ListenerSpec) {
+    c.dns_name("name", &listener.name);
+    c.port("port", listener.port);
+    if let Some(hostname) = listener.hostname.as_ref().filter(|h| !h.is_empty()) {
+        c.hostname("hostname", hostname);
+    }
+    let is_tls = matches!(listener.protocol.as_str(), "HTTPS" | "TLS");
+    match &listener.tls {
+        Some(_) if matches!(listener.protocol.as_str(), "HTTP" | "TCP" | "UDP") => {
+            c.at("tls", |c| {
+                c.fail(format!("{} has no TLS", listener.protocol), "use protocol HTTPS, or remove it")
+            });
+        }
+        None if is_tls => c.at("tls", |c| c.fail("is missing", "name a Secret in certificateRefs")),
+        Some(tls) => c.at("tls", |c| c.at_most("certificateRefs", tls.certificate_refs.len(), 64)),
+        None => {}
+    }
+    if let Some(namespaces) = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref()) {
+        let needs = namespaces.from == Some(FromNamespaces::Selector);
+        c.at("allowedRoutes.namespaces.selector", |c| {
+            c.require(!needs || namespaces.selector.is_some(), "is missing", "from: Selector needs it");
+        });
+    }
+}
+
+pub(super) fn reference_grant(c: &mut Checker, grant: &ReferenceGrant) {
+    c.at("from", |c| c.require(!grant.from.is_empty(), "is empty", "name who may refer"));
+    c.at("to", |c| c.require(!grant.to.is_empty(), "is empty", "name what may be referred to"));
+    c.each("from", &grant.from, |c, from| c.dns_label("namespace", &from.namespace));
+}
+
+pub(super) fn service(c: &mut Checker, service: &Service) {
+    if service.r#type.as_deref() == Some("ExternalName") {
+        c.at("type", |c| c.fail("ExternalName is not supported", "use a Workload with the address"));
+    }
+    c.at_most("ports", service.ports.len(), 256);
+    let needs_names = service.ports.len() > 1;
+    c.each("ports", &service.ports, |c, port| {
+        c.port("port", port.port);
+        if let Some(TargetPort::Number(number)) = port.target_port {
+            c.port("targetPort", number);
+        }
+        if needs_names || !port.name.is_empty() {
+            c.dns_label("name", &port.name);
+        }
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        c.at("protocol", |c| c.require(protocol == "TCP", format!("{protocol} is not supported"), "use TCP"));
+    });
+    c.unique("ports", "port", service.ports.iter().map(|p| p.name.as_str()).filter(|name| !name.is_empty()));
+    let mut numbers: Vec<u16> = service.ports.iter().map(|p| p.port).collect();
+    numbers.sort_unstable();
+    let twice = numbers.windows(2).any(|pair| pair.first() == pair.last());
+    c.at("ports", |c| c.require(!twice, "the same port stands twice", "give each port once"));
+}
+
+pub(super) fn secret(c: &mut Checker, secret: &Secret) {
+    for key in secret.data.keys().filter(|key| !secret.string_data.contains_key(*key)) {
+        // Never the value itself.
+        c.at(&format!("data.{key}"), |c| {
+            c.require(secret.value(key).is_some(), "is not base64", "encode it, or use stringData")
+        });
+    }
+    if secret.r#type == "kubernetes.io/tls" {
+        for key in ["tls.crt", "tls.key"] {
+            let there = secret.data.contains_key(key) || secret.string_data.contains_key(key);
+            c.at(&format!("data.{key}"), |c| {
+                c.require(there, "is missing", "a Secret of type kubernetes.io/tls has it")
+            });
+        }
+    }
+}
+
+pub(super) fn endpoint_slice(c: &mut Checker, slice: &EndpointSlice) {
+    let known = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
+    c.at("addressType", |c| {
+        c.require(known, format!("{:?} is not supported", slice.address_type), "use IPv4 or IPv6");
+    });
+    c.at_most("endpoints", slice.endpoints.len(), 1000);
+    c.each("endpoints", &slice.endpoints, |c, endpoint| {
+        c.at("addresses", |c| c.require(!endpoint.addresses.is_empty(), "is empty", "give one address"));
+        for (index, address) in endpoint.addresses.iter().enumerate().filter(|_| known) {
+            c.address(&format!("addresses[{index}]"), address);
+        }
+    });
+    c.each("ports", &slice.ports, |c, port| c.port("port", port.port));
+}

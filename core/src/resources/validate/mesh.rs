@@ -1,0 +1,198 @@
+//! GrayRelease, Workload, AuthorizationPolicy, Peer.
+
+use super::{common::Checker, routes::backend_ref};
+use crate::{
+    model::{SpiffeId, TrustDomain, check_dns_label},
+    resources::kinds::{
+        AuthorizationPolicy, GrayRelease, Peer, ServicePatterns, Split, TextMatchType, TextRule, Workload,
+    },
+};
+
+/// The arm that every release has.
+const STABLE: &str = "stable";
+
+pub(super) fn gray_release(c: &mut Checker, release: &GrayRelease) {
+    let count = release.target_refs.len();
+    c.at("targetRefs", |c| {
+        c.require((1..=16).contains(&count), format!("has {count} entries"), "use 1 to 16")
+    });
+    c.each("targetRefs", &release.target_refs, |c, target| {
+        let known = matches!(
+            (target.group.as_str(), target.kind.as_str()),
+            ("gateway.networking.k8s.io", "HTTPRoute") | ("", "Service")
+        );
+        let hint = "use an HTTPRoute of group gateway.networking.k8s.io, or a Service of group \"\"";
+        c.at("kind", |c| c.require(known, format!("{:?} of group {:?}", target.kind, target.group), hint));
+        c.dns_name("name", &target.name);
+        let section_fits = target.kind == "HTTPRoute" || target.section_name.is_none();
+        c.at("sectionName", |c| c.require(section_fits, "a Service has no rules", "remove it"));
+    });
+    c.at_most("arms", release.arms.len(), 32);
+    c.unique("arms", "arm", release.arms.iter().map(|arm| arm.name.as_str()));
+    c.each("arms", &release.arms, |c, arm| {
+        c.dns_label("name", &arm.name);
+        c.at("name", |c| {
+            c.require(arm.name != STABLE, "`stable` is the rule's own backendRefs", "choose another")
+        });
+        c.at("backendRefs", |c| {
+            c.require(!arm.backend_refs.is_empty(), "is empty", "name where its requests go")
+        });
+        c.at_most("backendRefs", arm.backend_refs.len(), 16);
+        c.each("backendRefs", &arm.backend_refs, backend_ref);
+        if let Some(lane) = &arm.lane {
+            c.dns_label("lane", lane);
+        }
+    });
+    let is_arm = |name: &str| name == STABLE || release.arms.iter().any(|arm| arm.name == name);
+    c.at_most("rules", release.rules.len(), 64);
+    c.each("rules", &release.rules, |c, rule| {
+        let message = format!("there is no arm {:?}", rule.arm);
+        c.at("arm", |c| c.require(is_arm(&rule.arm), message, "use `stable` or the name of an arm"));
+        let empty = rule.headers.is_empty() && rule.cookies.is_empty();
+        c.require(!empty, "has no condition", "give headers or cookies; for everybody, use split");
+        c.each("headers", &rule.headers, |c, header| {
+            c.header_name("name", &header.name);
+            text_rule(c, header);
+        });
+        c.each("cookies", &rule.cookies, |c, cookie| {
+            cookie_name(c, "name", &cookie.name);
+            text_rule(c, cookie);
+        });
+    });
+    if let Some(split) = &release.split {
+        c.at("split", |c| self::split(c, split, is_arm));
+    }
+}
+
+fn split(c: &mut Checker, split: &Split, is_arm: impl Fn(&str) -> bool) {
+    let key = &split.key;
+    let given = [key.cookie.is_some(), key.header.is_some(), key.source_ip == Some(true)];
+    let count = given.into_iter().filter(|given| *given).count();
+    c.at("key", |c| c.require(count <= 1, "has more than one key", "use one of cookie, header, sourceIP"));
+    if let Some(name) = &key.cookie {
+        c.at("key", |c| cookie_name(c, "cookie", name));
+    }
+    if let Some(name) = &key.header {
+        c.at("key", |c| c.header_name("header", name));
+    }
+    for (arm, percent) in &split.weights {
+        c.at(&format!("weights.{arm}"), |c| {
+            c.require(arm != STABLE, "`stable` takes the rest", "remove it");
+            c.require(is_arm(arm), format!("there is no arm {arm:?}"), "use the name of an arm");
+            let hundredths = percent * 100.0;
+            let fits =
+                (0.0..=10_000.0).contains(&hundredths) && (hundredths - hundredths.round()).abs() < 1e-6;
+            c.require(
+                fits,
+                format!("{percent} is not a percentage"),
+                "use 0 to 100 with at most two decimals",
+            );
+        });
+    }
+    let sum: f64 = split.weights.values().sum();
+    c.at("weights", |c| {
+        c.require(sum <= 100.0 + 1e-9, format!("come to {sum}%"), "use at most 100 together")
+    });
+}
+
+fn cookie_name(c: &mut Checker, field: &str, name: &str) {
+    // A token, as in RFC 6265 section 4.1.1: what header names are made of.
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        c.at(field, |c| c.fail(format!("{name:?} is not a cookie name"), "use letters, digits, '-' and '_'"));
+    }
+}
+
+fn text_rule(c: &mut Checker, rule: &TextRule) {
+    let (value, values) = (rule.value.is_some(), !rule.values.is_empty());
+    let (fits, hint) = match rule.r#type {
+        TextMatchType::Present => (!value && !values, "Present takes no value"),
+        TextMatchType::In => (values && !value, "In takes `values`"),
+        _ => (value && !values, "give `value`"),
+    };
+    c.require(fits, format!("the value does not go with {:?}", rule.r#type), hint);
+    if let (TextMatchType::RegularExpression, Some(pattern)) = (rule.r#type, &rule.value) {
+        c.regex("value", pattern);
+    }
+    c.at_most("values", rule.values.len(), 1024);
+}
+
+pub(super) fn workload(c: &mut Checker, workload: &Workload) {
+    c.address("address", &workload.address);
+    let count = workload.ports.len();
+    c.at("ports", |c| c.require((1..=64).contains(&count), format!("has {count} entries"), "use 1 to 64"));
+    c.each("ports", &workload.ports, |c, port| c.port("port", port.port));
+    c.each("services", &workload.services, |c, service| {
+        if let Err(error) = check_dns_label(service) {
+            c.fail(error, "");
+        }
+    });
+    c.labels("labels", &workload.labels);
+    let weight = workload.weight.unwrap_or(1);
+    c.at("weight", |c| c.require((1..=1000).contains(&weight), format!("{weight}"), "use 1 to 1000"));
+    if let Some(account) = &workload.account {
+        c.dns_label("account", account);
+    }
+}
+
+pub(super) fn authorization_policy(c: &mut Checker, policy: &AuthorizationPolicy) {
+    c.labels("selector", &policy.selector);
+    c.at_most("rules", policy.rules.len(), 256);
+    c.each("rules", &policy.rules, |c, rule| {
+        if let Some(from) = &rule.from {
+            c.at("from", |c| {
+                c.each("spiffeIds", &from.spiffe_ids, |c, id| {
+                    let fits = match id.strip_suffix('*') {
+                        Some(prefix) => prefix
+                            .strip_prefix("spiffe://")
+                            .and_then(|rest| rest.split_once('/'))
+                            .is_some_and(|(domain, _)| TrustDomain::parse(domain).is_ok()),
+                        None => SpiffeId::parse(id).is_ok(),
+                    };
+                    let hint =
+                        "write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT; a `*` may stand at its end";
+                    c.require(fits, format!("{id:?} is not a SPIFFE ID"), hint);
+                });
+                c.each("trustDomains", &from.trust_domains, |c, domain| {
+                    if let Err(error) = TrustDomain::parse(domain) {
+                        c.fail(error, "");
+                    }
+                });
+            });
+        }
+        if let Some(to) = &rule.to {
+            c.at("to", |c| {
+                c.each("paths", &to.paths, |c, path| {
+                    c.require(
+                        path.starts_with('/') || path == "*",
+                        "does not begin with '/'",
+                        "begin with '/'",
+                    );
+                });
+                c.each("headers", &to.headers, |c, header| {
+                    c.header_name("name", &header.name);
+                    text_rule(c, header);
+                });
+            });
+        }
+    });
+}
+
+pub(super) fn peer(c: &mut Checker, peer: &Peer) {
+    if let Err(error) = TrustDomain::parse(&peer.trust_domain) {
+        c.at("trustDomain", |c| c.fail(error, ""));
+    }
+    for (field, patterns) in [("export", &peer.export), ("import", &peer.import)] {
+        c.at(field, |c| service_patterns(c, patterns));
+    }
+}
+
+fn service_patterns(c: &mut Checker, patterns: &ServicePatterns) {
+    c.at_most("services", patterns.services.len(), 4096);
+    c.each("services", &patterns.services, |c, pattern| {
+        for (field, text) in [("namespace", &pattern.namespace), ("name", &pattern.name)] {
+            if text != "*" {
+                c.dns_label(field, text);
+            }
+        }
+    });
+}

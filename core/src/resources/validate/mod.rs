@@ -1,0 +1,34 @@
+//! What types alone do not say: bounds, forms, and fields that go together.
+
+mod common;
+mod edge;
+mod mesh;
+mod routes;
+
+use common::Checker;
+
+use super::{object::AnyObject, typed::FieldProblem};
+
+/// Every problem of this object.
+pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
+    let mut checker = Checker::default();
+    let c = &mut checker;
+    match object {
+        AnyObject::GatewayClass(o) => c.at("spec", |c| edge::gateway_class(c, &o.spec)),
+        AnyObject::Gateway(o) => c.at("spec", |c| edge::gateway(c, &o.spec)),
+        AnyObject::HttpRoute(o) => c.at("spec", |c| routes::http_route(c, &o.spec)),
+        AnyObject::ReferenceGrant(o) => c.at("spec", |c| edge::reference_grant(c, &o.spec)),
+        AnyObject::Service(o) => c.at("spec", |c| edge::service(c, &o.spec)),
+        AnyObject::Secret(o) => edge::secret(c, &o.spec),
+        AnyObject::EndpointSlice(o) => edge::endpoint_slice(c, &o.spec),
+        AnyObject::GrayRelease(o) => c.at("spec", |c| mesh::gray_release(c, &o.spec)),
+        AnyObject::Workload(o) => c.at("spec", |c| mesh::workload(c, &o.spec)),
+        AnyObject::AuthorizationPolicy(o) => c.at("spec", |c| mesh::authorization_policy(c, &o.spec)),
+        AnyObject::Peer(o) => c.at("spec", |c| mesh::peer(c, &o.spec)),
+        AnyObject::Namespace(_)
+        | AnyObject::ConfigMap(_)
+        | AnyObject::ServiceExport(_)
+        | AnyObject::ServiceImport(_) => {}
+    }
+    checker.problems
+}

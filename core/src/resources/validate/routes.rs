@@ -1,0 +1,259 @@
+//! HTTPRoute.
+
+use super::common::Checker;
+use crate::resources::kinds::{
+    BackendRef, Filter, FilterType, HeaderFilter, HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType,
+    PathModifier, PathModifierType, RouteMatch, RouteRule,
+};
+
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+pub(super) fn http_route(c: &mut Checker, route: &HttpRoute) {
+    c.at_most("parentRefs", route.parent_refs.len(), 32);
+    c.each("parentRefs", &route.parent_refs, |c, parent| c.dns_name("name", &parent.name));
+    c.at_most("hostnames", route.hostnames.len(), 16);
+    for (index, hostname) in route.hostnames.iter().enumerate() {
+        c.hostname(&format!("hostnames[{index}]"), hostname);
+    }
+    c.at_most("rules", route.rules.len(), 64);
+    c.unique("rules", "rule", route.rules.iter().filter_map(|rule| rule.name.as_deref()));
+    c.each("rules", &route.rules, rule);
+}
+
+fn rule(c: &mut Checker, rule: &RouteRule) {
+    if let Some(name) = &rule.name {
+        c.dns_name("name", name);
+    }
+    c.at_most("matches", rule.matches.len(), 128);
+    c.each("matches", &rule.matches, route_match);
+    filters(c, &rule.filters);
+    let prefix_only =
+        rule.matches.iter().all(|m| m.path.as_ref().is_none_or(|p| p.r#type == PathMatchType::PathPrefix));
+    let modifiers = rule.filters.iter().filter_map(|f| {
+        let redirect = f.request_redirect.as_ref().and_then(|r| r.path.as_ref());
+        redirect.or(f.url_rewrite.as_ref().and_then(|r| r.path.as_ref()))
+    });
+    let replaces_prefix = modifiers.filter(|m| m.r#type == PathModifierType::ReplacePrefixMatch).count() > 0;
+    c.at("filters", |c| {
+        c.require(
+            prefix_only || !replaces_prefix,
+            "ReplacePrefixMatch needs a PathPrefix",
+            "match by PathPrefix",
+        );
+    });
+    c.at_most("backendRefs", rule.backend_refs.len(), 16);
+    c.each("backendRefs", &rule.backend_refs, |c, backend| {
+        backend_ref(c, backend);
+        c.at("labels", |c| {
+            c.require(backend.labels.is_empty(), "belongs into a GrayRelease's arm", "remove it")
+        });
+    });
+    if let Some(timeouts) = &rule.timeouts {
+        c.at("timeouts", |c| {
+            c.duration("request", timeouts.request.as_ref());
+            c.duration("backendRequest", timeouts.backend_request.as_ref());
+        });
+    }
+    if let Some(retry) = &rule.retry {
+        c.at("retry", |c| {
+            let attempts = retry.attempts.unwrap_or(0);
+            c.at("attempts", |c| {
+                c.require(attempts <= 10, format!("{attempts} is too many"), "use at most 10")
+            });
+            c.each("codes", &retry.codes, |c, code| {
+                c.require(
+                    (400..600).contains(code),
+                    format!("{code} is not a status that is tried again"),
+                    "use 400 to 599",
+                );
+            });
+            c.duration("backoff", retry.backoff.as_ref());
+        });
+    }
+}
+
+/// Also for arms of a GrayRelease.
+pub(super) fn backend_ref(c: &mut Checker, backend: &BackendRef) {
+    c.dns_name("name", &backend.name);
+    if let Some(namespace) = &backend.namespace {
+        c.dns_label("namespace", namespace);
+    }
+    let needs_port = matches!(backend.kind.as_deref(), None | Some("Service" | "ServiceImport"));
+    match backend.port {
+        Some(port) => c.port("port", port),
+        None if needs_port => c.at("port", |c| c.fail("is missing", "give the service's port")),
+        None => {}
+    }
+    let weight = backend.weight.unwrap_or(1);
+    c.at("weight", |c| c.require(weight <= 1_000_000, format!("{weight} is too much"), "use 0 to 1000000"));
+    c.labels("labels", &backend.labels);
+    filters(c, &backend.filters);
+}
+
+fn route_match(c: &mut Checker, route_match: &RouteMatch) {
+    if let Some(spec) = &route_match.path {
+        c.at("path", |c| path(c, spec));
+    }
+    c.at_most("headers", route_match.headers.len(), 16);
+    c.each("headers", &route_match.headers, |c, header| {
+        c.header_name("name", &header.name);
+        if header.r#type == HeaderMatchType::RegularExpression {
+            c.regex("value", &header.value);
+        }
+    });
+    c.at_most("queryParams", route_match.query_params.len(), 16);
+    c.each("queryParams", &route_match.query_params, |c, query| {
+        if query.r#type == HeaderMatchType::RegularExpression {
+            c.regex("value", &query.value);
+        }
+    });
+    if let Some(method) = &route_match.method {
+        let known = METHODS.contains(&method.as_str());
+        c.at("method", |c| {
+            c.require(known, format!("{method:?} is not a method"), &format!("use {}", METHODS.join(", ")))
+        });
+    }
+}
+
+fn path(c: &mut Checker, path: &PathMatchSpec) {
+    let value = path.value.as_str();
+    c.at("value", |c| c.require(value.len() <= 1024, "is longer than 1024 letters", "shorten it"));
+    if path.r#type == PathMatchType::RegularExpression {
+        return c.regex("value", value);
+    }
+    c.at("value", |c| {
+        c.require(value.starts_with('/'), format!("{value:?} does not begin with '/'"), "begin with '/'");
+        let odd = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|odd| value.contains(odd));
+        let odd = odd.or(["/..", "/."].into_iter().find(|odd| value.ends_with(odd)));
+        if let Some(odd) = odd {
+            c.fail(format!("{value:?} has {odd:?} in it"), "write the path as servers see it");
+        }
+    });
+}
+
+fn filters(c: &mut Checker, filters: &[Filter]) {
+    c.at_most("filters", filters.len(), 16);
+    c.each("filters", filters, filter);
+    let count = |wanted: FilterType| filters.iter().filter(|f| f.r#type == wanted).count();
+    for once in [
+        FilterType::RequestHeaderModifier,
+        FilterType::ResponseHeaderModifier,
+        FilterType::RequestRedirect,
+        FilterType::UrlRewrite,
+        FilterType::Cors,
+    ] {
+        c.at("filters", |c| {
+            c.require(count(once) <= 1, format!("{once:?} stands more than once"), "put them together")
+        });
+    }
+    let both = count(FilterType::RequestRedirect) > 0 && count(FilterType::UrlRewrite) > 0;
+    c.at("filters", |c| c.require(!both, "RequestRedirect and URLRewrite exclude each other", "use one"));
+}
+
+fn filter(c: &mut Checker, filter: &Filter) {
+    let fields = [
+        (
+            "requestHeaderModifier",
+            FilterType::RequestHeaderModifier,
+            filter.request_header_modifier.is_some(),
+        ),
+        (
+            "responseHeaderModifier",
+            FilterType::ResponseHeaderModifier,
+            filter.response_header_modifier.is_some(),
+        ),
+        ("requestRedirect", FilterType::RequestRedirect, filter.request_redirect.is_some()),
+        ("urlRewrite", FilterType::UrlRewrite, filter.url_rewrite.is_some()),
+        ("requestMirror", FilterType::RequestMirror, filter.request_mirror.is_some()),
+        ("cors", FilterType::Cors, filter.cors.is_some()),
+    ];
+    for (name, r#type, there) in fields {
+        let wanted = filter.r#type == r#type;
+        if wanted != there {
+            let message = if wanted {
+                "is missing".to_owned()
+            } else {
+                format!("does not go with {:?}", filter.r#type)
+            };
+            c.at(name, |c| c.fail(message, "a filter has its type and the field of that type"));
+        }
+    }
+    for (name, headers) in [
+        ("requestHeaderModifier", &filter.request_header_modifier),
+        ("responseHeaderModifier", &filter.response_header_modifier),
+    ] {
+        if let Some(headers) = headers {
+            c.at(name, |c| header_filter(c, headers));
+        }
+    }
+    if let Some(redirect) = &filter.request_redirect {
+        c.at("requestRedirect", |c| {
+            let scheme = redirect.scheme.as_deref().unwrap_or("http");
+            c.at("scheme", |c| {
+                c.require(
+                    matches!(scheme, "http" | "https"),
+                    format!("{scheme:?} is not known"),
+                    "use http or https",
+                )
+            });
+            let code = redirect.status_code.unwrap_or(302);
+            let known = matches!(code, 301 | 302 | 303 | 307 | 308);
+            c.at("statusCode", |c| {
+                c.require(known, format!("{code} is not a redirect"), "use 301, 302, 303, 307 or 308")
+            });
+            if let Some(hostname) = &redirect.hostname {
+                c.dns_name("hostname", hostname);
+            }
+            path_modifier(c, redirect.path.as_ref());
+        });
+    }
+    if let Some(rewrite) = &filter.url_rewrite {
+        c.at("urlRewrite", |c| {
+            if let Some(hostname) = &rewrite.hostname {
+                c.dns_name("hostname", hostname);
+            }
+            path_modifier(c, rewrite.path.as_ref());
+        });
+    }
+    if let Some(mirror) = &filter.request_mirror {
+        c.at("requestMirror", |c| {
+            c.at("backendRef", |c| backend_ref(c, &mirror.backend_ref));
+            let both = mirror.percent.is_some() && mirror.fraction.is_some();
+            c.require(!both, "percent and fraction exclude each other", "use one");
+            c.at("percent", |c| c.require(mirror.percent.unwrap_or(0) <= 100, "is over 100", "use 0 to 100"));
+            if let Some(fraction) = mirror.fraction {
+                let denominator = fraction.denominator.unwrap_or(100);
+                let fits = denominator > 0 && fraction.numerator <= denominator;
+                c.at("fraction", |c| {
+                    c.require(fits, "is over 1", "the numerator is at most the denominator")
+                });
+            }
+        });
+    }
+}
+
+fn header_filter(c: &mut Checker, headers: &HeaderFilter) {
+    for (field, list) in [("set", &headers.set), ("add", &headers.add)] {
+        c.at_most(field, list.len(), 16);
+        c.each(field, list, |c, header| {
+            c.header_name("name", &header.name);
+            c.header_value("value", &header.value);
+        });
+    }
+    c.at_most("remove", headers.remove.len(), 16);
+    for (index, name) in headers.remove.iter().enumerate() {
+        c.header_name(&format!("remove[{index}]"), name);
+    }
+}
+
+fn path_modifier(c: &mut Checker, modifier: Option<&PathModifier>) {
+    let Some(modifier) = modifier else { return };
+    let (full, prefix) = (modifier.replace_full_path.is_some(), modifier.replace_prefix_match.is_some());
+    let fits = match modifier.r#type {
+        PathModifierType::ReplaceFullPath => full && !prefix,
+        PathModifierType::ReplacePrefixMatch => prefix && !full,
+    };
+    c.at("path", |c| {
+        c.require(fits, "has not the field of its type", "replaceFullPath or replacePrefixMatch")
+    });
+}
