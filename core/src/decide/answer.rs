@@ -45,13 +45,17 @@ pub struct Decision {
 }
 
 /// Why an arm was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ArmReason {
     /// No gray release applies.
+    #[default]
     None,
     /// The gray rule of this position forced it.
     Rule(u16),
-    /// The split put the key into this bucket (0 to 9,999) and arm.
+    /// The request already was in a lane: the arm of that lane, else `stable`.
+    Lane,
+    /// The split put the key on its arm. The number is the weight, in hundredths of a percent (0 to 9,999), above
+    /// which the key is on the gray arm (exact where the release has one besides `stable`).
     Split(u16),
     /// The arm that was chosen has no healthy endpoint: `whenUnavailable`.
     Unavailable,

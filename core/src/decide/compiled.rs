@@ -1,17 +1,51 @@
 //! Configuration in the form that decisions are made from.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::Backend;
-use crate::{model::Lane, resources::ObjectStatus};
+use super::{
+    Backend,
+    authorize::Policies,
+    host::HostPattern,
+    services::{Mesh, rule_services},
+    table::RouteTable,
+};
+use crate::{
+    model::{EndpointHealth, Lane, ServiceKey, Snapshot},
+    resources::ObjectStatus,
+};
 
-/// What `compile` makes of the documents. Immutable.
+/// What [`compile`](super::compile) makes of the documents. Immutable.
 #[derive(Debug, Default)]
 pub struct Compiled {
-    /// Sockets that a gateway binds.
+    /// Sockets that a gateway binds, in the order of their keys.
     pub binds: Vec<Bind>,
-    /// Status of every object, as Kubernetes would hold it.
+    /// Status of every object of a kind that has one, as Kubernetes would hold it.
     pub status: Vec<ObjectStatus>,
+    pub(crate) mesh: Mesh,
+    pub(crate) policies: Policies,
+}
+
+impl Compiled {
+    /// The socket of this key.
+    pub fn bind(&self, key: BindKey) -> Option<&Bind> {
+        self.binds.binary_search_by(|bind| bind.key.cmp(&key)).ok().and_then(|at| self.binds.get(at))
+    }
+
+    /// Every service that public listeners may send to: what a gateway has to know.
+    pub fn edge_services(&self) -> BTreeSet<ServiceKey> {
+        let mut out = BTreeSet::new();
+        let listeners = self.binds.iter().flat_map(|bind| &bind.listeners);
+        listeners.flat_map(|listener| listener.routes.rules()).for_each(|rule| rule_services(rule, &mut out));
+        out
+    }
+
+    /// Every service that requests for this one may be sent to, itself among them: what a sidecar has to know once
+    /// its application uses the service, as an arm whose endpoints are not known counts as unavailable.
+    pub fn services_behind(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let mut out = BTreeSet::from([service.clone()]);
+        self.mesh.behind(service, &mut out);
+        out
+    }
 }
 
 /// A socket's address before `--port-offset`. The stable key by which a bound socket finds its listeners in each new
@@ -46,6 +80,9 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// `NAMESPACE/NAME` of the Secrets that hold its certificates (HTTPS).
     pub certificates: Vec<Arc<str>>,
+    /// [`hostname`](Self::hostname) as it is compared.
+    pub(crate) pattern: HostPattern,
+    pub(crate) routes: Arc<RouteTable>,
 }
 
 /// What a listener speaks.
@@ -61,4 +98,23 @@ pub enum ListenerProtocol {
 pub trait Availability {
     /// True if some endpoint of `backend` (in `lane`, or in the baseline if none) is healthy.
     fn is_available(&self, backend: &Backend, lane: Option<&Lane>) -> bool;
+}
+
+/// [`Availability`] by what discovery says alone, for `explain` and for processes that send nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotAvailability<'a>(
+    /// The snapshot that is asked.
+    pub &'a Snapshot,
+);
+
+impl Availability for SnapshotAvailability<'_> {
+    fn is_available(&self, backend: &Backend, lane: Option<&Lane>) -> bool {
+        let Backend::Service { service, port, labels, .. } = backend else { return true };
+        let endpoints = self.0.services.get(service).and_then(|entry| entry.endpoints.get(port));
+        endpoints.into_iter().flat_map(|endpoints| endpoints.iter()).any(|endpoint| {
+            endpoint.health == EndpointHealth::Healthy
+                && endpoint.lane.as_ref() == lane
+                && labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
+        })
+    }
 }

@@ -3,13 +3,35 @@
 //! Everything here is a pure function: no I/O, no lock, no clock of its own. The proxies only carry out what comes
 //! out, and `tombolo explain` calls the very same functions, so what it says is what happens.
 
+// Until `compile` is there to use it all.
+#![allow(dead_code)]
+
 mod answer;
+mod authorize;
 mod compiled;
+mod explain;
+mod filters;
+mod forward;
+mod gray;
+mod hash;
 mod head;
+mod host;
+mod lane;
+mod matcher;
+mod redirect;
+mod route;
+mod rule;
+mod services;
+mod table;
+mod trace;
 
 pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
     Rewrite, Timeouts,
 };
-pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol};
+pub use authorize::{InboundWorkload, Verdict, authorize};
+pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol, SnapshotAvailability};
+pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub use head::{Caller, RequestHead};
+pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
+pub use route::{decide_edge, decide_mesh};

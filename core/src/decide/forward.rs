@@ -1,0 +1,238 @@
+//! Carrying out a rule: its answer, or a backend with everything that goes along.
+
+use std::sync::{Arc, LazyLock};
+
+use http::{HeaderValue, StatusCode};
+
+use super::{
+    ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, RequestHead,
+    Retry, Timeouts,
+    gray::{Release, WhenUnavailable},
+    rule::{Action, NO_BACKEND, Rule, Target, Weighted},
+    trace::Trace,
+};
+use crate::model::{Labels, Lane, Scope, Snapshot};
+
+/// What every decision may share, made once.
+pub(crate) struct Shared {
+    pub(crate) labels: Arc<Labels>,
+    pub(crate) filters: Arc<Filters>,
+    pub(crate) retry: Retry,
+    pub(crate) mirrors: Arc<[Mirror]>,
+    /// The rule's name where no route applies.
+    pub(crate) default_rule: Arc<str>,
+}
+
+pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| Shared {
+    labels: Arc::default(),
+    filters: Arc::default(),
+    retry: Retry::default(),
+    mirrors: Arc::from([]),
+    default_rule: "default".into(),
+});
+
+/// A request on its way to a decision.
+pub(crate) struct Request<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) head: &'a RequestHead<'a>,
+    /// Normalized.
+    pub(crate) host: &'a str,
+    /// The port it came in on, for redirects.
+    pub(crate) port: u16,
+    pub(crate) caller: &'a Caller<'a>,
+    pub(crate) avail: &'a dyn Availability,
+    /// The lane it is in.
+    pub(crate) lane: Option<Lane>,
+    /// Whether users without a gray key get a cookie.
+    pub(crate) issue: bool,
+}
+
+/// The parts of a decision that do not depend on the backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Course<'a> {
+    pub(crate) route: &'a Arc<str>,
+    pub(crate) rule: &'a Arc<str>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: &'a Retry,
+    pub(crate) mirrors: &'a Arc<[Mirror]>,
+}
+
+/// What takes the requests that no arm takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Stable<'a> {
+    /// The rule's backendRefs.
+    Weighted(&'a Weighted),
+    /// The service that is released.
+    Target(&'a Target),
+}
+
+/// The arm's part of a decision.
+#[derive(Default)]
+struct Grayness {
+    release: Option<Arc<str>>,
+    arm: Option<Arc<str>>,
+    reason: ArmReason,
+    lane: Option<Lane>,
+    set_cookie: Option<HeaderValue>,
+}
+
+impl Request<'_> {
+    /// Does what a rule says.
+    pub(crate) fn carry_out<T: Trace>(&self, rule: &Rule, trace: &mut T) -> Outcome {
+        let course = Course {
+            route: &rule.origin.route,
+            rule: &rule.origin.name,
+            timeouts: rule.timeouts,
+            retry: &rule.retry,
+            mirrors: &rule.mirrors,
+        };
+        let backends = match &rule.action {
+            Action::Redirect(redirect) => {
+                return Outcome::Local(redirect.answer(self.head, self.host, self.port, course.route));
+            }
+            Action::Forward(backends) => backends,
+        };
+        match &rule.release {
+            Some(release) => self.release(course, release, &rule.filters, Stable::Weighted(backends), trace),
+            None => match backends.pick(self.caller.random) {
+                Ok(target) => self.to_target(course, target, trace),
+                Err(_) => refuse(course, NO_BACKEND, "no_valid_backend"),
+            },
+        }
+    }
+
+    /// To a service, or to an arm of its release.
+    pub(crate) fn to_target<T: Trace>(&self, course: Course<'_>, target: &Target, trace: &mut T) -> Outcome {
+        match &target.release {
+            Some(release) => self.release(course, release, &target.filters, Stable::Target(target), trace),
+            None => self.send(
+                course,
+                target,
+                &target.filters,
+                Grayness { lane: self.lane.clone(), ..Default::default() },
+            ),
+        }
+    }
+
+    fn release<T: Trace>(
+        &self,
+        course: Course<'_>,
+        release: &Release,
+        filters: &Arc<Filters>,
+        stable: Stable<'_>,
+        trace: &mut T,
+    ) -> Outcome {
+        let choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issue, trace);
+        let mut gray = Grayness {
+            release: Some(release.name.clone()),
+            arm: Some(choice.arm.map_or(&release.stable, |arm| &arm.name).clone()),
+            reason: choice.reason,
+            lane: self.lane.clone(),
+            set_cookie: choice.set_cookie,
+        };
+        let Some(arm) = choice.arm else { return self.to_stable(course, stable, gray) };
+        let lane = arm.lane.as_ref().or(self.lane.as_ref());
+        let target = arm.targets.pick(self.caller.random);
+        if let Ok(target) = target
+            && self.is_available(&target.backend, lane)
+        {
+            gray.lane = lane.cloned();
+            return self.send(course, target, filters, gray);
+        }
+        trace.lost(|| format!("arm {}", arm.name), "no endpoint of it is healthy");
+        gray.reason = ArmReason::Unavailable;
+        match (release.when_unavailable, target) {
+            (WhenUnavailable::Stable, _) => {
+                gray.arm = Some(release.stable.clone());
+                self.to_stable(course, stable, gray)
+            }
+            (WhenUnavailable::OtherCluster, Ok(target)) => {
+                gray.lane = lane.cloned();
+                self.send_elsewhere(course, target, filters, gray)
+            }
+            (WhenUnavailable::Fail, _) | (WhenUnavailable::OtherCluster, Err(_)) => {
+                refuse(course, StatusCode::SERVICE_UNAVAILABLE, "arm_unavailable")
+            }
+        }
+    }
+
+    fn to_stable(&self, course: Course<'_>, stable: Stable<'_>, gray: Grayness) -> Outcome {
+        match stable {
+            Stable::Target(target) => self.send(course, target, &target.filters, gray),
+            Stable::Weighted(backends) => match backends.pick(self.caller.random) {
+                Ok(target) => self.send(course, target, &target.filters, gray),
+                Err(_) => refuse(course, NO_BACKEND, "no_valid_backend"),
+            },
+        }
+    }
+
+    /// True if the arm can serve: its endpoints of this lane, or those of none.
+    fn is_available(&self, backend: &Backend, lane: Option<&Lane>) -> bool {
+        self.avail.is_available(backend, lane) || (lane.is_some() && self.avail.is_available(backend, None))
+    }
+
+    fn send(&self, course: Course<'_>, target: &Target, filters: &Arc<Filters>, gray: Grayness) -> Outcome {
+        self.decided(course, self.resolve(target), filters, gray)
+    }
+
+    /// To the same service in all clusters. Sent there even if nothing is known to be healthy: a proxy learns of a
+    /// service's endpoints by using it.
+    fn send_elsewhere(
+        &self,
+        course: Course<'_>,
+        target: &Target,
+        filters: &Arc<Filters>,
+        gray: Grayness,
+    ) -> Outcome {
+        let mut backend = self.resolve(target);
+        if let Backend::Service { service, .. } = &mut backend {
+            service.scope = Scope::Clusterset;
+        }
+        self.decided(course, backend, filters, gray)
+    }
+
+    fn decided(
+        &self,
+        course: Course<'_>,
+        backend: Backend,
+        filters: &Arc<Filters>,
+        gray: Grayness,
+    ) -> Outcome {
+        Outcome::Forward(Box::new(Decision {
+            route: course.route.clone(),
+            rule: course.rule.clone(),
+            release: gray.release,
+            arm: gray.arm,
+            reason: gray.reason,
+            lane: gray.lane,
+            backend,
+            filters: filters.clone(),
+            timeouts: course.timeouts,
+            retry: course.retry.clone(),
+            set_cookie: gray.set_cookie,
+            mirrors: course.mirrors.clone(),
+        }))
+    }
+
+    /// The backend with its protocol.
+    fn resolve(&self, target: &Target) -> Backend {
+        let mut backend = target.backend.clone();
+        if target.protocol.is_none()
+            && let Backend::Service { service, port, protocol, .. } = &mut backend
+            && let Some(known) = self.snapshot.services.get(service).and_then(|entry| entry.port(*port))
+        {
+            *protocol = known.protocol;
+        }
+        backend
+    }
+}
+
+/// An answer of a rule that cannot send the request anywhere.
+fn refuse(course: Course<'_>, status: StatusCode, reason: &'static str) -> Outcome {
+    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: Some(course.route.clone()) })
+}
+
+/// An answer where no rule applies.
+pub(crate) fn unrouted(status: StatusCode, reason: &'static str) -> Outcome {
+    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
+}

@@ -1,0 +1,156 @@
+//! The two ways into a decision: from a public listener, and from an application to a service of the mesh.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::{
+    Availability, Backend, Bind, BindKey, Caller, Listener, Outcome, RequestHead, Timeouts,
+    forward::{Course, Request, SHARED, unrouted},
+    host::normalize_host,
+    lane::lane_from_baggage,
+    rule::Target,
+    trace::{Trace, Untraced},
+};
+use crate::model::{ServiceKey, Snapshot};
+
+/// What to do with a request that came in on a public listener.
+///
+/// The lane that such a request claims is not believed; only a gray arm puts it into one. No listener or rule: 404. A
+/// TLS client that asked for one listener's name and sends a request for another's host: 421 (GEP-3567).
+pub fn decide_edge(
+    snapshot: &Snapshot,
+    bind: BindKey,
+    head: &RequestHead<'_>,
+    caller: &Caller<'_>,
+    avail: &dyn Availability,
+) -> Outcome {
+    edge(snapshot, bind, head, caller, avail, &mut Untraced)
+}
+
+/// What to do with a request that an application in the mesh sends to `port` of `service`.
+///
+/// `caller.identity` is the application's own: routes that its namespace attached to a service of another one
+/// (GAMMA consumer routes) apply to it alone, and instead of the service's own. A service that routes are attached
+/// to answers 404 where none matches; one without is sent to as it is, or to an arm of its gray release.
+pub fn decide_mesh(
+    snapshot: &Snapshot,
+    service: &ServiceKey,
+    port: u16,
+    head: &RequestHead<'_>,
+    caller: &Caller<'_>,
+    avail: &dyn Availability,
+) -> Outcome {
+    mesh(snapshot, service, port, head, caller, avail, &mut Untraced)
+}
+
+pub(crate) fn edge<T: Trace>(
+    snapshot: &Snapshot,
+    bind: BindKey,
+    head: &RequestHead<'_>,
+    caller: &Caller<'_>,
+    avail: &dyn Availability,
+    trace: &mut T,
+) -> Outcome {
+    let host = &*normalize_host(head.host);
+    let Some(bind) = snapshot.config.bind(bind) else {
+        return unrouted(StatusCode::NOT_FOUND, "no_listener");
+    };
+    let Some(chosen) = bind.listeners_for(host, trace) else {
+        return unrouted(StatusCode::NOT_FOUND, "no_listener");
+    };
+    if let Some(sni) = caller.sni
+        && is_misdirected(bind, chosen, &normalize_host(sni))
+    {
+        return unrouted(StatusCode::MISDIRECTED_REQUEST, "misdirected");
+    }
+    let request =
+        Request { snapshot, head, host, port: bind.key.port, caller, avail, lane: None, issue: true };
+    for listener in chosen {
+        trace.place("listener", || format!("{}/{}", listener.gateway, listener.name));
+        if let Some(entry) = listener.routes.find(host, head, trace) {
+            return request.carry_out(&entry.rule, trace);
+        }
+    }
+    unrouted(StatusCode::NOT_FOUND, "no_route")
+}
+
+/// True if the name in the ClientHello belongs to another listener than the host of the request.
+fn is_misdirected(bind: &Bind, chosen: &[Arc<Listener>], sni: &str) -> bool {
+    let by_sni = bind.listeners_for(sni, &mut Untraced).and_then(|group| group.first());
+    match (by_sni, chosen.first()) {
+        (Some(by_sni), Some(by_host)) => by_sni.pattern != by_host.pattern,
+        _ => false,
+    }
+}
+
+impl Bind {
+    /// The listeners that take requests for a host: those with the most specific hostname that covers it (several
+    /// only where Gateways share a socket and a hostname). A less specific listener never gets them (listener
+    /// isolation).
+    pub(crate) fn listeners_for<T: Trace>(&self, host: &str, trace: &mut T) -> Option<&[Arc<Listener>]> {
+        let same = |a: &Arc<Listener>, b: &Arc<Listener>| a.pattern == b.pattern;
+        self.listeners.chunk_by(same).find(|group| {
+            let Some(first) = group.first() else { return false };
+            let matches = first.pattern.matches(host);
+            if !matches {
+                trace.lost(
+                    || format!("listener {}/{}", first.gateway, first.name),
+                    format_args!("host is not {}", first.pattern),
+                );
+            }
+            matches
+        })
+    }
+}
+
+pub(crate) fn mesh<T: Trace>(
+    snapshot: &Snapshot,
+    service: &ServiceKey,
+    port: u16,
+    head: &RequestHead<'_>,
+    caller: &Caller<'_>,
+    avail: &dyn Availability,
+    trace: &mut T,
+) -> Outcome {
+    let host = &*normalize_host(head.host);
+    let lane = lane_from_baggage(head.headers);
+    let request = Request { snapshot, head, host, port, caller, avail, lane, issue: false };
+    trace.place("service", || format!("{service} port {port}"));
+    let namespace = caller.identity.map(|identity| identity.namespace());
+    if let Some(table) = snapshot.config.mesh.table(service, port, namespace) {
+        return match table.find(host, head, trace) {
+            Some(entry) => request.carry_out(&entry.rule, trace),
+            None => unrouted(StatusCode::NOT_FOUND, "no_route"),
+        };
+    }
+    let known = snapshot.config.mesh.service(service);
+    let made;
+    let route = match known {
+        Some(known) => &known.route,
+        None => {
+            made = Arc::from(format!("service/{}/{}", service.namespace, service.name));
+            &made
+        }
+    };
+    let course = Course {
+        route,
+        rule: &SHARED.default_rule,
+        timeouts: Timeouts::default(),
+        retry: &SHARED.retry,
+        mirrors: &SHARED.mirrors,
+    };
+    let backend = Backend::Service {
+        service: service.clone(),
+        port,
+        labels: SHARED.labels.clone(),
+        protocol: known.and_then(|known| known.protocol(port)).unwrap_or_default(),
+    };
+    let target = Target {
+        backend,
+        protocol: known.and_then(|known| known.protocol(port)),
+        filters: SHARED.filters.clone(),
+        release: known.and_then(|known| known.release.clone()),
+    };
+    request.to_target(course, &target, trace)
+}

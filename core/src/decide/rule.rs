@@ -1,0 +1,141 @@
+//! A rule as it is carried out: what it does to a request, and where it sends it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::{Backend, Filters, Mirror, Retry, Timeouts, gray::Release, redirect::Redirect};
+use crate::model::AppProtocol;
+
+/// Where a rule comes from; ties between matches are broken by it.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// e.g. `httproute/shop/checkout`.
+    pub(crate) route: Arc<str>,
+    /// When the route was created, in nanoseconds since the epoch: the oldest goes first.
+    pub(crate) created: i128,
+    /// Position of the rule in its route.
+    pub(crate) position: u16,
+    /// The rule's name, else its position.
+    pub(crate) name: Arc<str>,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) origin: Origin,
+    pub(crate) action: Action,
+    /// The rule's own filters, without those of its backendRefs: what goes with the arms of its release.
+    pub(crate) filters: Arc<Filters>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Retry,
+    pub(crate) mirrors: Arc<[Mirror]>,
+    /// The gray release of this rule. It then decides alone: releases of the services behind it do not apply.
+    pub(crate) release: Option<Arc<Release>>,
+}
+
+/// What a rule does.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Answers.
+    Redirect(Redirect),
+    /// Sends on.
+    Forward(Weighted),
+}
+
+/// One of several targets, or a backendRef that is none.
+type Choice = Result<Arc<Target>, Invalid>;
+
+/// Something to choose by weight.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Weighted {
+    /// Each with the sum of the weights up to and with its own. Those of weight 0 are left out.
+    targets: Box<[(u64, Choice)]>,
+    total: u64,
+}
+
+/// A backendRef that leads nowhere: its share of the requests gets a 500 (Gateway API HTTPBackendRef).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Invalid;
+
+/// Where a request can go.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Always [`Backend::Service`].
+    pub(crate) backend: Backend,
+    /// Known from the service's document; none: looked up in the snapshot.
+    pub(crate) protocol: Option<AppProtocol>,
+    /// The rule's and the backendRef's together.
+    pub(crate) filters: Arc<Filters>,
+    /// The gray release of this service.
+    pub(crate) release: Option<Arc<Release>>,
+}
+
+impl Weighted {
+    /// From weights and targets.
+    pub(crate) fn new(targets: impl IntoIterator<Item = (u32, Choice)>) -> Self {
+        let mut total = 0;
+        let targets = targets
+            .into_iter()
+            .filter(|(weight, _)| *weight > 0)
+            .map(|(weight, target)| {
+                total += u64::from(weight);
+                (total, target)
+            })
+            .collect();
+        Self { targets, total }
+    }
+
+    /// The target for these random bits; an error where there is none, or an invalid one.
+    pub(crate) fn pick(&self, random: u64) -> Result<&Arc<Target>, Invalid> {
+        // Maps 64 bits onto [0, total) without the bias of a remainder.
+        let point = u64::try_from((u128::from(random) * u128::from(self.total)) >> 64).unwrap_or(0);
+        let at = self.targets.partition_point(|(upto, _)| *upto <= point);
+        match self.targets.get(at) {
+            Some((_, target)) => target.as_ref().map_err(|invalid| *invalid),
+            None => Err(Invalid),
+        }
+    }
+
+    /// All valid targets.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter().filter_map(|(_, target)| target.as_ref().ok())
+    }
+}
+
+/// The status of an answer where a rule has nowhere to send a request.
+pub(crate) const NO_BACKEND: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::{Scope, ServiceKey};
+
+    pub(crate) fn target(name: &str) -> Arc<Target> {
+        let service = ServiceKey::new(Scope::Cluster, "shop", name).unwrap();
+        let backend =
+            Backend::Service { service, port: 80, labels: Default::default(), protocol: AppProtocol::Http1 };
+        Arc::new(Target { backend, protocol: None, filters: Default::default(), release: None })
+    }
+
+    #[test]
+    fn shares_follow_the_weights_and_invalid_backends_keep_theirs() {
+        let (a, b) = (target("a"), target("b"));
+        let all =
+            Weighted::new([(1, Ok(a.clone())), (0, Ok(target("z"))), (2, Err(Invalid)), (1, Ok(b.clone()))]);
+        let step = 1u64 << 61;
+        let picked: Vec<_> = (0..8).map(|i| all.pick(i * step + 1)).collect();
+        assert!(picked[..2].iter().all(|p| p.is_ok_and(|t| Arc::ptr_eq(t, &a))));
+        assert!(picked[2..6].iter().all(|p| p.is_err()));
+        assert!(picked[6..].iter().all(|p| p.is_ok_and(|t| Arc::ptr_eq(t, &b))));
+        assert!(all.pick(u64::MAX).is_ok() && all.pick(0).is_ok());
+        assert_eq!(all.targets().count(), 2);
+    }
+
+    #[test]
+    fn without_any_weight_there_is_no_target() {
+        assert!(Weighted::new([(0, Ok(target("a")))]).pick(5).is_err());
+        assert!(Weighted::default().pick(0).is_err());
+    }
+}
