@@ -13,6 +13,7 @@ use super::{
     connection::{Replay, Wire},
     listen::Accepted,
 };
+use crate::tls;
 
 /// A TLS handshake may take this long; then the connection is closed and counted.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -45,7 +46,6 @@ pub(super) enum Spoken {
 }
 
 impl Acceptor {
-    #[allow(dead_code)]
     pub(super) async fn accept(
         &self,
         accepted: Accepted,
@@ -113,7 +113,7 @@ async fn secure(
         local,
         tls: true,
         sni: session.server_name().map(|name| name.to_ascii_lowercase().into()),
-        identity: None,
+        identity: tls::peer_id(session.peer_certificates()),
     });
     let wire = Wire::Tls(Box::new(tls.into()));
     Ok((Connection::downstream(wire, arrival.clone(), spoken == Spoken::Http2), arrival, spoken))

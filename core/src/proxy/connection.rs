@@ -128,13 +128,28 @@ impl Wire {
 pub(super) struct Link {
     /// Where the connection came from.
     pub arrival: Arc<Arrival>,
-    /// True while a request's head is being read: then the head's deadline holds.
-    pub reading_head: Arc<AtomicBool>,
+    /// Of the request's head.
+    pub head: Arc<HeadState>,
+}
+
+/// The state of a request's head, shared by the connection and the engine.
+#[derive(Debug, Default)]
+pub(super) struct HeadState {
+    /// It is being read: its deadline holds.
+    pub reading: AtomicBool,
+    late: AtomicBool,
+}
+
+impl HeadState {
+    /// True if a head took too long, which has ended the connection.
+    pub fn was_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
+    }
 }
 
 /// The head's total deadline, from its first byte (from the accept, for a connection's first request).
 struct HeadDeadline {
-    reading: Arc<AtomicBool>,
+    state: Arc<HeadState>,
     until: Instant,
     /// Made only when a head does not come in one piece.
     sleep: Option<Pin<Box<Sleep>>>,
@@ -144,12 +159,13 @@ impl HeadDeadline {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let until = self.until;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        sleep.as_mut().poll(cx).map(|()| too_slow())
+        sleep.as_mut().poll(cx).map(|()| self.over())
     }
-}
 
-fn too_slow() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")
+    fn over(&self) -> io::Error {
+        self.state.late.store(true, Ordering::Relaxed);
+        io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")
+    }
 }
 
 /// A connection, downstream or upstream, in the form that pingora takes.
@@ -168,12 +184,12 @@ pub struct Connection {
 impl Connection {
     /// A connection that was accepted.
     pub(super) fn downstream(wire: Wire, arrival: Arc<Arrival>, h2: bool) -> Self {
-        let reading = Arc::new(AtomicBool::new(false));
-        let link = Link { arrival: arrival.clone(), reading_head: reading.clone() };
+        let state = Arc::new(HeadState::default());
+        let link = Link { arrival: arrival.clone(), head: state.clone() };
         let socket = socket_digest(&wire, arrival.peer, arrival.local);
         let response = ResponseHeader::build(200, Some(0)).ok();
         let proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(link)))));
-        let head = Some(HeadDeadline { reading, until: Instant::now(), sleep: None });
+        let head = Some(HeadDeadline { state, until: Instant::now(), sleep: None });
         Self { head, proxy, h2, ..Self::bare(wire, socket) }
     }
 
@@ -206,9 +222,9 @@ impl Connection {
         self.h2 = true;
     }
 
-    /// True if HTTP/2 was agreed on.
-    pub(super) fn is_h2(&self) -> bool {
-        self.h2
+    /// The state of its requests' heads, if it was accepted.
+    pub(super) fn head(&self) -> Option<Arc<HeadState>> {
+        self.head.as_ref().map(|head| head.state.clone())
     }
 
     /// From now on until the engine has the head, reading fails when `limit` is over.
@@ -216,14 +232,14 @@ impl Connection {
         if let Some(head) = &mut self.head {
             head.until = Instant::now() + limit;
             head.sleep = None;
-            head.reading.store(true, Ordering::Relaxed);
+            head.state.reading.store(true, Ordering::Relaxed);
         }
     }
 
     /// Ends the head's deadline (HTTP/2 and raw TCP have bounds of their own).
     pub(super) fn end_head(&mut self) {
         if let Some(head) = &mut self.head {
-            head.reading.store(false, Ordering::Relaxed);
+            head.state.reading.store(false, Ordering::Relaxed);
             head.sleep = None;
         }
     }
@@ -241,16 +257,25 @@ impl Connection {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
-    /// Reads from the wire, under the head's deadline if one holds.
+    /// Reads from the wire, under the head's deadline if one holds. Where that has to wait, what was written is sent:
+    /// pingora does not flush the parts of a body of known length, and a slow one would not reach the client.
     fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = self.wire.read(cx, buf);
-        let Some(head) = self.head.as_mut().filter(|h| h.reading.load(Ordering::Relaxed)) else {
+        if result.is_pending()
+            && !self.write_buffer.is_empty()
+            && let Poll::Ready(sent) = self.poll_drain(cx)
+        {
+            sent?;
+            // TLS records that wait for the socket are sent on by a later poll.
+            let _ = self.wire.flush(cx)?;
+        }
+        let Some(head) = self.head.as_mut().filter(|h| h.state.reading.load(Ordering::Relaxed)) else {
             return result;
         };
         match result {
             Poll::Pending => head.poll(cx).map(Err),
             // Also a head that always has one more byte ready comes to its end.
-            Poll::Ready(_) if Instant::now() >= head.until => Poll::Ready(Err(too_slow())),
+            Poll::Ready(_) if Instant::now() >= head.until => Poll::Ready(Err(head.over())),
             ready => ready,
         }
     }

@@ -1,0 +1,270 @@
+//! The engine: takes accepted connections and serves what is spoken on them.
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use pingora_core::{
+    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp},
+    protocols::http::{ServerSession, v2::server::default_h2_options},
+    server::configuration::ServerConf,
+};
+use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
+use tokio::sync::watch;
+
+use super::{
+    Acceptor, Arrival, Connection, ConnectionService, Director, Entry, MeshUpstream, Observer, Picker,
+    acceptor::Spoken,
+    gate::Gate,
+    listen::{Accepted, ListenStats, signalled},
+    tcp,
+    upstream::MeshConnector,
+};
+use crate::model::Snapshot;
+
+/// A request's head must be whole so soon after its first byte (for a connection's first request: after the accept).
+const HEAD: Duration = Duration::from_secs(10);
+/// An HTTP/1.1 connection is kept so long between two requests; longer than mesh pools keep theirs, so that it is they
+/// who close.
+const KEEPALIVE: Duration = Duration::from_secs(75);
+/// An HTTP/2 connection is kept so long without a request. Also bounds a head that comes in too slowly.
+const H2_IDLE: Duration = Duration::from_secs(75);
+/// How much of a request's or connection's body HTTP/2 takes in before it is passed on.
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+/// Idle upstream connections kept per engine and protocol; past it, the oldest is closed.
+const POOLED: usize = 1024;
+/// A hard stop above every `Retry::attempts`, which is 10 at most.
+const TRIES: usize = 16;
+/// The first bytes of HTTP/2 (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// From which decisions are made.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Who decides.
+    pub director: Arc<dyn Director>,
+    /// Who picks endpoints.
+    pub picker: Arc<dyn Picker>,
+    /// Who connects to them.
+    pub upstream: Arc<MeshUpstream>,
+    /// Who is told what happened.
+    pub observer: Arc<dyn Observer>,
+}
+
+type Proxy = HttpProxy<Gate, MeshConnector>;
+
+/// Serves HTTP/1.1, HTTP/2 and raw TCP. Make one per director: listeners that share an engine share its pooled upstream
+/// connections.
+pub struct HttpEngine {
+    proxy: Arc<Proxy>,
+    tcp: tcp::Tunnels,
+}
+
+/// The engine cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP engine cannot be set up: {0}")]
+pub struct EngineError(String);
+
+impl HttpEngine {
+    /// Makes an engine. Call it inside a tokio runtime.
+    pub fn new(parts: EngineParts) -> Result<Arc<Self>, EngineError> {
+        let tcp = tcp::Tunnels {
+            snapshot: parts.snapshot.clone(),
+            director: parts.director.clone(),
+            picker: parts.picker.clone(),
+            upstream: parts.upstream.clone(),
+            observer: parts.observer.clone(),
+        };
+        let connector = MeshConnector::new(parts.upstream.clone());
+        let gate = Gate {
+            snapshot: parts.snapshot,
+            director: parts.director,
+            picker: parts.picker,
+            upstream: parts.upstream,
+            observer: parts.observer,
+        };
+        Ok(Arc::new(Self { proxy: Arc::new(build(gate, connector)?), tcp }))
+    }
+
+    /// A listener's service: HTTP/1.1 and HTTP/2 by ALPN or, in plaintext, by what the client begins with; raw TCP where
+    /// a mesh peer asks for it by ALPN.
+    pub fn http(self: &Arc<Self>, acceptor: Acceptor, entry: Entry) -> Arc<dyn ConnectionService> {
+        Arc::new(Listener { engine: self.clone(), acceptor, entry: Arc::new(entry), raw: false })
+    }
+
+    /// A listener's service: bytes that are not parsed.
+    pub fn tcp(self: &Arc<Self>, acceptor: Acceptor, entry: Entry) -> Arc<dyn ConnectionService> {
+        Arc::new(Listener { engine: self.clone(), acceptor, entry: Arc::new(entry), raw: true })
+    }
+
+    async fn http1(&self, mut connection: Connection, mut stop: watch::Receiver<bool>, stats: &ListenStats) {
+        let head = connection.head();
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            if !await_request(&mut connection, &mut stop).await {
+                break;
+            }
+            connection.begin_head(HEAD);
+            let mut session = ServerSession::new_http1(Box::new(connection));
+            session.set_keepalive(Some(KEEPALIVE.as_secs()));
+            if let Some(settings) = settings.take() {
+                settings.apply_to_session(&mut session);
+            }
+            let Some(reused) = self.proxy.process_new_http(session, &stop).await else { break };
+            let (stream, kept) = reused.consume();
+            let Ok(next) = stream.into_any().downcast::<Connection>() else { break };
+            (connection, settings) = (*next, kept);
+        }
+        if head.is_some_and(|head| head.was_late()) {
+            ListenStats::count(&stats.head_timeouts);
+        }
+    }
+
+    async fn http2(&self, mut connection: Connection, stop: &watch::Receiver<bool>) {
+        connection.end_head();
+        connection.set_h2();
+        // It sends GOAWAY when `stop` turns true, and ends when the last stream has.
+        self.proxy.process_new(Box::new(connection), stop).await;
+    }
+}
+
+/// Waits for the first byte of a request, holding little. False: the connection is to be closed.
+async fn await_request(connection: &mut Connection, stop: &mut watch::Receiver<bool>) -> bool {
+    if !connection.ahead().is_empty() {
+        return true;
+    }
+    connection.rest();
+    tokio::select! {
+        biased;
+        read = tokio::time::timeout(KEEPALIVE, connection.fill()) => matches!(read, Ok(Ok(1..))),
+        () = signalled(stop) => false,
+    }
+}
+
+/// What a plaintext client speaks, by its first bytes: only as many are waited for as tell it.
+async fn sniff(connection: &mut Connection, stop: &mut watch::Receiver<bool>) -> io::Result<Spoken> {
+    loop {
+        let ahead = connection.ahead();
+        let seen = ahead.len().min(H2_PREFACE.len());
+        if ahead.get(..seen) != H2_PREFACE.get(..seen) {
+            return Ok(Spoken::Http1);
+        }
+        if seen == H2_PREFACE.len() {
+            return Ok(Spoken::Http2);
+        }
+        let read = tokio::select! {
+            biased;
+            read = connection.fill() => read?,
+            () = signalled(stop) => 0,
+        };
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// One listener of an engine.
+struct Listener {
+    engine: Arc<HttpEngine>,
+    acceptor: Acceptor,
+    entry: Arc<Entry>,
+    raw: bool,
+}
+
+impl Listener {
+    async fn run(&self, accepted: Accepted) {
+        let begun = Instant::now();
+        let (stop, stats, peer) = (accepted.stop.clone(), accepted.stats.clone(), accepted.peer);
+        match self.acceptor.accept(accepted, self.entry.clone()).await {
+            Ok((connection, arrival, spoken)) => {
+                self.serve_spoken(connection, &arrival, spoken, stop, &stats, begun).await;
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "handshake failed");
+                ListenStats::count(&stats.handshake_failed);
+            }
+        }
+    }
+
+    async fn serve_spoken(
+        &self,
+        mut connection: Connection,
+        arrival: &Arrival,
+        mut spoken: Spoken,
+        mut stop: watch::Receiver<bool>,
+        stats: &ListenStats,
+        begun: Instant,
+    ) {
+        if self.raw {
+            spoken = Spoken::Tcp;
+        }
+        if spoken == Spoken::Unknown {
+            connection.begin_head(HEAD);
+            match sniff(&mut connection, &mut stop.clone()).await {
+                Ok(sniffed) => spoken = sniffed,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return ListenStats::count(&stats.head_timeouts);
+                }
+                Err(_) => return,
+            }
+        }
+        match spoken {
+            Spoken::Http2 => self.engine.http2(connection, &stop).await,
+            Spoken::Tcp => self.engine.tcp.run(connection, arrival, &mut stop, begun).await,
+            Spoken::Http1 | Spoken::Unknown => self.engine.http1(connection, stop, stats).await,
+        }
+    }
+}
+
+impl ConnectionService for Listener {
+    fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.run(accepted).await })
+    }
+}
+
+/// pingora's proxy with our connector. Its constructor is private and its builder gives it only inside a `Service`.
+fn build(gate: Gate, connector: MeshConnector) -> Result<Proxy, EngineError> {
+    let conf = Arc::new(ServerConf {
+        // An empty store: without a file, the system's roots are loaded at each start, and it panics where there are none.
+        // TLS upstream is our own; nothing is ever verified by this store.
+        ca_file: Some("/dev/null".into()),
+        max_retries: TRIES,
+        threads: 1,
+        upstream_keepalive_pool_size: POOLED,
+        ..ServerConf::default()
+    });
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(H2_IDLE);
+    let on_custom = Arc::new(|_, _, _: &_| -> BoxFuture<'static, _> { Box::pin(async { None }) });
+    let mut service =
+        ProxyServiceBuilder::new(&conf, gate).custom(connector, on_custom).server_options(options).build();
+    let mut h2 = default_h2_options();
+    h2.initial_window_size(H2_STREAM_WINDOW).initial_connection_window_size(H2_CONNECTION_WINDOW);
+    let missing = || EngineError("pingora made no proxy".into());
+    service.app_logic_mut().ok_or_else(missing)?.h2_options = Some(h2);
+    take_proxy(service).ok_or_else(missing)
+}
+
+/// Moves the proxy out of its service.
+#[allow(unsafe_code)] // pingora has no safe way to it; see below.
+fn take_proxy(mut service: pingora_core::services::listening::Service<Proxy>) -> Option<Proxy> {
+    let place: *const Proxy = service.app_logic_mut()?;
+    // SAFETY: `place` points to the proxy that the service owns, and the service is forgotten right after, so that
+    // the proxy is neither used nor dropped through it again: this is a move. What else the service holds (a name and
+    // an empty list of listeners) is leaked, once per engine.
+    let proxy = unsafe { std::ptr::read(place) };
+    std::mem::forget(service);
+    Some(proxy)
+}
+
+impl fmt::Debug for HttpEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpEngine")
+    }
+}

@@ -1,0 +1,176 @@
+//! One try after another: picking an endpoint, and judging whether a failure may be tried again.
+
+use std::time::{Duration, Instant};
+
+use h2::Reason;
+use http::Method;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource};
+
+use super::{context::Context, failure::Failure, trace::random};
+use crate::{
+    decide::{Backend, Decision},
+    model::{AppProtocol, Endpoint},
+    proxy::{
+        MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
+        upstream::{CONNECT_TIMEOUT, is_of_address, plaintext_peer},
+    },
+};
+
+/// A response that says nothing for so long is given up, also where no timeout is set: server-sent events, long polls
+/// and idle WebSockets live this long between two bytes.
+const QUIET: Duration = Duration::from_secs(3600);
+
+/// Prepares the next try: whom to connect to, and for how long.
+pub(super) fn next(
+    context: &mut Context,
+    picker: &dyn Picker,
+    upstream: &MeshUpstream,
+    upgrade: bool,
+) -> Result<HttpPeer, Failure> {
+    let now = Instant::now();
+    let before = context.failure.take();
+    if context.is_late(now) {
+        return Err(Failure::new(504, "request_timeout"));
+    }
+    let Some(decision) = context.decision.take() else {
+        return Err(Failure::new(500, "internal"));
+    };
+    let peer = peer(context, &decision, picker, upstream, upgrade);
+    context.tries.made = context.tries.made.saturating_add(1);
+    context.tries.begun = Some(now);
+    context.tries.discarded = false;
+    let peer = peer.map(|peer| timed(peer, context, &decision, now));
+    context.decision = Some(decision);
+    // What made the tries before fail says more than that no endpoint is left.
+    peer.map_err(|failure| before.unwrap_or(failure))
+}
+
+fn peer(
+    context: &mut Context,
+    decision: &Decision,
+    picker: &dyn Picker,
+    upstream: &MeshUpstream,
+    upgrade: bool,
+) -> Result<HttpPeer, Failure> {
+    match &decision.backend {
+        Backend::Address { address, protocol } => {
+            context.tries.address = Some(*address);
+            Ok(plaintext_peer(*address, spoken(*protocol, upgrade)))
+        }
+        Backend::Service { service, port, labels, protocol } => {
+            let lane = decision.lane.as_ref();
+            let endpoint = match &context.tries.pick {
+                // Another gateway to the endpoint that was picked before.
+                Some(pick) => pick.endpoint().clone(),
+                None => {
+                    let avoid = &context.tries.avoid;
+                    let wanted = Wanted { service, port: *port, labels, lane, avoid };
+                    let pick = picker.pick(&wanted, Instant::now());
+                    let pick = pick.map_err(|reason| Failure::new(503, reason))?;
+                    context.tries.addresses.clear();
+                    context.tries.pick.insert(pick).endpoint().clone()
+                }
+            };
+            let address = upstream.address(&endpoint, &context.tries.addresses, random());
+            let address = address.ok_or(Failure::new(503, "no_address"))?;
+            let peer = upstream.peer(&endpoint, address, spoken(*protocol, upgrade));
+            context.tries.endpoint = Some(endpoint);
+            context.tries.address = Some(address);
+            peer.map_err(|error| {
+                tracing::warn!(%error, "no way to an endpoint");
+                Failure::new(503, "no_identity")
+            })
+        }
+    }
+}
+
+/// A WebSocket handshake needs HTTP/1.1 all the way.
+fn spoken(protocol: AppProtocol, upgrade: bool) -> MeshProtocol {
+    match protocol {
+        AppProtocol::Http2 if !upgrade => MeshProtocol::Http2,
+        AppProtocol::Http2 | AppProtocol::Http1 | AppProtocol::Tcp => MeshProtocol::Http1,
+    }
+}
+
+/// Bounds a try by what is left of the request's time and by the try's own.
+fn timed(mut peer: HttpPeer, context: &Context, decision: &Decision, now: Instant) -> HttpPeer {
+    let remaining = context.deadline.map(|deadline| deadline.saturating_duration_since(now));
+    let bound = remaining.into_iter().chain(decision.timeouts.attempt).min();
+    let connect = bound.map_or(CONNECT_TIMEOUT, |bound| bound.min(CONNECT_TIMEOUT));
+    peer.options.connection_timeout = Some(connect);
+    peer.options.total_connection_timeout = Some(connect);
+    peer.options.read_timeout = Some(bound.unwrap_or(QUIET));
+    peer.options.write_timeout = Some(bound.unwrap_or(QUIET));
+    peer
+}
+
+/// No connection: nothing was sent, so that any request may be tried again.
+pub(super) fn connect_failed(context: &mut Context, upstream: &MeshUpstream, error: &Error) -> bool {
+    if let (Some(pick), Some(address)) = (&context.tries.pick, context.tries.address) {
+        context.tries.addresses.push(address);
+        let other = |endpoint: &Endpoint| upstream.address(endpoint, &context.tries.addresses, 0).is_some();
+        if is_of_address(error.etype()) {
+            upstream.address_failed(address);
+            if other(pick.endpoint()) && context.may_try_again() {
+                return true;
+            }
+        }
+    }
+    end_try(context, TryResult::ConnectFailure);
+    // The application beside this sidecar has but one address: its caller tries another sidecar.
+    may_move(context)
+}
+
+/// True if another try is allowed and could go elsewhere.
+fn may_move(context: &Context) -> bool {
+    let service = context.decision.as_ref().is_some_and(|d| matches!(d.backend, Backend::Service { .. }));
+    service && context.may_try_again()
+}
+
+/// The exchange broke. Tried again if nothing has reached the client, the body can be sent again, and either the other
+/// side has certainly not begun with it, or doing it twice is the same as once (RFC 9110 section 9.2.2).
+pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) -> bool {
+    end_try(context, TryResult::Failure);
+    let repeatable = !request.answered && !request.truncated && may_move(context);
+    if !repeatable || *error.esource() == ErrorSource::Downstream {
+        return false;
+    }
+    is_unprocessed(error) || request.method.is_idempotent()
+}
+
+/// What is known of a request when its exchange broke.
+pub(super) struct Sent<'a> {
+    pub method: &'a Method,
+    /// The client has the head of an answer.
+    pub answered: bool,
+    /// More of the body was read than is kept for another try.
+    pub truncated: bool,
+}
+
+/// True if this response is to be thrown away for another try.
+pub(super) fn wants_other(context: &Context, status: u16, request: &Sent<'_>) -> bool {
+    let listed = context.decision.as_ref().is_some_and(|decision| decision.retry.codes.contains(&status));
+    listed && !request.answered && !request.truncated && request.method.is_idempotent() && may_move(context)
+}
+
+/// The other side said that it has not begun: GOAWAY without an error for streams it did not take, or REFUSED_STREAM
+/// (RFC 9113 sections 6.8 and 8.7).
+fn is_unprocessed(error: &Error) -> bool {
+    let Some(h2) = error.root_cause().downcast_ref::<h2::Error>() else { return false };
+    let reason = h2.reason();
+    h2.is_remote()
+        && ((h2.is_go_away() && reason == Some(Reason::NO_ERROR))
+            || (h2.is_reset() && reason == Some(Reason::REFUSED_STREAM)))
+}
+
+/// Gives back the place on the endpoint.
+pub(super) fn end_try(context: &mut Context, result: TryResult) {
+    let Some(pick) = context.tries.pick.take() else { return };
+    if result != TryResult::Success {
+        context.tries.avoid.push(pick.endpoint().id.clone());
+    }
+    let now = Instant::now();
+    let so_far = context.tries.begun.map(|begun| now.saturating_duration_since(begun)).unwrap_or_default();
+    pick.finish(result, context.tries.latency.unwrap_or(so_far), now);
+}

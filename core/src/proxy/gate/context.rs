@@ -1,0 +1,92 @@
+//! What is remembered of a request from its head to its end.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Method, Version};
+
+use super::failure::Failure;
+use crate::{
+    decide::Decision,
+    model::Endpoint,
+    proxy::{Arrival, Picked},
+};
+
+/// One request's state.
+pub(in crate::proxy) struct Context {
+    pub begun: Instant,
+    pub arrival: Option<Arc<Arrival>>,
+    /// The request as it came, kept as the head is changed later.
+    pub asked: Option<Asked>,
+    pub decision: Option<Box<Decision>>,
+    /// The end of the request's total time.
+    pub deadline: Option<Instant>,
+    pub tries: Tries,
+    /// What ended the request, where we know better than the error says; also the reason of an answer made here.
+    pub failure: Option<Failure>,
+    /// The route of an answer made here.
+    pub local_route: Option<Arc<str>>,
+    pub trace_id: Option<Box<str>>,
+}
+
+/// A request as it came, for the access log.
+pub(in crate::proxy) struct Asked {
+    pub method: Method,
+    pub host: Box<str>,
+    pub path: Box<str>,
+    pub version: Version,
+}
+
+/// The tries of a request.
+#[derive(Default)]
+pub(in crate::proxy) struct Tries {
+    /// How many were begun.
+    pub made: u8,
+    /// Endpoints that have failed.
+    pub avoid: Vec<Arc<str>>,
+    /// The place held for the current try.
+    pub pick: Option<Box<dyn Picked>>,
+    /// Addresses tried for the picked endpoint.
+    pub addresses: Vec<SocketAddr>,
+    /// The last endpoint, and the address connected to.
+    pub endpoint: Option<Arc<Endpoint>>,
+    pub address: Option<SocketAddr>,
+    /// When the current try began.
+    pub begun: Option<Instant>,
+    /// From there to the response's head.
+    pub latency: Option<Duration>,
+    /// The status of the response that was passed on.
+    pub status: Option<u16>,
+    /// A response was thrown away in order to try again.
+    pub discarded: bool,
+}
+
+impl Context {
+    pub fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            arrival: None,
+            asked: None,
+            decision: None,
+            deadline: None,
+            tries: Tries::default(),
+            failure: None,
+            local_route: None,
+            trace_id: None,
+        }
+    }
+
+    /// True if the request's total time is over.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    /// True if one more try is allowed by number and time.
+    pub fn may_try_again(&self) -> bool {
+        let allowed = self.decision.as_ref().map_or(0, |decision| decision.retry.attempts);
+        self.tries.made <= allowed && !self.is_late(Instant::now())
+    }
+}

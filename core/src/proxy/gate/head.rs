@@ -1,0 +1,209 @@
+//! Rules for a request's head: what is refused, what is stripped or set where it enters, and what a decision changes.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::failure::Failure;
+use crate::{
+    decide::{Decision, HeaderEdits, PathRewrite, baggage_with_lane, carries_lane},
+    model::SpiffeId,
+};
+
+/// Who called, as the inbound sidecar verified it: `By=OWN-ID;URI=CALLER-ID`.
+pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// A request id from outside is kept if it is no longer than this and visible ASCII; else it is replaced.
+const REQUEST_ID_LENGTH: usize = 128;
+
+/// What pingora lets through and we do not. `raw` is the head as it came, for HTTP/1.
+pub(super) fn check(request: &RequestHeader, raw: Option<&[u8]>) -> Result<(), Failure> {
+    if raw.is_some_and(has_bare_line_feed) {
+        return Err(Failure::new(400, "bare_line_feed"));
+    }
+    if request.method == Method::TRACE || request.method == Method::CONNECT {
+        return Err(Failure::new(405, "method_refused"));
+    }
+    // RFC 9112 section 3.2; asked of HTTP/1.0 too, as no route can be found without it.
+    if host(request).is_none_or(|host| host.is_empty()) {
+        return Err(Failure::new(400, "no_host"));
+    }
+    let path = request.uri.path();
+    let asterisk = path == "*" && request.method == Method::OPTIONS;
+    if !path.starts_with('/') && !asterisk {
+        return Err(Failure::new(400, "bad_target"));
+    }
+    Ok(())
+}
+
+/// A line that ends in LF alone is read differently by different parsers (RFC 9112 section 2.2).
+fn has_bare_line_feed(raw: &[u8]) -> bool {
+    raw.iter().scan(0, |last, byte| Some((std::mem::replace(last, *byte), *byte))).any(|pair| {
+        let (before, byte) = pair;
+        byte == b'\n' && before != b'\r'
+    })
+}
+
+/// The authority, with its port.
+fn authority(request: &RequestHeader) -> Option<&str> {
+    match request.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers.get(header::HOST)?.to_str().ok(),
+    }
+}
+
+/// The host without port, in lower case.
+pub(super) fn host(request: &RequestHeader) -> Option<Cow<'_, str>> {
+    let authority = authority(request)?;
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next()?,
+        None => authority.split(':').next()?,
+    };
+    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
+/// Several Cookie fields, as HTTP/2 allows them, become one (RFC 9113 section 8.2.3).
+pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let crumbs: Vec<&[u8]> =
+        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    match joined {
+        Ok(value) => request.insert_header(header::COOKIE, value),
+        // Parts of valid values put together are valid.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Where public traffic enters: nothing that steers the mesh is believed (DESIGN section 2, rule 5).
+pub(super) fn enter_edge(
+    request: &mut RequestHeader,
+    client: IpAddr,
+    tls: bool,
+    fresh_id: &str,
+) -> Result<()> {
+    let host = authority(request).map(str::to_owned).unwrap_or_default();
+    let foreign: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-forwarded-") || **name == header::FORWARDED)
+        .cloned()
+        .collect();
+    for name in &foreign {
+        request.remove_header(name);
+    }
+    request.insert_header(FORWARDED_FOR, client.to_string())?;
+    request.insert_header(FORWARDED_PROTO, if tls { "https" } else { "http" })?;
+    request.insert_header(FORWARDED_HOST, host)?;
+    set_lane(request, None)?;
+    let known = request.headers.get(REQUEST_ID).is_some_and(|id| {
+        (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    if !known {
+        request.insert_header(REQUEST_ID, fresh_id)?;
+    }
+    Ok(())
+}
+
+/// Where mesh traffic arrives: says who called, and only what was verified.
+pub(super) fn enter_inbound(
+    request: &mut RequestHeader,
+    own: Option<&SpiffeId>,
+    caller: Option<&SpiffeId>,
+) -> Result<()> {
+    request.remove_header(&CLIENT_CERT);
+    match (own, caller) {
+        (Some(own), Some(caller)) => request.insert_header(CLIENT_CERT, format!("By={own};URI={caller}")),
+        (None, Some(caller)) => request.insert_header(CLIENT_CERT, format!("URI={caller}")),
+        (_, None) => Ok(()),
+    }
+}
+
+fn set_lane(request: &mut RequestHeader, lane: Option<&crate::model::Lane>) -> Result<()> {
+    if carries_lane(&request.headers, lane) {
+        return Ok(());
+    }
+    let value = baggage_with_lane(&request.headers, lane);
+    request.remove_header(&BAGGAGE);
+    match value {
+        Some(value) => request.insert_header(BAGGAGE, value),
+        None => Ok(()),
+    }
+}
+
+/// Changes a request as its decision says: lane, header edits, URL.
+pub(super) fn apply(request: &mut RequestHeader, decision: &Decision) -> Result<()> {
+    set_lane(request, decision.lane.as_ref())?;
+    let edits = &decision.filters.request;
+    for (name, value) in &edits.set {
+        request.insert_header(name, value)?;
+    }
+    for (name, value) in &edits.add {
+        request.append_header(name, value)?;
+    }
+    for name in &edits.remove {
+        request.remove_header(name);
+    }
+    let rewrite = &decision.filters.rewrite;
+    if rewrite.hostname.is_some() || rewrite.path.is_some() {
+        rewrite_url(request, rewrite.hostname.as_deref(), rewrite.path.as_ref())?;
+    }
+    Ok(())
+}
+
+fn rewrite_url(request: &mut RequestHeader, host: Option<&str>, path: Option<&PathRewrite>) -> Result<()> {
+    let old = request.uri.clone();
+    let path = path.map_or(Cow::Borrowed(old.path()), |rewrite| rewrite.apply(old.path()));
+    let target = match old.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    let mut builder = Uri::builder().path_and_query(target);
+    if let Some(authority) = old.authority() {
+        builder =
+            builder.scheme(old.scheme_str().unwrap_or("http")).authority(host.unwrap_or(authority.as_str()));
+    }
+    // What cannot be a URL is left as it was; the documents were validated, so that only odd requests come here.
+    if let Ok(uri) = builder.build() {
+        request.set_uri(uri);
+    }
+    match host {
+        Some(host) if request.headers.contains_key(header::HOST) => request.insert_header(header::HOST, host),
+        _ => Ok(()),
+    }
+}
+
+/// Changes a response: set, add, remove.
+pub(super) fn edit_response(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<()> {
+    for (name, value) in &edits.set {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in &edits.add {
+        response.append_header(name, value)?;
+    }
+    for name in &edits.remove {
+        response.remove_header(name);
+    }
+    Ok(())
+}
+
+/// The scheme that the client used, as far as those before us said so.
+pub(super) fn forwarded_scheme(headers: &HeaderMap) -> &'static str {
+    match headers.get(FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        _ => "http",
+    }
+}

@@ -1,0 +1,398 @@
+//! HTTP through pingora: its callbacks, each of which calls one leaf module. Read [`Gate`] from top to bottom to follow
+//! a request.
+
+mod attempt;
+mod context;
+mod failure;
+mod head;
+mod trace;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora_core::{modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+pub(super) use trace::random;
+
+use attempt::Sent;
+use context::{Asked, Context};
+use failure::{CLIENT_CLOSED, Failure};
+
+use super::{
+    Arrival, Director, Entry, MeshUpstream, Observer, Picker, RequestEnd, TryResult, connection::Link,
+};
+use crate::{
+    decide::{LocalAnswer, Outcome, RequestHead},
+    model::Snapshot,
+};
+
+/// A client that takes nothing for so long is given up.
+const CLIENT_STALL: Duration = Duration::from_secs(60);
+
+/// What every request needs.
+pub(super) struct Gate {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub director: Arc<dyn Director>,
+    pub picker: Arc<dyn Picker>,
+    pub upstream: Arc<MeshUpstream>,
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Gate {
+    /// Checks, cleans and decides. `Ok(None)`: the request goes on, its head changed as decided.
+    fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<LocalAnswer>> {
+        let Some(arrival) = context.arrival.clone() else {
+            return Err(Failure::new(500, "internal").error());
+        };
+        let raw = session.as_http1().map(|h1| h1.get_headers_raw_bytes());
+        let checked = head::check(session.req_header(), raw.as_deref());
+        context.asked = Some(asked(session));
+        if let Err(failure) = checked {
+            session.set_keepalive(None);
+            return Ok(Some(refusal(failure)));
+        }
+        self.enter(session, context, &arrival)?;
+        let outcome = self.decide(session, &arrival);
+        match outcome {
+            Outcome::Local(answer) => Ok(Some(answer)),
+            Outcome::Forward(decision) => {
+                head::apply(session.req_header_mut(), &decision)?;
+                context.deadline = decision.timeouts.request.map(|limit| context.begun + limit);
+                context.decision = Some(decision);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes away what must not be believed, and adds what those behind us rely on.
+    fn enter(&self, session: &mut Session, context: &mut Context, arrival: &Arrival) -> Result<()> {
+        let request = session.req_header_mut();
+        head::join_cookies(request)?;
+        match &*arrival.entry {
+            Entry::Edge(_) => {
+                let client = arrival.peer.ip().to_canonical();
+                head::enter_edge(request, client, arrival.tls, &trace::random_id())?;
+            }
+            Entry::Outbound { .. } => {
+                request.remove_header(&head::CLIENT_CERT);
+            }
+            Entry::Inbound => {
+                let own = self.upstream.own_id();
+                head::enter_inbound(request, own.as_ref(), arrival.identity.as_ref())?;
+            }
+        }
+        let trace = match trace::trace_id(&request.headers) {
+            Some(trace) => trace.to_owned(),
+            None => {
+                let trace = trace::random_id();
+                request.insert_header(head::TRACEPARENT, trace::new_traceparent(&trace))?;
+                trace
+            }
+        };
+        context.trace_id = Some(trace.into());
+        Ok(())
+    }
+
+    fn decide(&self, session: &Session, arrival: &Arrival) -> Outcome {
+        let request = session.req_header();
+        let host = head::host(request).unwrap_or_default();
+        let scheme = match (&*arrival.entry, arrival.tls) {
+            (Entry::Edge(_), true) => "https",
+            (Entry::Edge(_), false) => "http",
+            (Entry::Outbound { .. } | Entry::Inbound, _) => head::forwarded_scheme(&request.headers),
+        };
+        let head = RequestHead {
+            scheme,
+            host: &host,
+            method: &request.method,
+            path: request.uri.path(),
+            query: request.uri.query(),
+            headers: &request.headers,
+        };
+        self.director.direct(&self.snapshot.load(), arrival, &head, &arrival.caller(random()))
+    }
+
+    async fn answer(&self, session: &mut Session, context: &mut Context, answer: LocalAnswer) -> Result<()> {
+        context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
+        context.local_route = answer.route;
+        let (mut head, body) = failure::plain_answer(answer.status)?;
+        for (name, value) in answer.headers {
+            head.append_header(name, value)?;
+        }
+        failure::send(session, head, body).await
+    }
+
+    fn observe(&self, session: &Session, context: &Context, status: u16) {
+        let request = session.req_header();
+        let text = |name| request.headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
+        let Some(asked) = &context.asked else { return };
+        let tries = &context.tries;
+        self.observer.request(&RequestEnd {
+            arrival: context.arrival.as_deref(),
+            method: &asked.method,
+            host: &asked.host,
+            path: &asked.path,
+            version: asked.version,
+            status,
+            reason: context.failure.map(|failure| failure.reason),
+            decision: context.decision.as_deref(),
+            route: context.local_route.as_deref(),
+            endpoint: tries.endpoint.as_deref(),
+            upstream: tries.address,
+            tries: tries.made,
+            duration: context.begun.elapsed(),
+            upstream_latency: tries.latency,
+            received: session.body_bytes_read() as u64,
+            sent: session.body_bytes_sent() as u64,
+            request_id: text(head::REQUEST_ID),
+            trace_id: context.trace_id.as_deref(),
+            user_agent: text(header::USER_AGENT),
+        });
+    }
+}
+
+fn asked(session: &Session) -> Asked {
+    let request = session.req_header();
+    Asked {
+        method: request.method.clone(),
+        host: head::host(request).unwrap_or_default().into(),
+        path: request.uri.path().into(),
+        version: request.version,
+    }
+}
+
+fn refusal(failure: Failure) -> LocalAnswer {
+    LocalAnswer {
+        status: StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_REQUEST),
+        headers: Vec::new(),
+        reason: failure.reason,
+        route: None,
+    }
+}
+
+/// The status of an answer that the client already has, if it is a final one.
+fn answered(session: &Session) -> Option<u16> {
+    let status = session.response_written()?.status;
+    (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS).then_some(status.as_u16())
+}
+
+#[async_trait]
+impl ProxyHttp for Gate {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new()
+    }
+
+    /// No module is used: not even the compression that is there by default.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// The head is read: its deadline ends.
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
+        let digest = session.digest().and_then(|digest| digest.proxy_digest.as_ref());
+        let link = digest.and_then(|proxy| proxy.user_data.as_ref()?.downcast_ref::<Link>());
+        if let Some(link) = link {
+            link.head.reading.store(false, Ordering::Relaxed);
+            context.arrival = Some(link.arrival.clone());
+        }
+        session.set_write_timeout(Some(CLIENT_STALL));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        match self.admit(session, context)? {
+            None => Ok(false),
+            Some(answer) => self.answer(session, context, answer).await.map(|()| true),
+        }
+    }
+
+    /// Called for every try.
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let upgrade = session.is_upgrade_req();
+        let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
+        next.map(Box::new).map_err(|failure| {
+            context.failure = Some(failure);
+            failure.error()
+        })
+    }
+
+    /// pingora relays no 1xx from HTTP/2: a client that waits to be told to go on is told here.
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        _context: &mut Context,
+    ) -> Result<()> {
+        let expects = session.req_header().headers.contains_key(header::EXPECT);
+        if expects && super::upstream::is_http2(peer) {
+            session.write_continue_response().await?;
+            session.req_header_mut().remove_header(&header::EXPECT);
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        context.failure = Some(failure::classify(&error));
+        let again = attempt::connect_failed(context, &self.upstream, &error);
+        error.set_retry(again);
+        error
+    }
+
+    /// The first look at a response: it may be thrown away for another try.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        let status = response.status.as_u16();
+        context.tries.latency = context.tries.begun.map(|begun| begun.elapsed());
+        if attempt::wants_other(context, status, &sent(session)) {
+            context.tries.discarded = true;
+            let mut error = Error::explain(ErrorType::HTTPStatus(status), "tried again for its status");
+            error.as_up();
+            return Err(error);
+        }
+        context.tries.status = Some(status);
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some(decision) = &context.decision else { return Ok(()) };
+        head::edit_response(response, &decision.filters.response)?;
+        if let Some(cookie) = &decision.set_cookie {
+            response.append_header(header::SET_COOKIE, cookie)?;
+        }
+        Ok(())
+    }
+
+    /// A response that trickles beyond the request's total time is cut.
+    fn upstream_response_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if !end && !session.was_upgraded() && context.is_late(Instant::now()) {
+            let failure = Failure::new(504, "request_timeout");
+            context.failure = Some(failure);
+            return Err(failure.error());
+        }
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        _reused: bool,
+    ) -> Box<Error> {
+        if context.failure.is_none() {
+            context.failure = Some(match error.etype() {
+                ErrorType::HTTPStatus(status) => Failure::new(*status, "upstream_status"),
+                _ => failure::classify(&error),
+            });
+        }
+        let again = if context.tries.discarded {
+            attempt::end_try(context, TryResult::Failure);
+            true
+        } else {
+            attempt::broke(context, &error, &sent(session))
+        };
+        error.set_retry(again);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        let failure = *context.failure.get_or_insert_with(|| failure::classify(error));
+        if let Some(status) = answered(session) {
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
+        }
+        let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        if failure.status == CLIENT_CLOSED {
+            return gone;
+        }
+        // Where the request was read to its end, the connection is as good as before.
+        let reusable = session.is_body_done();
+        if !reusable {
+            session.set_keepalive(None);
+        }
+        let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let sending = async {
+            let (head, body) = failure::plain_answer(status)?;
+            failure::send(session, head, body).await
+        };
+        match sending.await {
+            Ok(()) => FailToProxy { error_code: failure.status, can_reuse_downstream: reusable },
+            Err(_) => gone,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let broken = error.is_some() || context.tries.status.is_some_and(|status| status >= 500);
+        attempt::end_try(context, if broken { TryResult::Failure } else { TryResult::Success });
+        let status = match (answered(session), context.failure) {
+            (Some(status), _) => status,
+            (None, Some(failure)) => failure.status,
+            (None, None) => CLIENT_CLOSED,
+        };
+        self.observe(session, context, status);
+    }
+
+    /// The access log says it, with the reason; a line per failure beside it would only cost.
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _context: &Context,
+        _error: &Error,
+        _at: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+fn sent(session: &Session) -> Sent<'_> {
+    Sent {
+        method: &session.req_header().method,
+        answered: answered(session).is_some(),
+        truncated: session.retry_buffer_truncated(),
+    }
+}

@@ -1,0 +1,1 @@
+//! From sidecar to sidecar over mutual TLS.

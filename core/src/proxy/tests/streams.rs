@@ -1,0 +1,135 @@
+//! Upgrades, drains, and what goes on while it is drained.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use super::harness::*;
+
+const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+
+/// An application that switches protocols and echoes.
+pub async fn echo() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let head = read_head(&mut tcp).await.to_lowercase();
+                assert!(head.contains("upgrade: websocket"), "{head}");
+                let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                              sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+                let (mut read, mut write) = tcp.split();
+                tokio::io::copy(&mut read, &mut write).await.ok();
+            });
+        }
+    });
+    address
+}
+
+/// Upgrades on a listener and checks that bytes come back.
+pub async fn upgraded(address: std::net::SocketAddr) -> TcpStream {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    let head = read_head(&mut client).await;
+    assert_eq!(status(&head), 101, "{head}");
+    echoes(&mut client).await;
+    client
+}
+
+pub async fn echoes(client: &mut TcpStream) {
+    for message in ["one", "two"] {
+        client.write_all(message.as_bytes()).await.unwrap();
+        let mut back = [0; 3];
+        soon("an echo", client.read_exact(&mut back)).await.unwrap();
+        assert_eq!(&back, message.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn websockets_pass() {
+    let proxy = Setup::default().forwards(forward()).with([plain(echo().await)]);
+    upgraded(proxy.edge().address()).await;
+    let proxy = Setup::default().forwards(over_http2()).with([plain(echo().await)]);
+    upgraded(proxy.edge().address()).await;
+}
+
+#[tokio::test]
+async fn a_body_of_many_sizes_comes_through_both_ways() {
+    let app = App::answering(|seen| async move { Response::new(Full::from(seen.body)) }).await;
+    for decision in [forward(), over_http2()] {
+        let proxy = Setup::default().forwards(decision).with([plain(app.address)]);
+        let listener = proxy.edge();
+        for size in [0, 1, 16_383, 16_384, 100_000, 3_000_000] {
+            let sent = "x".repeat(size);
+            let answer = post(listener.address(), &sent).await;
+            assert_eq!(status(&answer), 200);
+            assert_eq!(body(&answer).len(), size);
+        }
+        let mut client = http2(TcpStream::connect(listener.address()).await.unwrap()).await;
+        let request = http::Request::post("http://x/").body(Full::from(vec![7; 3_000_000])).unwrap();
+        let answer = soon("an answer", client.send_request(request)).await.unwrap();
+        let bytes =
+            soon("a body", http_body_util::BodyExt::collect(answer.into_body())).await.unwrap().to_bytes();
+        assert_eq!(bytes.len(), 3_000_000);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_begins_nothing() {
+    let (go, gate) = watch::channel(false);
+    let app = App::answering(move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            Response::new(Full::<Bytes>::from("done"))
+        }
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let address = listener.address();
+
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    let mut one = TcpStream::connect(address).await.unwrap();
+    one.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut two = http2(TcpStream::connect(address).await.unwrap()).await;
+    let running = tokio::spawn(async move { http2_get(&mut two, "http://x/").await });
+    until("both run", || app.seen().len() == 2).await;
+
+    proxy.drain.send_replace(true);
+    assert_eq!(soon("the idle one is closed", idle.read(&mut [0; 1])).await.unwrap(), 0);
+    soon("nothing is accepted any more", async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert!(!listener.drained(Duration::from_millis(20)).await, "two requests run");
+    go.send_replace(true);
+    let mut answer = String::new();
+    soon("the answer and the end", one.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!((status(&answer), body(&answer).as_str()), (200, "done"));
+    assert_eq!(running.await.unwrap(), (200, "done".into()));
+    assert!(listener.drained(SOON).await);
+}
+
+#[tokio::test]
+async fn one_listener_stops_while_the_other_goes_on() {
+    let app = App::named("app").await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let (first, second) = (proxy.edge(), proxy.edge());
+    first.stop();
+    assert!(first.drained(SOON).await);
+    assert_eq!(status(&get(second.address(), "").await), 200);
+    until("it takes no more", || std::net::TcpStream::connect(first.address()).is_err()).await;
+}

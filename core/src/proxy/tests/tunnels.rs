@@ -1,0 +1,1 @@
+//! Raw TCP and TLS passthrough.

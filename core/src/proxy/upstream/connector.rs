@@ -1,0 +1,103 @@
+//! pingora's way to our mutual TLS: HTTP/2 over pools of our own, HTTP/1.1 as a stream for pingora's.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pingora_core::{
+    connectors::http::custom::{Connection as Made, Connector},
+    protocols::{ALPN, l4::socket::SocketAddr as PingoraAddr},
+    upstreams::peer::Peer,
+};
+use pingora_error::{Error, ErrorType, Result};
+
+use super::{
+    CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, pool::Pools, session::MeshSession,
+};
+use crate::{model::SpiffeId, proxy::Connection};
+
+/// Connects pingora to [`MeshUpstream`].
+#[derive(Debug, Clone)]
+pub struct MeshConnector {
+    upstream: Arc<MeshUpstream>,
+    pools: Arc<Pools>,
+}
+
+/// What a peer made by [`MeshUpstream::peer`] says.
+struct Target {
+    address: SocketAddr,
+    sni: String,
+    identity: SpiffeId,
+    protocol: MeshProtocol,
+    limit: Duration,
+}
+
+impl Target {
+    fn of<P: Peer>(peer: &P) -> Result<Self> {
+        let wrong = || Error::explain(ErrorType::InternalError, "not a mesh peer");
+        let PingoraAddr::Inet(address) = peer.address() else { return Err(wrong()) };
+        let (sni, identity) = peer.sni().split_once(' ').ok_or_else(wrong)?;
+        Ok(Self {
+            address: *address,
+            sni: sni.to_owned(),
+            identity: SpiffeId::parse(identity).map_err(|_| wrong())?,
+            protocol: protocol_of(peer).ok_or_else(wrong)?,
+            limit: peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT),
+        })
+    }
+}
+
+fn protocol_of<P: Peer>(peer: &P) -> Option<MeshProtocol> {
+    match peer.get_alpn()? {
+        ALPN::Custom(custom) => MeshProtocol::parse(custom.protocol()),
+        _ => None,
+    }
+}
+
+impl MeshConnector {
+    /// One for each engine.
+    pub fn new(upstream: Arc<MeshUpstream>) -> Self {
+        Self { upstream, pools: Arc::default() }
+    }
+
+    async fn dial(upstream: Arc<MeshUpstream>, target: Arc<Target>) -> Result<Connection, DialError> {
+        let name = Name { sni: &target.sni, identity: &target.identity };
+        upstream.connect_mesh(target.address, name, target.protocol, target.limit).await
+    }
+}
+
+#[async_trait]
+impl Connector for MeshConnector {
+    type Session = MeshSession;
+
+    async fn get_http_session<P: Peer + Send + Sync + 'static>(
+        &self,
+        peer: &P,
+    ) -> Result<(Made<MeshSession>, bool)> {
+        let target = Arc::new(Target::of(peer)?);
+        if target.protocol != MeshProtocol::Http2 {
+            let made = Self::dial(self.upstream.clone(), target).await.map_err(|e| e.to_pingora())?;
+            return Ok((Made::Stream(Box::new(made)), false));
+        }
+        let dial = || Self::dial(self.upstream.clone(), target.clone());
+        let got = self.pools.get(peer.reuse_hash(), target.address, dial).await;
+        let (session, reused) = got.map_err(|e| e.to_pingora())?;
+        Ok((Made::Session(MeshSession(session)), reused))
+    }
+
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Option<MeshSession> {
+        match protocol_of(peer)? {
+            MeshProtocol::Http2 => self.pools.reused(peer.reuse_hash()).await.map(MeshSession),
+            MeshProtocol::Http1 | MeshProtocol::Tcp => None,
+        }
+    }
+
+    /// The request has ended; dropping it frees its place on the connection, which stays in its pool.
+    async fn release_http_session<P: Peer + Send + Sync + 'static>(
+        &self,
+        session: MeshSession,
+        _peer: &P,
+        _idle: Option<Duration>,
+    ) {
+        drop(session);
+    }
+}

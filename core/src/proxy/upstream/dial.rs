@@ -1,0 +1,131 @@
+//! Making one connection.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use pingora_error::{BError, Error, ErrorType};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::MeshProtocol;
+use crate::{
+    proxy::{
+        Connection,
+        connection::{Replay, Wire},
+    },
+    tls::TlsError,
+};
+
+/// Why there is no connection. Nothing of a request was sent, so another try is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody took the connection.
+    #[error("no connection to {address}: {error}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// It took too long.
+    #[error("no connection to {0} in time")]
+    Timeout(SocketAddr),
+    /// The handshake failed: among others, the other side is not who was expected.
+    #[error("TLS with {address}: {error}")]
+    Handshake {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The other side did not agree on the protocol.
+    #[error("{0} does not speak {1}")]
+    Protocol(SocketAddr, &'static str),
+    /// The opaque name of the endpoint is no DNS name.
+    #[error("{0:?} is no server name")]
+    Name(String),
+    /// This process has no credentials (yet).
+    #[error("no identity")]
+    NoIdentity,
+    /// The credentials or bundles are not usable.
+    #[error(transparent)]
+    Config(#[from] TlsError),
+    /// Every connection to the endpoint is full, and there are as many as there may be.
+    #[error("too many requests to {0} at a time")]
+    Overflow(SocketAddr),
+    /// HTTP/2 was not set up.
+    #[error("HTTP/2 with {0} failed")]
+    Http2(SocketAddr),
+}
+
+impl DialError {
+    /// True if the address took no connection: another gateway may lead to the same endpoint.
+    pub(in crate::proxy) fn is_of_address(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Timeout(_))
+    }
+
+    /// In pingora's words. That an error is of an address, and not of the endpoint behind it, is told by its type:
+    /// [`is_of_address`].
+    pub(in crate::proxy) fn to_pingora(&self) -> BError {
+        let kind = match self {
+            Self::Connect { .. } => ErrorType::ConnectRefused,
+            Self::Timeout(_) => ErrorType::ConnectTimedout,
+            Self::Handshake { .. } | Self::Protocol(..) => ErrorType::TLSHandshakeFailure,
+            Self::Name(_) | Self::NoIdentity | Self::Config(_) => ErrorType::InternalError,
+            Self::Overflow(_) => OVERFLOW,
+            Self::Http2(_) => ErrorType::HandshakeError,
+        };
+        let mut error = Error::explain(kind, self.to_string());
+        error.as_up();
+        error
+    }
+}
+
+/// [`DialError::Overflow`] in pingora's words.
+pub(in crate::proxy) const OVERFLOW: ErrorType = ErrorType::new("UpstreamOverflow");
+
+/// [`DialError::is_of_address`], of an error in pingora's words.
+pub(in crate::proxy) fn is_of_address(kind: &ErrorType) -> bool {
+    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout};
+    matches!(kind, ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError)
+}
+
+/// A plaintext connection.
+pub(in crate::proxy) async fn plain(address: SocketAddr, limit: Duration) -> Result<Connection, DialError> {
+    let connecting = connect(address);
+    let (wire, local) =
+        tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))??;
+    Ok(Connection::upstream(Wire::Plain(wire), address, local))
+}
+
+/// A connection over mutual TLS, verified against what `config` expects.
+pub(super) async fn mesh(
+    address: SocketAddr,
+    sni: &str,
+    config: Arc<ClientConfig>,
+    protocol: MeshProtocol,
+    limit: Duration,
+) -> Result<Connection, DialError> {
+    let name = ServerName::try_from(sni.to_owned()).map_err(|_| DialError::Name(sni.into()))?;
+    let connecting = async {
+        let (wire, local) = connect(address).await?;
+        let tls = TlsConnector::from(config)
+            .connect(name, wire)
+            .await
+            .map_err(|error| DialError::Handshake { address, error })?;
+        if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn().as_bytes()) {
+            return Err(DialError::Protocol(address, protocol.alpn()));
+        }
+        Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
+    };
+    tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))?
+}
+
+async fn connect(address: SocketAddr) -> Result<(Replay, SocketAddr), DialError> {
+    let failed = |error| DialError::Connect { address, error };
+    let tcp = TcpStream::connect(address).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let local = tcp.local_addr().map_err(failed)?;
+    Ok((Replay::new(Bytes::new(), tcp), local))
+}

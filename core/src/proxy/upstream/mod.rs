@@ -1,0 +1,210 @@
+//! Connections to endpoints: mutual TLS to sidecars, directly or through a peer's gateways, and plaintext.
+
+mod connector;
+mod dial;
+mod generation;
+mod pool;
+mod session;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use pingora_core::{
+    protocols::{ALPN, tls::CustomALPN},
+    upstreams::peer::{HttpPeer, Scheme},
+};
+
+pub use connector::MeshConnector;
+pub use dial::DialError;
+pub(super) use dial::{OVERFLOW, is_of_address, plain};
+use generation::Generations;
+
+use super::Connection;
+use crate::{
+    identity,
+    model::{Endpoint, Reach, Snapshot, SpiffeId, Transport},
+};
+
+/// Connecting, with TLS and the HTTP/2 preface where there are such, may take this long.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An idle pooled connection is closed after this long: sooner than the other side does it, so that a request seldom
+/// meets a connection that is just closing.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// HTTP/2 requests at a time on one connection.
+const H2_STREAMS: usize = 100;
+/// A gateway's address that did not take a connection is tried last for this long.
+const BAD_ADDRESS: Duration = Duration::from_secs(5);
+/// Addresses remembered as bad; past it, those whose time is over are forgotten, and if none is, nothing is added.
+const BAD_ADDRESSES: usize = 1024;
+
+/// What is spoken over a connection to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MeshProtocol {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Anything, not parsed.
+    Tcp,
+}
+
+impl MeshProtocol {
+    /// Its name in ALPN, between proxies.
+    pub const fn alpn(self) -> &'static str {
+        match self {
+            Self::Http1 => "mesh-h1",
+            Self::Http2 => "mesh-h2",
+            Self::Tcp => "mesh-tcp",
+        }
+    }
+
+    fn parse(alpn: &[u8]) -> Option<Self> {
+        [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(|p| p.alpn().as_bytes() == alpn)
+    }
+}
+
+/// Makes connections to endpoints, with the credentials and trust of the moment.
+pub struct MeshUpstream {
+    generations: Generations,
+    bad: DashMap<SocketAddr, Instant>,
+}
+
+impl MeshUpstream {
+    /// `identity`: this process's credentials; without them only plaintext endpoints can be reached. Trust bundles come
+    /// from the snapshot.
+    pub fn new(identity: Option<identity::Watch>, snapshot: Arc<ArcSwap<Snapshot>>) -> Arc<Self> {
+        Arc::new(Self { generations: Generations::new(identity, snapshot), bad: DashMap::new() })
+    }
+
+    /// This process's own identity, if it has one.
+    pub fn own_id(&self) -> Option<SpiffeId> {
+        self.generations.own_id()
+    }
+
+    /// The address to try: the endpoint's own, or that of a gateway that is not in `tried` and has not failed lately.
+    /// `spread` (random) shares the load over gateways. `None`: all were tried.
+    pub fn address(&self, endpoint: &Endpoint, tried: &[SocketAddr], spread: u64) -> Option<SocketAddr> {
+        match &endpoint.reach {
+            Reach::Direct(address) => (!tried.contains(address)).then_some(*address),
+            Reach::Via(gateways) => {
+                let first = usize::try_from(spread % gateways.len().max(1) as u64).unwrap_or_default();
+                let turn = gateways.iter().cycle().skip(first).take(gateways.len());
+                let fresh = || turn.clone().filter(|a| !tried.contains(a));
+                fresh().find(|a| !self.is_bad(a)).or_else(|| fresh().next()).copied()
+            }
+        }
+    }
+
+    fn is_bad(&self, address: &SocketAddr) -> bool {
+        self.bad.get(address).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Remembers that nobody took a connection there.
+    pub fn address_failed(&self, address: SocketAddr) {
+        let now = Instant::now();
+        if self.bad.len() >= BAD_ADDRESSES {
+            self.bad.retain(|_, until| *until > now);
+        }
+        if self.bad.len() < BAD_ADDRESSES {
+            self.bad.insert(address, now + BAD_ADDRESS);
+        }
+    }
+
+    /// The endpoint as pingora's pools know it. Fails for a mesh endpoint when this process has no identity.
+    pub(super) fn peer(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        protocol: MeshProtocol,
+    ) -> Result<HttpPeer, DialError> {
+        match &endpoint.transport {
+            Transport::Plaintext => Ok(plaintext_peer(address, protocol)),
+            Transport::Mesh { identity, sni } => {
+                let current = self.generations.current()?;
+                let mut peer = new_peer(address, Name { sni, identity }.to_string());
+                peer.options.alpn = ALPN::Custom(CustomALPN::new(protocol.alpn().into()));
+                // Also in the key of pooled connections, so that none outlives the trust it was made with.
+                peer.group_key = current.number << 2 | protocol as u64;
+                Ok(peer)
+            }
+        }
+    }
+
+    /// Connects to an endpoint for raw TCP, over mutual TLS or in plaintext.
+    pub async fn connect_tcp(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+    ) -> Result<Connection, DialError> {
+        match &endpoint.transport {
+            Transport::Plaintext => dial::plain(address, CONNECT_TIMEOUT).await,
+            Transport::Mesh { identity, sni } => {
+                let name = Name { sni, identity };
+                self.connect_mesh(address, name, MeshProtocol::Tcp, CONNECT_TIMEOUT).await
+            }
+        }
+    }
+
+    async fn connect_mesh(
+        &self,
+        address: SocketAddr,
+        name: Name<'_>,
+        protocol: MeshProtocol,
+        limit: Duration,
+    ) -> Result<Connection, DialError> {
+        let config = self.generations.current()?.config(name.identity, protocol)?;
+        dial::mesh(address, name.sni, config, protocol, limit).await
+    }
+}
+
+/// A plaintext peer at an address.
+pub(super) fn plaintext_peer(address: SocketAddr, protocol: MeshProtocol) -> HttpPeer {
+    let mut peer = new_peer(address, String::new());
+    peer.options.alpn = match protocol {
+        MeshProtocol::Http2 => ALPN::H2,
+        MeshProtocol::Http1 | MeshProtocol::Tcp => ALPN::H1,
+    };
+    peer.group_key = protocol as u64;
+    peer
+}
+
+/// True if HTTP/2 is spoken to this peer.
+pub(super) fn is_http2(peer: &HttpPeer) -> bool {
+    match &peer.options.alpn {
+        ALPN::Custom(custom) => MeshProtocol::parse(custom.protocol()) == Some(MeshProtocol::Http2),
+        ALPN::H2 => true,
+        ALPN::H1 | ALPN::H2H1 => false,
+    }
+}
+
+fn new_peer(address: SocketAddr, name: String) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, false, name);
+    debug_assert_eq!(peer.scheme, Scheme::HTTP, "TLS to the mesh is our own, never the stock one");
+    peer.options.idle_timeout = Some(POOL_IDLE);
+    peer.options.max_h2_streams = H2_STREAMS;
+    peer
+}
+
+/// What a mesh connection is made to: goes through pingora in the place of the server name.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    sni: &'a str,
+    identity: &'a SpiffeId,
+}
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.sni, self.identity)
+    }
+}
+
+impl std::fmt::Debug for MeshUpstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MeshUpstream").field("own", &self.own_id()).finish_non_exhaustive()
+    }
+}
