@@ -148,3 +148,7 @@ fn signed(answer: v1::SignResponse) -> Result<Signed, SignError> {
     let chain = answer.chain_der.into_iter().map(|der| CertificateDer::from(Vec::from(der))).collect();
     Ok(Signed { chain, bundle })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

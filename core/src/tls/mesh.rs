@@ -29,7 +29,7 @@ pub fn mesh_server(
     trust: Arc<TrustBundles>,
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    server(&credentials, &trust, alpn, true)
+    server(credentials.certified_key(), &trust, alpn, true)
 }
 
 /// As [`mesh_server`], but a client may come without a certificate: on the controller's port, where a workload that has
@@ -39,7 +39,7 @@ pub fn controller_server(
     trust: Arc<TrustBundles>,
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    server(&credentials, &trust, alpn, false)
+    server(credentials.certified_key(), &trust, alpn, false)
 }
 
 /// A client's configuration that shows `credentials` and takes only a server that is `expected`: an id, one of several,
@@ -50,13 +50,21 @@ pub fn mesh_client(
     expected: impl Into<Expected>,
     alpn: &[&str],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerVerifier::new(Anchors::Bundles(Roots::of(&trust)), expected.into());
-    let resolver = Arc::new(Own(Arc::clone(credentials.certified_key())));
+    client(credentials.certified_key(), &trust, expected.into(), alpn)
+}
+
+fn client(
+    own: &Arc<CertifiedKey>,
+    trust: &Arc<TrustBundles>,
+    expected: Expected,
+    alpn: &[&str],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = ServerVerifier::new(Anchors::Bundles(Roots::of(trust)), expected);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // The verifier above is stricter than the one by server name that it replaces.
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(resolver);
+        .with_client_cert_resolver(Arc::new(Own(Arc::clone(own))));
     finish_client(&mut config, alpn);
     Ok(Arc::new(config))
 }
@@ -73,7 +81,7 @@ pub(super) fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
 }
 
 fn server(
-    credentials: &Credentials,
+    own: &Arc<CertifiedKey>,
     trust: &Arc<TrustBundles>,
     alpn: &[&str],
     mandatory: bool,
@@ -81,7 +89,7 @@ fn server(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(ClientVerifier::new(Roots::of(trust), mandatory))
-        .with_cert_resolver(Arc::new(Own(Arc::clone(credentials.certified_key()))));
+        .with_cert_resolver(Arc::new(Own(Arc::clone(own))));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = protocols(alpn);
@@ -107,3 +115,7 @@ impl ResolvesClientCert for Own {
         true
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -9,6 +9,9 @@ mod leaf;
 mod mesh;
 mod pinned;
 mod roots;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
 mod verify;
 
 use std::sync::{Arc, OnceLock};
