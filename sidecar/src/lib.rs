@@ -1,1 +1,4 @@
-//! placeholder
+//! The proxy beside one workload.
+
+pub mod dns;
+pub mod loopback;

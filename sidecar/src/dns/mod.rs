@@ -1,0 +1,161 @@
+//! DNS for the application behind the sidecar: the mesh's own names from the snapshot, all others forwarded.
+
+mod forward;
+mod message;
+mod server;
+mod stats;
+mod zone;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RecordType},
+};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinHandle,
+};
+use tombolo_core::model::Snapshot;
+
+pub use forward::ForwardError;
+pub use stats::Stats;
+pub use zone::TTL;
+
+use crate::loopback::Range;
+use forward::Forwarder;
+use message::Reply;
+use server::Server;
+use zone::Found;
+
+/// Where the mesh's own names come from.
+#[derive(Clone)]
+pub struct Directory {
+    /// Services and their virtual addresses.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// True once the controller has told this process all services. Before that, a name that is not in the snapshot is
+    /// answered SERVFAIL.
+    pub synced: Arc<AtomicBool>,
+    /// Where the virtual addresses lie.
+    pub range: Range,
+}
+
+/// Why there is no DNS server.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The address cannot be listened on.
+    #[error("DNS on {address}: {source}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The resolvers cannot be used.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+/// A DNS server that answers. It ends when this is dropped.
+pub struct Dns {
+    address: SocketAddr,
+    stats: Arc<Stats>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Dns {
+    /// Listens on `listen`, UDP and TCP, and forwards to `resolvers` (none: those of `/etc/resolv.conf`).
+    pub async fn start(
+        listen: SocketAddr,
+        resolvers: &[SocketAddr],
+        directory: Directory,
+    ) -> Result<Self, DnsError> {
+        let failed = |source| DnsError::Bind { address: listen, source };
+        let (udp, tcp) = bind(listen).await.map_err(failed)?;
+        let address = udp.local_addr().map_err(failed)?;
+        let forwarder = Forwarder::new(resolvers, &[address])?;
+        let stats = Arc::new(Stats::default());
+        let server = Server::new(Answers { directory, forwarder }, Arc::clone(&stats));
+        let tasks = [tokio::spawn(Arc::clone(&server).udp(Arc::new(udp))), tokio::spawn(server.tcp(tcp))];
+        Ok(Self { address, stats, tasks })
+    }
+
+    /// Where it listens, with the real port: the same by UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl fmt::Debug for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dns").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Tries for a port that is free by UDP and TCP, if any will do.
+const PORT_TRIES: usize = 16;
+
+async fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(listen).await?;
+        match tombolo_core::proxy::bind(udp.local_addr()?) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if tries <= 1 => return Err(error),
+            Err(_) => tries -= 1,
+        }
+    }
+}
+
+/// Knows all names.
+struct Answers {
+    directory: Directory,
+    forwarder: Forwarder,
+}
+
+impl Answers {
+    /// The reply to a question about the mesh; none if it is not about the mesh.
+    fn own(&self, name: &Name, kind: RecordType) -> Option<Reply> {
+        let Directory { snapshot, synced, range } = &self.directory;
+        // Read first: a snapshot that is at least as new as the sync.
+        let synced = synced.load(Ordering::Acquire);
+        let code = |code| Reply { authoritative: true, ..Reply::code(code) };
+        match zone::find(&snapshot.load(), synced, range, name, kind) {
+            Found::Foreign => None,
+            Found::NotReady => Some(Reply::code(ResponseCode::ServFail)),
+            Found::Records { answers, additionals } => {
+                Some(Reply { answers, additionals, ..code(ResponseCode::NoError) })
+            }
+            Found::NoData(soa) => Some(Reply { authorities: vec![soa], ..code(ResponseCode::NoError) }),
+            Found::NoName(soa) => Some(Reply { authorities: vec![soa], ..code(ResponseCode::NXDomain) }),
+        }
+    }
+
+    async fn foreign(&self, name: &Name, kind: RecordType) -> Reply {
+        let answer = self.forwarder.ask(name, kind).await;
+        Reply { answers: answer.answers, authorities: answer.authorities, ..Reply::code(answer.code) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,191 @@
+//! The sockets: UDP and TCP on one address, within bounds.
+//!
+//! hickory-server reads and writes the messages; the loops are our own, because its loops take any number of
+//! connections and do not say what they throw away.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hickory_proto::op::ResponseCode;
+use hickory_server::net::xfer::Protocol;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::{
+    Answers, Stats,
+    message::{self, Packet, Question, Reply},
+};
+
+/// A question is shorter than this, by UDP and TCP; a longer packet is refused as malformed.
+const LONGEST_QUESTION: usize = 4096;
+/// Forwarded questions at a time; one more is answered SERVFAIL.
+const FORWARDED: usize = 512;
+/// TCP connections at a time; one more is closed.
+const CONNECTIONS: usize = 128;
+/// A TCP connection without a question is closed after this long (RFC 7766, section 6.2.3), and one that does not take
+/// its answer.
+const IDLE: Duration = Duration::from_secs(10);
+/// The pause after a failure of a socket, so that its loop does not spin.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers on both sockets until it is dropped.
+pub(super) struct Server {
+    pub answers: Answers,
+    pub stats: Arc<Stats>,
+    forwarded: Semaphore,
+    connections: Arc<Semaphore>,
+}
+
+impl Server {
+    pub fn new(answers: Answers, stats: Arc<Stats>) -> Arc<Self> {
+        let (forwarded, connections) = (Semaphore::new(FORWARDED), Arc::new(Semaphore::new(CONNECTIONS)));
+        Arc::new(Self { answers, stats, forwarded, connections })
+    }
+
+    /// Serves UDP. Own names are answered in this loop; a forwarded question has a task of its own.
+    pub async fn udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
+        let mut buffer = vec![0; LONGEST_QUESTION + 1];
+        loop {
+            let received = match socket.recv_from(&mut buffer).await {
+                Ok((length, source)) => buffer.get(..length).map(|packet| (packet, source)),
+                // On Linux an earlier answer that nobody took is told here; it is no failure of this socket.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "DNS: cannot receive");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Some((packet, source)) = received else { continue };
+            match self.first(packet, source, Protocol::Udp) {
+                First::Ready(answer) => self.send(&socket, &answer, source).await,
+                First::Forward(question) => {
+                    let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
+                    tokio::spawn(async move {
+                        let answer = server.forward(&question).await;
+                        server.send(&socket, &answer, source).await;
+                    });
+                }
+                First::Nothing => {}
+            }
+        }
+    }
+
+    async fn send(&self, socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+        if let Err(error) = socket.send_to(answer, to).await {
+            tracing::debug!(%error, %to, "DNS: an answer was not sent");
+        }
+    }
+
+    /// Serves TCP.
+    pub async fn tcp(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let (tcp, source) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "DNS: cannot accept");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
+                self.stats.overload();
+                continue;
+            };
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                if let Err(error) = server.connection(tcp, source).await {
+                    tracing::debug!(%error, %source, "DNS: a TCP connection ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// One question after the other. What cannot be answered ends the connection.
+    async fn connection(&self, mut tcp: TcpStream, source: SocketAddr) -> io::Result<()> {
+        tcp.set_nodelay(true)?;
+        let mut buffer = vec![0; LONGEST_QUESTION];
+        while let Some(length) = timeout(IDLE, read_length(&mut tcp)).await?? {
+            let Some(packet) = buffer.get_mut(..length) else {
+                self.stats.malformed();
+                return Ok(());
+            };
+            timeout(IDLE, tcp.read_exact(packet)).await??;
+            let answer = match self.first(packet, source, Protocol::Tcp) {
+                First::Ready(answer) => answer,
+                First::Forward(question) => self.forward(&question).await,
+                First::Nothing => return Ok(()),
+            };
+            // An answer is written to fit into 16 bits.
+            let length = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes();
+            let framed: Vec<u8> = length.into_iter().chain(answer).collect();
+            timeout(IDLE, tcp.write_all(&framed)).await??;
+        }
+        Ok(())
+    }
+
+    /// What can be said without asking others.
+    fn first(&self, packet: &[u8], source: SocketAddr, protocol: Protocol) -> First {
+        if packet.len() > LONGEST_QUESTION {
+            self.stats.malformed();
+            return First::Nothing;
+        }
+        match message::read(packet, source, protocol) {
+            Packet::Question(question) => match self.answers.own(&question.name, question.kind) {
+                Some(reply) => {
+                    self.stats.answered(reply.code, false);
+                    First::Ready(question.write(&reply))
+                }
+                None => First::Forward(question),
+            },
+            Packet::Refused(code, answer) => {
+                if code == ResponseCode::FormErr {
+                    self.stats.malformed();
+                } else {
+                    self.stats.answered(code, false);
+                }
+                First::Ready(answer)
+            }
+            Packet::Ignored => {
+                self.stats.malformed();
+                First::Nothing
+            }
+        }
+    }
+
+    async fn forward(&self, question: &Question) -> Vec<u8> {
+        let reply = match self.forwarded.try_acquire() {
+            Ok(_place) => self.answers.foreign(&question.name, question.kind).await,
+            Err(_) => {
+                self.stats.overload();
+                Reply::code(ResponseCode::ServFail)
+            }
+        };
+        self.stats.answered(reply.code, true);
+        question.write(&reply)
+    }
+}
+
+/// What a packet leads to.
+enum First {
+    /// This answer.
+    Ready(Vec<u8>),
+    /// A question for other resolvers.
+    Forward(Box<Question>),
+    /// No answer.
+    Nothing,
+}
+
+/// The length before a message; none at the end of the connection.
+async fn read_length(tcp: &mut TcpStream) -> io::Result<Option<usize>> {
+    let mut length = [0; 2];
+    match tcp.read_exact(&mut length).await {
+        Ok(_) => Ok(Some(usize::from(u16::from_be_bytes(length)))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,121 @@
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use tombolo_core::model::AppProtocol;
+
+use super::*;
+
+fn snapshot() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let ports = vec![
+        ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1 },
+        ServicePort { name: "".into(), port: 9000, protocol: AppProtocol::Tcp },
+    ];
+    for (key, vip_index) in
+        [("cluster/shop/checkout", 7), ("clusterset/bank/ledger", 8), ("cluster/shop/headless", 0)]
+    {
+        let key = ServiceKey::parse(key).unwrap();
+        let entry =
+            ServiceEntry { key: key.clone(), ports: ports.clone(), vip_index, endpoints: BTreeMap::new() };
+        snapshot.services.insert(key, Arc::new(entry));
+    }
+    snapshot
+}
+
+fn ask(name: &str, kind: RecordType) -> Found {
+    find(&snapshot(), true, &Range::default(), &Name::from_ascii(name).unwrap(), kind)
+}
+
+fn before_sync(name: &str) -> Found {
+    find(&snapshot(), false, &Range::default(), &Name::from_ascii(name).unwrap(), RecordType::A)
+}
+
+fn addresses(found: &Found) -> Vec<Ipv4Addr> {
+    let Found::Records { answers, .. } = found else { panic!("{found:?}") };
+    answers
+        .iter()
+        .map(|record| match &record.data {
+            RData::A(address) => address.0,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_service_has_its_virtual_address_in_each_scope() {
+    let checkout = ask("checkout.shop.svc.cluster.local.", RecordType::A);
+    assert_eq!(addresses(&checkout), [Ipv4Addr::new(127, 64, 0, 7)]);
+    let ledger = ask("Ledger.BANK.svc.clusterset.LOCAL.", RecordType::A);
+    assert_eq!(addresses(&ledger), [Ipv4Addr::new(127, 64, 0, 8)]);
+    let Found::Records { answers, .. } = ledger else { panic!() };
+    assert_eq!(answers[0].name.to_string(), "Ledger.BANK.svc.clusterset.LOCAL.", "as it was asked (0x20)");
+    assert_eq!(answers[0].ttl, TTL);
+}
+
+#[test]
+fn the_scopes_are_apart() {
+    assert!(matches!(ask("checkout.shop.svc.clusterset.local.", RecordType::A), Found::NoName(_)));
+    assert!(matches!(ask("ledger.bank.svc.cluster.local.", RecordType::A), Found::NoName(_)));
+}
+
+#[test]
+fn a_name_without_the_type_is_no_data_and_names_the_zone() {
+    for (name, kind) in [
+        ("checkout.shop.svc.cluster.local.", RecordType::AAAA),
+        ("checkout.shop.svc.cluster.local.", RecordType::TXT),
+        ("headless.shop.svc.cluster.local.", RecordType::A),
+        ("shop.svc.cluster.local.", RecordType::A),
+        ("svc.cluster.local.", RecordType::A),
+        ("_tcp.checkout.shop.svc.cluster.local.", RecordType::SRV),
+        ("_http._tcp.checkout.shop.svc.cluster.local.", RecordType::A),
+    ] {
+        match ask(name, kind) {
+            Found::NoData(soa) => assert_eq!(soa.name.to_string(), "svc.cluster.local."),
+            other => panic!("{name} {kind}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_does_not_exist_is_no_name() {
+    for name in [
+        "cart.shop.svc.cluster.local.",
+        "checkout.store.svc.cluster.local.",
+        "store.svc.cluster.local.",
+        "a.b.c.d.e.svc.cluster.local.",
+        "_udp.checkout.shop.svc.cluster.local.",
+        "_http._udp.checkout.shop.svc.cluster.local.",
+        "_grpc._tcp.checkout.shop.svc.cluster.local.",
+        "_._tcp.checkout.shop.svc.cluster.local.",
+        "http._tcp.checkout.shop.svc.cluster.local.",
+        "pod-1.checkout.shop.svc.cluster.local.",
+        "check\\.out.shop.svc.cluster.local.",
+    ] {
+        assert!(matches!(ask(name, RecordType::A), Found::NoName(_)), "{name}");
+        assert!(matches!(ask(name, RecordType::SRV), Found::NoName(_)), "{name}");
+    }
+}
+
+#[test]
+fn a_named_port_has_a_service_record_with_its_address() {
+    let found = ask("_http._tcp.checkout.shop.svc.cluster.local.", RecordType::SRV);
+    let Found::Records { answers, additionals } = found else { panic!("{found:?}") };
+    let RData::SRV(srv) = &answers[0].data else { panic!() };
+    assert_eq!((srv.port, srv.target.to_string().as_str()), (80, "checkout.shop.svc.cluster.local."));
+    assert_eq!(additionals[0].name, srv.target);
+    assert_eq!(additionals[0].data, RData::A(A(Ipv4Addr::new(127, 64, 0, 7))));
+}
+
+#[test]
+fn before_the_first_sync_nothing_is_said_not_to_exist() {
+    assert_eq!(before_sync("cart.shop.svc.cluster.local."), Found::NotReady);
+    assert_eq!(before_sync("other.svc.clusterset.local."), Found::NotReady);
+    assert_eq!(addresses(&before_sync("checkout.shop.svc.cluster.local.")).len(), 1, "known from the cache");
+}
+
+#[test]
+fn other_names_are_not_ours() {
+    for name in ["example.com.", "svc.", "local.", "cluster.local.", "svc.cluster.local.example.com.", "."] {
+        assert_eq!(ask(name, RecordType::A), Found::Foreign, "{name}");
+        assert_eq!(before_sync(name), Found::Foreign, "{name}");
+    }
+}
