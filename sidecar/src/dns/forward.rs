@@ -108,7 +108,7 @@ fn failure() -> Answer {
 }
 
 fn negative(none: NoRecords) -> Answer {
-    let soa = none.soa.map(|soa| soa.map(|soa| Some(RData::SOA(soa)))).flatten();
+    let soa = none.soa.and_then(|soa| soa.map(|soa| Some(RData::SOA(soa))));
     Answer { code: none.response_code, answers: Vec::new(), authorities: soa.into_iter().collect() }
 }
 
