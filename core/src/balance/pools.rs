@@ -1,0 +1,183 @@
+//! All service ports of a proxy, and picks from them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+use super::{
+    members::{Depth, Member, Members},
+    rng::Rng,
+};
+use crate::{
+    decide::{Availability, Backend},
+    model::{Endpoint, Labels, Lane, Locality, Reach, ServiceKey, Snapshot},
+    proxy::{Picked, Picker, TryResult, Wanted},
+};
+
+/// Where this proxy stands: what is near is used first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Its cluster.
+    pub cluster: Arc<str>,
+    /// Its region and zone.
+    pub locality: Locality,
+}
+
+impl Placement {
+    /// 0: same zone, 1: same region, 2: same cluster, 3: another cluster, 4: known only by hearsay (stale).
+    pub(super) fn tier(&self, endpoint: &Endpoint) -> u8 {
+        let there = &endpoint.locality;
+        let same_cluster = endpoint.cluster == self.cluster && matches!(endpoint.reach, Reach::Direct(_));
+        let same_region = there.region == self.locality.region;
+        match (endpoint.stale, same_cluster, same_region, there.zone == self.locality.zone) {
+            (true, ..) => 4,
+            (false, false, ..) => 3,
+            (false, true, true, true) => 0,
+            (false, true, true, false) => 1,
+            (false, true, false, _) => 2,
+        }
+    }
+}
+
+/// The pools of all service ports. As many as the snapshot has.
+#[derive(Debug)]
+pub struct Pools {
+    placement: Placement,
+    pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>>,
+    rng: Rng,
+    origin: Instant,
+    /// The latest time that was passed in; so that availability is judged without a clock.
+    latest: AtomicU64,
+}
+
+/// A place held on an endpoint; dropping it gives the place back and says nothing of the endpoint.
+#[derive(Debug)]
+pub struct Pick {
+    member: Arc<Member>,
+    probe: bool,
+    origin: Instant,
+}
+
+impl Pools {
+    /// No pools yet. `origin` is now; `seed` is random, or fixed in tests.
+    pub fn new(placement: Placement, origin: Instant, seed: u64) -> Self {
+        Self { placement, pools: DashMap::new(), rng: Rng::new(seed), origin, latest: AtomicU64::new(0) }
+    }
+
+    /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.
+    pub fn apply(&self, snapshot: &Snapshot) {
+        for (key, entry) in &snapshot.services {
+            for (port, endpoints) in &entry.endpoints {
+                let pool = self.pools.entry((key.clone(), *port)).or_default().clone();
+                let members = pool.load();
+                if !members.are(endpoints) {
+                    pool.store(Arc::new(members.next(endpoints, &self.placement)));
+                }
+            }
+        }
+        self.pools.retain(|(key, port), _| {
+            snapshot.services.get(key).is_some_and(|entry| entry.endpoints.contains_key(port))
+        });
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        nanos(self.origin, now)
+    }
+
+    fn members(&self, service: &ServiceKey, port: u16) -> Option<Arc<Members>> {
+        // One clone of a key a request; entries of a DashMap are found by owned keys only.
+        let pool = self.pools.get(&(service.clone(), port))?;
+        Some(pool.load_full())
+    }
+
+    /// Picks an endpoint. The error is a reason for the access log: `unknown_service` (not in the snapshot, or not
+    /// synced yet) or `no_endpoint`.
+    pub fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Pick, &'static str> {
+        let now = self.nanos(now);
+        self.latest.fetch_max(now, Relaxed);
+        let members = self.members(wanted.service, wanted.port).ok_or("unknown_service")?;
+        let lanes = wanted.lane.map(Some).into_iter().chain([None]);
+        let subsets: Vec<_> = lanes.map(|lane| members.subset(wanted.labels, lane)).collect();
+        let none: &[Arc<str>] = &[];
+        let found = [wanted.avoid, none].into_iter().find_map(|avoid| {
+            [Depth::Healthy, Depth::Draining, Depth::Ejected]
+                .into_iter()
+                .find_map(|depth| subsets.iter().find_map(|subset| subset.pick(depth, avoid, &self.rng, now)))
+        });
+        let (member, probe) = found.ok_or("no_endpoint")?;
+        member.health.begin();
+        Ok(Pick { member, probe, origin: self.origin })
+    }
+
+    fn has_healthy(&self, service: &ServiceKey, port: u16, labels: &Labels, lane: Option<&Lane>) -> bool {
+        let Some(members) = self.members(service, port) else { return false };
+        let now = self.latest.load(Relaxed);
+        lane.map(Some).into_iter().chain([None]).any(|lane| members.subset(labels, lane).has_healthy(now))
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_flight(&self, service: &ServiceKey, port: u16) -> u32 {
+        let members = self.members(service, port);
+        members.iter().flat_map(|m| m.all().iter().map(|m| m.health.in_flight()).collect::<Vec<_>>()).sum()
+    }
+}
+
+fn nanos(origin: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Availability for Pools {
+    fn is_available(&self, backend: &Backend, lane: Option<&Lane>) -> bool {
+        match backend {
+            Backend::Address { .. } => true,
+            Backend::Service { service, port, labels, .. } => self.has_healthy(service, *port, labels, lane),
+        }
+    }
+}
+
+impl Picker for Pools {
+    fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Box<dyn Picked>, &'static str> {
+        Pools::pick(self, wanted, now).map(|pick| Box::new(pick) as Box<dyn Picked>)
+    }
+}
+
+impl Pick {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.member.endpoint
+    }
+
+    /// Says how it went.
+    pub fn finish(self, result: TryResult, latency: Duration, now: Instant) {
+        let now = nanos(self.origin, now);
+        let latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        match result {
+            TryResult::Success => self.member.health.succeed(latency, now),
+            TryResult::Failure => self.member.health.fail(latency, now),
+            TryResult::ConnectFailure => self.member.health.fail_to_connect(now),
+        }
+    }
+}
+
+impl Picked for Pick {
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        Pick::endpoint(self)
+    }
+
+    fn finish(self: Box<Self>, result: TryResult, latency: Duration, now: Instant) {
+        Pick::finish(*self, result, latency, now);
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.member.health.end(self.probe);
+    }
+}

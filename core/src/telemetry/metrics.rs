@@ -1,0 +1,388 @@
+//! Metrics, as Prometheus text.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+};
+
+use dashmap::DashMap;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::access::{AccessLog, direction};
+use crate::{
+    decide::{Backend, Decision},
+    proxy::{ListenStats, Observer, RequestEnd, TcpEnd},
+};
+
+/// Label sets of requests; what comes after them is counted under `other`.
+const MAX_LABEL_SETS: usize = 4096;
+/// Upper bounds of the latency histogram, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    direction: &'static str,
+    service: String,
+    route: String,
+    arm: String,
+    lane: String,
+    code: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    direction: &'static str,
+    service: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+}
+
+#[derive(Clone)]
+struct Seconds;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(BUCKETS)
+    }
+}
+
+/// The metrics of one label set, found by its hash: nothing is formatted for a request like an earlier one.
+struct Handles {
+    requests: Counter,
+    duration: Histogram,
+}
+
+struct Watched {
+    listener: String,
+    passthrough: bool,
+    stats: Arc<ListenStats>,
+}
+
+/// All metrics of a process, and its access log.
+pub struct Telemetry {
+    registry: Registry,
+    access: AccessLog,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<DurationLabels, Histogram, Seconds>,
+    tcp: Family<TcpLabels, Counter>,
+    bytes: Family<Kind, Counter>,
+    bad_input: Family<Kind, Counter>,
+    values: Family<Kind, Gauge>,
+    accepted: Family<ListenerLabels, Counter>,
+    refused: Family<ListenerLabels, Counter>,
+    handshakes: Family<ListenerLabels, Counter>,
+    passthrough: Counter,
+    unknown_names: Counter,
+    dropped_lines: Counter,
+    handles: DashMap<u64, Arc<Handles>>,
+    listeners: Mutex<Vec<Watched>>,
+}
+
+impl Telemetry {
+    /// No listeners yet.
+    pub fn new(access: AccessLog) -> Self {
+        let mut registry = Registry::with_prefix("tombolo");
+        macro_rules! metric {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let durations = Family::<DurationLabels, Histogram, Seconds>::new_with_constructor(Seconds);
+        Self {
+            requests: metric!(
+                "requests",
+                "Requests by what was decided and how they ended",
+                Family::default()
+            ),
+            durations: metric!("request_duration_seconds", "From a request's head to its end", durations),
+            tcp: metric!("tcp_connections", "Raw TCP connections that have ended", Family::default()),
+            bytes: metric!("bytes", "Bytes of bodies and raw connections", Family::default()),
+            bad_input: metric!("bad_input", "What was refused because it was malformed", Family::default()),
+            values: metric!("state", "State of this process by kind", Family::default()),
+            accepted: metric!("listener_accepted", "Connections accepted", Family::default()),
+            refused: metric!("listener_refused", "Connections closed at the bound", Family::default()),
+            handshakes: metric!(
+                "listener_handshakes_failed",
+                "TLS handshakes that failed",
+                Family::default()
+            ),
+            passthrough: metric!(
+                "passthrough_connections",
+                "TLS connections passed on by name",
+                Counter::default()
+            ),
+            unknown_names: metric!(
+                "passthrough_unknown_names",
+                "Connections closed since their name is not known",
+                Counter::default()
+            ),
+            dropped_lines: metric!("access_log_dropped", "Access log lines not written", Counter::default()),
+            handles: DashMap::new(),
+            listeners: Mutex::new(Vec::new()),
+            registry,
+            access,
+        }
+    }
+
+    /// Counts something malformed that was refused: `dns`, `token`, `document`, `head`, `tls`, `control`, `certificate`.
+    pub fn bad_input(&self, kind: &'static str) {
+        self.bad_input.get_or_create(&Kind { kind: kind.into() }).inc();
+    }
+
+    /// Sets the state of this kind, e.g. `snapshot_version`, `identity_expires_seconds`. Kinds are few and fixed.
+    pub fn set(&self, kind: &'static str, value: i64) {
+        self.values.get_or_create(&Kind { kind: kind.into() }).set(value);
+    }
+
+    /// Shows a listener's counters. `passthrough`: it passes TLS on by name.
+    pub fn watch_listener(&self, listener: impl Into<String>, passthrough: bool, stats: Arc<ListenStats>) {
+        let watched = Watched { listener: listener.into(), passthrough, stats };
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+    }
+
+    /// Everything as Prometheus (OpenMetrics) text.
+    pub fn encode(&self) -> String {
+        self.collect();
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _written = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Takes over what others count.
+    fn collect(&self) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        // A listener that is gone is held here alone; it has nothing new to say.
+        listeners.retain(|l| Arc::strong_count(&l.stats) > 1 || l.passthrough);
+        let (mut passed, mut unknown) = (0, 0);
+        for watched in listeners.iter() {
+            let labels = ListenerLabels { listener: watched.listener.clone() };
+            let stats = &watched.stats;
+            store(&self.accepted.get_or_create(&labels), stats.accepted.load(Relaxed));
+            store(&self.refused.get_or_create(&labels), stats.refused.load(Relaxed));
+            store(&self.handshakes.get_or_create(&labels), stats.handshake_failed.load(Relaxed));
+            if watched.passthrough {
+                let names = stats.unknown_name.load(Relaxed);
+                unknown += names;
+                passed += stats.accepted.load(Relaxed).saturating_sub(names);
+            }
+        }
+        store(&self.passthrough, passed);
+        store(&self.unknown_names, unknown);
+        store(&self.dropped_lines, self.access.dropped());
+    }
+
+    fn handles(&self, end: &RequestEnd<'_>) -> Arc<Handles> {
+        let key = hash(end);
+        if let Some(handles) = self.handles.get(&key) {
+            return handles.clone();
+        }
+        let known = self.handles.len() < MAX_LABEL_SETS;
+        let labels = if known { labels(end) } else { other(end) };
+        let duration = DurationLabels { direction: labels.direction, service: labels.service.clone() };
+        let handles = Arc::new(Handles {
+            requests: self.requests.get_or_create(&labels).clone(),
+            duration: self.durations.get_or_create(&duration).clone(),
+        });
+        if known {
+            self.handles.insert(key, handles.clone());
+        }
+        handles
+    }
+
+    fn count_bytes(&self, kind: &str, bytes: u64) {
+        if bytes > 0 {
+            self.bytes.get_or_create(&Kind { kind: kind.into() }).inc_by(bytes);
+        }
+    }
+}
+
+fn store(counter: &Counter, value: u64) {
+    counter.inner().store(value, Relaxed);
+}
+
+fn hash(end: &RequestEnd<'_>) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut add = |text: &str| {
+        hash.update(text.as_bytes());
+        hash.update(&[0]);
+    };
+    add(direction(end.arrival.map(|a| &*a.entry)));
+    add(end.reason.unwrap_or_default());
+    add(route(end));
+    if let Some(decision) = end.decision {
+        add(decision.arm.as_deref().unwrap_or_default());
+        add(decision.lane.as_ref().map(|lane| lane.as_str()).unwrap_or_default());
+        if let Backend::Service { service, .. } = &decision.backend {
+            add(&service.namespace);
+            add(&service.name);
+            add(if service.scope == crate::model::Scope::Cluster { "c" } else { "s" });
+        }
+    }
+    hash.update(&end.status.to_le_bytes());
+    hash.digest()
+}
+
+fn route<'e>(end: &RequestEnd<'e>) -> &'e str {
+    end.decision.map(|d| &*d.route).or(end.route).unwrap_or_default()
+}
+
+fn service(decision: Option<&Decision>) -> String {
+    match decision.map(|d| &d.backend) {
+        Some(Backend::Service { service, .. }) => service.to_string(),
+        Some(Backend::Address { .. }) | None => String::new(),
+    }
+}
+
+fn labels(end: &RequestEnd<'_>) -> RequestLabels {
+    RequestLabels {
+        direction: direction(end.arrival.map(|a| &*a.entry)),
+        service: service(end.decision),
+        route: route(end).to_owned(),
+        arm: end.decision.and_then(|d| d.arm.as_deref()).unwrap_or_default().to_owned(),
+        lane: end.decision.and_then(|d| d.lane.as_ref()).map(ToString::to_string).unwrap_or_default(),
+        code: end.status.to_string(),
+        reason: end.reason.unwrap_or_default(),
+    }
+}
+
+fn other(end: &RequestEnd<'_>) -> RequestLabels {
+    let other = || "other".to_owned();
+    RequestLabels {
+        direction: direction(end.arrival.map(|a| &*a.entry)),
+        service: other(),
+        route: other(),
+        arm: other(),
+        lane: other(),
+        code: format!("{}xx", end.status / 100),
+        reason: "other",
+    }
+}
+
+impl Observer for Telemetry {
+    fn request(&self, end: &RequestEnd<'_>) {
+        let handles = self.handles(end);
+        handles.requests.inc();
+        handles.duration.observe(end.duration.as_secs_f64());
+        self.count_bytes("received", end.received);
+        self.count_bytes("sent", end.sent);
+        self.access.request(end);
+    }
+
+    fn tcp(&self, end: &TcpEnd<'_>) {
+        let direction = direction(Some(&*end.arrival.entry));
+        self.tcp.get_or_create(&TcpLabels { direction, reason: end.reason.unwrap_or_default() }).inc();
+        if let Some(copied) = end.copied {
+            self.count_bytes("received", copied.sent);
+            self.count_bytes("sent", copied.received);
+        }
+        self.access.tcp(end);
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("label_sets", &self.handles.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn request(telemetry: &Telemetry, status: u16, route: &str) {
+        telemetry.request(&RequestEnd {
+            arrival: None,
+            method: &http::Method::GET,
+            host: "a",
+            path: "/",
+            version: http::Version::HTTP_11,
+            status,
+            reason: None,
+            decision: None,
+            route: Some(route),
+            endpoint: None,
+            upstream: None,
+            tries: 0,
+            duration: Duration::from_millis(3),
+            upstream_latency: None,
+            received: 10,
+            sent: 0,
+            request_id: None,
+            trace_id: None,
+            user_agent: None,
+        });
+    }
+
+    #[test]
+    fn counts_requests_by_what_they_were() {
+        let telemetry = Telemetry::new(AccessLog::off());
+        request(&telemetry, 200, "httproute/a/b");
+        request(&telemetry, 200, "httproute/a/b");
+        request(&telemetry, 503, "httproute/a/b");
+        let text = telemetry.encode();
+        let line = |code: &str| {
+            let mut lines = text.lines();
+            lines
+                .find(|l| l.starts_with("tombolo_requests_total{") && l.contains(&format!("code=\"{code}\"")))
+                .unwrap_or("")
+        };
+        assert!(line("200").ends_with(" 2"), "{text}");
+        assert!(line("503").ends_with(" 1"), "{text}");
+        assert!(text.contains("tombolo_bytes_total{kind=\"received\"} 30"), "{text}");
+        assert!(text.contains("tombolo_request_duration_seconds_bucket"), "{text}");
+    }
+
+    #[test]
+    fn label_sets_are_bounded() {
+        let telemetry = Telemetry::new(AccessLog::off());
+        for n in 0..2 * MAX_LABEL_SETS {
+            request(&telemetry, 200, &format!("httproute/a/{n}"));
+        }
+        let text = telemetry.encode();
+        let lines = text.lines().filter(|l| l.starts_with("tombolo_requests_total{")).count();
+        assert_eq!(lines, MAX_LABEL_SETS + 1);
+        assert!(text.contains("route=\"other\""));
+    }
+
+    #[test]
+    fn a_listeners_counters_are_shown() {
+        let telemetry = Telemetry::new(AccessLog::off());
+        let stats = Arc::new(ListenStats::default());
+        stats.accepted.store(5, Relaxed);
+        stats.unknown_name.store(2, Relaxed);
+        telemetry.watch_listener("mesh", true, stats.clone());
+        let text = telemetry.encode();
+        assert!(text.contains("tombolo_passthrough_connections_total 3"), "{text}");
+        assert!(text.contains("tombolo_listener_accepted_total{listener=\"mesh\"} 5"), "{text}");
+    }
+}
