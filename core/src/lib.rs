@@ -5,6 +5,7 @@ pub mod decide;
 pub mod discovery;
 pub mod identity;
 pub mod lifecycle;
+pub mod member;
 pub mod model;
 pub mod proxy;
 pub mod resources;

@@ -89,6 +89,7 @@ fn plain(accepted: Accepted, entry: Arc<Entry>) -> io::Result<(Connection, Arc<A
         tls: false,
         sni: None,
         identity: None,
+        http2: false,
     });
     let wire = Wire::Plain(Replay::new(Bytes::new(), accepted.tcp));
     Ok((Connection::downstream(wire, arrival.clone(), false), arrival, Spoken::Unknown))
@@ -114,6 +115,7 @@ async fn secure(
         tls: true,
         sni: session.server_name().map(|name| name.to_ascii_lowercase().into()),
         identity: tls::peer_id(session.peer_certificates()),
+        http2: spoken == Spoken::Http2,
     });
     let wire = Wire::Tls(Box::new(tls.into()));
     Ok((Connection::downstream(wire, arrival.clone(), spoken == Spoken::Http2), arrival, spoken))

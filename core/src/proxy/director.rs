@@ -38,6 +38,8 @@ pub struct Arrival {
     pub sni: Option<Arc<str>>,
     /// The verified identity of a mesh peer.
     pub identity: Option<SpiffeId>,
+    /// HTTP/2 was agreed on by ALPN. An application behind a sidecar is spoken to as the mesh peer speaks.
+    pub http2: bool,
 }
 
 impl Arrival {
