@@ -119,7 +119,7 @@ impl Pools {
     fn has_healthy(&self, service: &ServiceKey, port: u16, labels: &Labels, lane: Option<&Lane>) -> bool {
         let Some(members) = self.members(service, port) else { return false };
         let now = self.latest.load(Relaxed);
-        lane.map(Some).into_iter().chain([None]).any(|lane| members.subset(labels, lane).has_healthy(now))
+        members.subset(labels, lane).has_healthy(now)
     }
 
     #[cfg(test)]

@@ -1,0 +1,366 @@
+//! The stream to the controller, kept open, and what comes of it.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashSet;
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::xds::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
+    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
+use tonic::transport::Channel;
+
+use super::{
+    assembly::Assembly,
+    cache::Cache,
+    protocol::{MAX_NAMES, Protocol},
+    type_url,
+};
+use crate::{
+    model::{ServiceKey, Snapshot},
+    resources::ResourceSet,
+};
+
+/// Requests that wait to be sent; the stream is slow when there are so many, and the sender waits.
+const QUEUE: usize = 64;
+/// Between tries to connect: the first pause, doubled each time, with jitter, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection must be made within this time.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Changes are saved so long after the first that is not saved yet.
+const SAVE_DELAY: Duration = Duration::from_millis(500);
+/// A message may be this large.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Makes a channel to the controller; called for each try.
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Channel, String>> + Send + Sync>;
+
+/// What a client is made of.
+pub struct ClientParts {
+    /// Who this proxy says it is; the controller believes the certificate.
+    pub node: Node,
+    /// Types of which everything is wanted.
+    pub wildcard: Vec<&'static str>,
+    /// How to reach the controller.
+    pub connect: Connect,
+    /// Where the last good state is kept.
+    pub cache: Option<Cache>,
+    /// Called with each new snapshot before it is published; balancing takes over the endpoints here.
+    pub before_publish: Arc<dyn Fn(&Snapshot) + Send + Sync>,
+}
+
+/// Counters of a client.
+#[derive(Debug, Default)]
+pub struct DiscoveryStats {
+    /// A stream is open and has answered.
+    pub connected: AtomicBool,
+    /// Responses taken whole.
+    pub acks: AtomicU64,
+    /// Responses of which something was refused.
+    pub nacks: AtomicU64,
+    /// Streams opened.
+    pub streams: AtomicU64,
+    /// Saves of the cache that failed.
+    pub saves_failed: AtomicU64,
+}
+
+/// What is discovered, for the rest of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Discovery {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    documents: Arc<ArcSwap<ResourceSet>>,
+    version: watch::Receiver<u64>,
+    synced: watch::Receiver<bool>,
+    wanted: Arc<DashSet<ServiceKey>>,
+    want: mpsc::UnboundedSender<ServiceKey>,
+    stats: Arc<DiscoveryStats>,
+}
+
+impl Discovery {
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> &Arc<ArcSwap<Snapshot>> {
+        &self.snapshot
+    }
+
+    /// The documents in force: what the snapshot was compiled from. Published just before it.
+    pub fn documents(&self) -> &Arc<ArcSwap<ResourceSet>> {
+        &self.documents
+    }
+
+    /// Changes with each snapshot.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+
+    /// True once there is a good state: from the cache, or the first answer for every type.
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.synced.clone()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &Arc<DiscoveryStats> {
+        &self.stats
+    }
+
+    /// Subscribes to a service's endpoints, for as long as the process runs. At most 10,000; one more is ignored, and
+    /// its endpoints stay unknown.
+    pub fn want(&self, service: &ServiceKey) {
+        if self.wanted.contains(service) || self.wanted.len() >= MAX_NAMES {
+            return;
+        }
+        if self.wanted.insert(service.clone()) {
+            // The client may have ended; then nothing is subscribed to any more.
+            let _sent = self.want.send(service.clone());
+        }
+    }
+
+    /// Subscribes, and waits until the service's endpoints are known, no longer than `limit`. False: they are not.
+    pub async fn wait_for(&self, service: &ServiceKey, limit: Duration) -> bool {
+        self.want(service);
+        let mut version = self.version.clone();
+        let known = async {
+            loop {
+                version.borrow_and_update();
+                let known = self.snapshot.load().services.get(service).is_some_and(|e| !e.endpoints.is_empty());
+                if known || version.changed().await.is_err() {
+                    return known;
+                }
+            }
+        };
+        timeout(limit, known).await.unwrap_or(false)
+    }
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discovery").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// Keeps a stream open and publishes what comes of it.
+pub struct Client {
+    parts: ClientParts,
+    protocol: Protocol,
+    assembly: Assembly,
+    answered: BTreeSet<&'static str>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    documents: Arc<ArcSwap<ResourceSet>>,
+    version: watch::Sender<u64>,
+    synced: watch::Sender<bool>,
+    want: mpsc::UnboundedReceiver<ServiceKey>,
+    unsaved: Arc<Unsaved>,
+    stats: Arc<DiscoveryStats>,
+}
+
+impl Client {
+    /// A client that has taken over the cache, if there is a good one. [`Self::run`] does the rest.
+    pub fn new(parts: ClientParts) -> (Self, Discovery) {
+        let (version, versions) = watch::channel(0);
+        let (synced, is_synced) = watch::channel(false);
+        let (want, wants) = mpsc::unbounded_channel();
+        let (snapshot, documents) = (Arc::new(ArcSwap::default()), Arc::new(ArcSwap::default()));
+        let stats = Arc::new(DiscoveryStats::default());
+        let wanted = Arc::new(DashSet::new());
+        let mut client = Self {
+            protocol: Protocol::new(parts.node.clone(), &parts.wildcard),
+            assembly: Assembly::default(),
+            answered: BTreeSet::new(),
+            snapshot: snapshot.clone(),
+            documents: documents.clone(),
+            version,
+            synced,
+            want: wants,
+            unsaved: Arc::default(),
+            stats: stats.clone(),
+            parts,
+        };
+        client.load_cache(&wanted);
+        let discovery =
+            Discovery { snapshot, documents, version: versions, synced: is_synced, wanted, want, stats };
+        (client, discovery)
+    }
+
+    fn load_cache(&mut self, wanted: &DashSet<ServiceKey>) {
+        let Some(cache) = &self.parts.cache else { return };
+        let responses = match cache.load() {
+            Ok(Some(responses)) => responses,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, "the cached snapshot is not used"),
+        };
+        for response in &responses {
+            for refused in self.assembly.apply(response).refused {
+                tracing::warn!(name = refused.name, reason = refused.reason, "not taken from the cached snapshot");
+            }
+        }
+        // What was used before the restart is subscribed to again.
+        for name in self.assembly.versions(type_url::ENDPOINT_SET).into_keys() {
+            if let Ok(key) = ServiceKey::parse(&name) {
+                wanted.insert(key);
+                self.protocol.want(type_url::ENDPOINT_SET, &name, false);
+            }
+        }
+        self.publish();
+        self.synced.send_replace(true);
+        tracing::info!("starts from the cached snapshot");
+    }
+
+    /// Runs until it is dropped: connects, serves the stream, connects again.
+    pub async fn run(mut self) {
+        if let Some(cache) = self.parts.cache.clone() {
+            tokio::spawn(save_changes(cache, self.unsaved.clone(), self.stats.clone()));
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let connecting = timeout(CONNECT, (self.parts.connect)()).await;
+            let outcome = match connecting.unwrap_or_else(|_| Err("timed out".into())) {
+                Ok(channel) => self.serve(channel, &mut pause).await,
+                Err(error) => error,
+            };
+            if self.stats.connected.swap(false, Relaxed) {
+                tracing::warn!(reason = outcome, "the controller is away; the last good state stays in force");
+            } else {
+                tracing::debug!(reason = outcome, "the controller is not reached");
+            }
+            // Half of it fixed, half by chance, so that proxies do not come back in step.
+            let jitter = pause.mul_f64(0.5 + f64::from(jitter()) / f64::from(u16::MAX) / 2.0);
+            sleep(jitter).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// One stream from its beginning to its end. Says why it ended.
+    async fn serve(&mut self, channel: Channel, pause: &mut Duration) -> String {
+        let (requests, queue) = mpsc::channel::<DeltaDiscoveryRequest>(QUEUE);
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        for request in self.protocol.open(|url| self.assembly.versions(url)) {
+            if requests.send(request).await.is_err() {
+                return "the stream has ended".into();
+            }
+        }
+        let mut stream = match client.delta_aggregated_resources(ReceiverStream::new(queue)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return status.message().to_owned(),
+        };
+        self.stats.streams.fetch_add(1, Relaxed);
+        loop {
+            let request = tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(response)) => {
+                        *pause = FIRST_PAUSE;
+                        Some(self.take(&response))
+                    }
+                    Ok(None) => return "the controller has ended the stream".into(),
+                    Err(status) => return status.message().to_owned(),
+                },
+                Some(service) = self.want.recv() => {
+                    self.protocol.want(type_url::ENDPOINT_SET, &service.to_string(), true)
+                }
+            };
+            if let Some(request) = request
+                && requests.send(request).await.is_err()
+            {
+                return "the stream has ended".into();
+            }
+        }
+    }
+
+    fn take(&mut self, response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        if !self.stats.connected.swap(true, Relaxed) {
+            tracing::info!("the controller answers");
+        }
+        let applied = self.assembly.apply(response);
+        let counter = if applied.refused.is_empty() { &self.stats.acks } else { &self.stats.nacks };
+        counter.fetch_add(1, Relaxed);
+        for refused in &applied.refused {
+            tracing::warn!(name = refused.name, reason = refused.reason, "refused; the last good one stays");
+        }
+        if applied.changed {
+            self.publish();
+            self.unsaved.put(self.parts.cache.is_some().then(|| self.assembly.held()));
+        }
+        if let Some(url) = type_url::ALL.into_iter().find(|url| *url == response.type_url) {
+            self.answered.insert(url);
+        }
+        if !*self.synced.borrow() && self.parts.wildcard.iter().all(|url| self.answered.contains(url)) {
+            // Also where everything is empty there is a snapshot now.
+            self.publish();
+            self.synced.send_replace(true);
+        }
+        self.protocol.answer(response, &applied.refused)
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.assembly.snapshot();
+        (self.parts.before_publish)(&snapshot);
+        let version = snapshot.version;
+        self.documents.store(Arc::new(self.assembly.documents().clone()));
+        self.snapshot.store(Arc::new(snapshot));
+        self.version.send_replace(version);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// What waits to be saved: only the newest.
+#[derive(Default)]
+struct Unsaved {
+    state: Mutex<Option<Vec<DeltaDiscoveryResponse>>>,
+    there: tokio::sync::Notify,
+}
+
+impl Unsaved {
+    fn put(&self, state: Option<Vec<DeltaDiscoveryResponse>>) {
+        if state.is_some() {
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+            self.there.notify_one();
+        }
+    }
+}
+
+/// Saves from a task of its own: a slow or full disk does not hold up discovery.
+async fn save_changes(cache: Cache, unsaved: Arc<Unsaved>, stats: Arc<DiscoveryStats>) {
+    loop {
+        unsaved.there.notified().await;
+        if Arc::strong_count(&unsaved) == 1 {
+            return;
+        }
+        tokio::time::sleep_until(Instant::now() + SAVE_DELAY).await;
+        let Some(state) = unsaved.state.lock().unwrap_or_else(PoisonError::into_inner).take() else { continue };
+        let cache = cache.clone();
+        let outcome = tokio::task::spawn_blocking(move || cache.save(&state)).await;
+        let error = match outcome {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        stats.saves_failed.fetch_add(1, Relaxed);
+        tracing::error!(error, "the snapshot is not saved: a restart without a controller would use an older one");
+    }
+}
+
+/// 16 random bits.
+fn jitter() -> u16 {
+    let mut bytes = [0; 2];
+    // Without randomness there is no jitter, and nothing else is lost.
+    let _filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    u16::from_le_bytes(bytes)
+}

@@ -1,0 +1,160 @@
+//! From the wire to the model: everything is checked before it is believed.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use tombolo_proto::v1;
+
+use crate::model::{
+    AppProtocol, Endpoint, EndpointHealth, LANE_LABEL, Lane, Locality, Reach, Scope, ServiceKey, ServicePort,
+    SpiffeId, Transport, TrustBundle, TrustDomain,
+};
+
+/// Ports of a service, endpoints of a port, labels of an endpoint, gateways of an endpoint: a resource with more is
+/// refused.
+const MAX_PORTS: usize = 256;
+const MAX_ENDPOINTS: usize = 20_000;
+const MAX_LABELS: usize = 64;
+const MAX_GATEWAYS: usize = 64;
+
+/// Why a resource is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ResourceError(pub(super) String);
+
+/// Endpoints by service port.
+pub(super) type EndpointTable = BTreeMap<u16, Arc<[Arc<Endpoint>]>>;
+
+/// A service without its endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ServiceParts {
+    pub(super) key: ServiceKey,
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) vip_index: u32,
+}
+
+fn refuse<T>(message: impl Into<String>) -> Result<T, ResourceError> {
+    Err(ResourceError(message.into()))
+}
+
+fn port(number: u32) -> Result<u16, ResourceError> {
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => refuse(format!("{number} is not a port")),
+    }
+}
+
+/// The key that a resource's name says; the message must say the same.
+fn key(name: &str, scope: i32, namespace: &str, service: &str) -> Result<ServiceKey, ResourceError> {
+    let key = ServiceKey::parse(name).map_err(|e| ResourceError(e.to_string()))?;
+    let said = match v1::Scope::try_from(scope) {
+        Ok(v1::Scope::Cluster) => Scope::Cluster,
+        Ok(v1::Scope::Clusterset) => Scope::Clusterset,
+        Ok(v1::Scope::Unspecified) | Err(_) => return refuse("the scope is not known"),
+    };
+    if key.scope != said || &*key.namespace != namespace || &*key.name != service {
+        return refuse(format!("it is named {name} but says {namespace}/{service}"));
+    }
+    Ok(key)
+}
+
+pub(super) fn service(name: &str, message: &v1::Service) -> Result<ServiceParts, ResourceError> {
+    let key = key(name, message.scope, &message.namespace, &message.name)?;
+    if message.ports.len() > MAX_PORTS {
+        return refuse(format!("{} ports, at most {MAX_PORTS} are taken", message.ports.len()));
+    }
+    let mut ports: Vec<ServicePort> = Vec::with_capacity(message.ports.len());
+    for p in &message.ports {
+        let number = port(p.port)?;
+        if ports.iter().any(|other| other.port == number) {
+            return refuse(format!("port {number} stands twice"));
+        }
+        let protocol = AppProtocol::parse(&p.app_protocol);
+        ports.push(ServicePort { name: p.name.as_str().into(), port: number, protocol });
+    }
+    Ok(ServiceParts { key, ports, vip_index: message.vip_index })
+}
+
+pub(super) fn endpoint_set(
+    name: &str,
+    message: &v1::EndpointSet,
+) -> Result<(ServiceKey, EndpointTable), ResourceError> {
+    let key = key(name, message.scope, &message.namespace, &message.name)?;
+    if message.ports.len() > MAX_PORTS {
+        return refuse(format!("{} ports, at most {MAX_PORTS} are taken", message.ports.len()));
+    }
+    let mut table = EndpointTable::new();
+    for list in &message.ports {
+        if list.endpoints.len() > MAX_ENDPOINTS {
+            return refuse(format!("{} endpoints, at most {MAX_ENDPOINTS} are taken", list.endpoints.len()));
+        }
+        let endpoints = list.endpoints.iter().map(|e| endpoint(e).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        if table.insert(port(list.port)?, endpoints.into()).is_some() {
+            return refuse(format!("port {} stands twice", list.port));
+        }
+    }
+    Ok((key, table))
+}
+
+fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
+    let about = |what: &str| ResourceError(format!("endpoint {:?}: {what}", message.id));
+    if message.id.is_empty() || message.id.len() > 1024 {
+        return Err(about("the id has 1 to 1024 letters"));
+    }
+    let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| about(&format!("{text:?} is not IP:PORT")));
+    let reach = match (message.address.is_empty(), message.via.as_slice()) {
+        (false, []) => Reach::Direct(address(&message.address)?),
+        (true, via) if (1..=MAX_GATEWAYS).contains(&via.len()) => {
+            Reach::Via(via.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?.into())
+        }
+        _ => return Err(about(&format!("it has an address, or 1 to {MAX_GATEWAYS} gateways"))),
+    };
+    let transport = match (message.spiffe_id.as_str(), message.sni.as_str()) {
+        ("", "") => Transport::Plaintext,
+        (id, sni) if !sni.is_empty() && sni.len() <= 253 => {
+            let identity = SpiffeId::parse(id).map_err(|e| about(&e.to_string()))?;
+            Transport::Mesh { identity, sni: sni.into() }
+        }
+        _ => return Err(about("identity and SNI go together")),
+    };
+    if matches!((&reach, &transport), (Reach::Via(_), Transport::Plaintext)) {
+        return Err(about("behind a gateway there is no plaintext"));
+    }
+    if message.labels.len() > MAX_LABELS {
+        return Err(about("too many labels"));
+    }
+    let lane = match message.labels.get(LANE_LABEL) {
+        Some(lane) => Some(Lane::parse(lane).map_err(|e| about(&e.to_string()))?),
+        None => None,
+    };
+    let health = match v1::Health::try_from(message.health) {
+        Ok(v1::Health::Unhealthy) => EndpointHealth::Unhealthy,
+        Ok(v1::Health::Draining) => EndpointHealth::Draining,
+        Ok(v1::Health::Healthy | v1::Health::Unspecified) | Err(_) => EndpointHealth::Healthy,
+    };
+    let place = message.locality.clone().unwrap_or_default();
+    Ok(Endpoint {
+        id: message.id.as_str().into(),
+        reach,
+        transport,
+        cluster: message.cluster.as_str().into(),
+        locality: Locality { region: place.region.into(), zone: place.zone.into() },
+        weight: message.weight.max(1),
+        labels: message.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+        lane,
+        health,
+        stale: message.stale,
+        target_port: u16::try_from(message.target_port).unwrap_or(0),
+        exported: message.exported,
+    })
+}
+
+pub(super) fn trust_bundle(name: &str, message: &v1::TrustBundle) -> Result<TrustBundle, ResourceError> {
+    if message.trust_domain != name {
+        return refuse(format!("it is named {name} but says {}", message.trust_domain));
+    }
+    let domain = TrustDomain::parse(name).map_err(|e| ResourceError(e.to_string()))?;
+    let roots = message.roots_der.iter().map(|der| Arc::from(der.as_ref())).collect();
+    let bundle = TrustBundle::new(domain, roots, message.sequence).map_err(|e| ResourceError(e.to_string()))?;
+    crate::tls::check_bundle(&bundle).map_err(|e| ResourceError(e.to_string()))?;
+    Ok(bundle)
+}
