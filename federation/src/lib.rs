@@ -1,3 +1,4 @@
 //! The controller of one cluster.
 
 pub mod ca;
+pub mod discovery;

@@ -16,7 +16,7 @@ use super::{
     type_url,
 };
 use crate::{
-    decide::{self, Compiled},
+    decide::Compiled,
     model::{ServiceEntry, ServiceKey, Snapshot, TrustBundles},
     resources::{self, Document, ResourceSet},
 };
@@ -42,9 +42,13 @@ pub struct Applied {
     pub changed: bool,
 }
 
+/// Makes decisions' data of documents: `decide::compile`.
+pub type Compile = fn(&ResourceSet) -> Compiled;
+
 /// Pure state: apply responses, then take the snapshot. What is valid is kept as it came, for the cache.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembly {
+    compile: Compile,
     raw: HashMap<&'static str, BTreeMap<String, Resource>>,
     documents: ResourceSet,
     services: BTreeMap<ServiceKey, ServiceParts>,
@@ -57,6 +61,22 @@ pub struct Assembly {
 }
 
 impl Assembly {
+    /// Nothing is known yet.
+    pub fn new(compile: Compile) -> Self {
+        Self {
+            compile,
+            raw: HashMap::new(),
+            documents: ResourceSet::default(),
+            services: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            trust: TrustBundles::default(),
+            compiled: None,
+            shared_trust: None,
+            entries: HashMap::new(),
+            version: 0,
+        }
+    }
+
     /// Takes over what a response names, and nothing else.
     pub fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Applied {
         let mut applied = Applied::default();
@@ -114,13 +134,15 @@ impl Assembly {
                 self.services.insert(parts.key.clone(), parts);
             }
             type_url::ENDPOINT_SET => {
-                let (key, table) = convert::endpoint_set(name, &v1::EndpointSet::decode(bytes).map_err(broken)?)?;
+                let (key, table) =
+                    convert::endpoint_set(name, &v1::EndpointSet::decode(bytes).map_err(broken)?)?;
                 self.entries.remove(&key);
                 self.endpoints.insert(key, table);
             }
             _ => {
                 let bundle = convert::trust_bundle(name, &v1::TrustBundle::decode(bytes).map_err(broken)?)?;
-                let older = self.trust.get(&bundle.trust_domain).is_some_and(|held| held.sequence > bundle.sequence);
+                let older =
+                    self.trust.get(&bundle.trust_domain).is_some_and(|held| held.sequence > bundle.sequence);
                 if older {
                     return Err(ResourceError("its sequence is older than what is held".into()));
                 }
@@ -140,7 +162,8 @@ impl Assembly {
         let held = self.raw.get_mut(type_url).and_then(|held| held.remove(name)).is_some();
         match type_url {
             type_url::CONFIG_DOCUMENT | type_url::EDGE_CERTIFICATE => {
-                let key = if type_url == type_url::CONFIG_DOCUMENT { name.to_owned() } else { secret_key(name) };
+                let key =
+                    if type_url == type_url::CONFIG_DOCUMENT { name.to_owned() } else { secret_key(name) };
                 if self.documents.remove(&key) {
                     self.compiled = None;
                 }
@@ -189,10 +212,12 @@ impl Assembly {
     /// The picture of all of it. Only what has changed is made anew.
     pub fn snapshot(&mut self) -> Snapshot {
         self.version += 1;
-        let config = self.compiled.get_or_insert_with(|| Arc::new(decide::compile(&self.documents))).clone();
+        let config = self.compiled.get_or_insert_with(|| Arc::new((self.compile)(&self.documents))).clone();
         let trust = self.shared_trust.get_or_insert_with(|| Arc::new(self.trust.clone())).clone();
         for (key, parts) in &self.services {
-            self.entries.entry(key.clone()).or_insert_with(|| Arc::new(entry(parts, self.endpoints.get(key))));
+            self.entries
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(entry(parts, self.endpoints.get(key))));
         }
         self.entries.retain(|key, _| self.services.contains_key(key));
         Snapshot { version: self.version, config, services: self.entries.clone(), trust }
@@ -207,7 +232,12 @@ fn entry(parts: &ServiceParts, endpoints: Option<&EndpointTable>) -> ServiceEntr
             table.entry(port.port).or_insert_with(|| Arc::from([].as_slice()));
         }
     }
-    ServiceEntry { key: parts.key.clone(), ports: parts.ports.clone(), vip_index: parts.vip_index, endpoints: table }
+    ServiceEntry {
+        key: parts.key.clone(),
+        ports: parts.ports.clone(),
+        vip_index: parts.vip_index,
+        endpoints: table,
+    }
 }
 
 fn document(name: &str, json: &str) -> Result<Document, ResourceError> {
@@ -227,7 +257,8 @@ fn secret_key(name: &str) -> String {
 
 /// An edge certificate as the Secret that a listener names. Errors never hold the key.
 fn secret(name: &str, message: &v1::EdgeCertificate) -> Result<Document, ResourceError> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| ResourceError("it is not PEM".into()));
+    let text =
+        |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| ResourceError("it is not PEM".into()));
     let json = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Secret",

@@ -25,7 +25,7 @@ use tombolo_proto::xds::{
 use tonic::transport::Channel;
 
 use super::{
-    assembly::Assembly,
+    assembly::{Assembly, Compile},
     cache::Cache,
     protocol::{MAX_NAMES, Protocol},
     type_url,
@@ -56,6 +56,8 @@ pub struct ClientParts {
     pub node: Node,
     /// Types of which everything is wanted.
     pub wildcard: Vec<&'static str>,
+    /// `decide::compile`.
+    pub compile: Compile,
     /// How to reach the controller.
     pub connect: Connect,
     /// Where the last good state is kept.
@@ -136,7 +138,8 @@ impl Discovery {
         let known = async {
             loop {
                 version.borrow_and_update();
-                let known = self.snapshot.load().services.get(service).is_some_and(|e| !e.endpoints.is_empty());
+                let known =
+                    self.snapshot.load().services.get(service).is_some_and(|e| !e.endpoints.is_empty());
                 if known || version.changed().await.is_err() {
                     return known;
                 }
@@ -178,7 +181,7 @@ impl Client {
         let wanted = Arc::new(DashSet::new());
         let mut client = Self {
             protocol: Protocol::new(parts.node.clone(), &parts.wildcard),
-            assembly: Assembly::default(),
+            assembly: Assembly::new(parts.compile),
             answered: BTreeSet::new(),
             snapshot: snapshot.clone(),
             documents: documents.clone(),
@@ -204,7 +207,11 @@ impl Client {
         };
         for response in &responses {
             for refused in self.assembly.apply(response).refused {
-                tracing::warn!(name = refused.name, reason = refused.reason, "not taken from the cached snapshot");
+                tracing::warn!(
+                    name = refused.name,
+                    reason = refused.reason,
+                    "not taken from the cached snapshot"
+                );
             }
         }
         // What was used before the restart is subscribed to again.
@@ -232,7 +239,10 @@ impl Client {
                 Err(error) => error,
             };
             if self.stats.connected.swap(false, Relaxed) {
-                tracing::warn!(reason = outcome, "the controller is away; the last good state stays in force");
+                tracing::warn!(
+                    reason = outcome,
+                    "the controller is away; the last good state stays in force"
+                );
             } else {
                 tracing::debug!(reason = outcome, "the controller is not reached");
             }
@@ -246,7 +256,8 @@ impl Client {
     /// One stream from its beginning to its end. Says why it ended.
     async fn serve(&mut self, channel: Channel, pause: &mut Duration) -> String {
         let (requests, queue) = mpsc::channel::<DeltaDiscoveryRequest>(QUEUE);
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         for request in self.protocol.open(|url| self.assembly.versions(url)) {
             if requests.send(request).await.is_err() {
                 return "the stream has ended".into();
@@ -344,7 +355,9 @@ async fn save_changes(cache: Cache, unsaved: Arc<Unsaved>, stats: Arc<DiscoveryS
             return;
         }
         tokio::time::sleep_until(Instant::now() + SAVE_DELAY).await;
-        let Some(state) = unsaved.state.lock().unwrap_or_else(PoisonError::into_inner).take() else { continue };
+        let Some(state) = unsaved.state.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            continue;
+        };
         let cache = cache.clone();
         let outcome = tokio::task::spawn_blocking(move || cache.save(&state)).await;
         let error = match outcome {
@@ -353,7 +366,10 @@ async fn save_changes(cache: Cache, unsaved: Arc<Unsaved>, stats: Arc<DiscoveryS
             Err(error) => error.to_string(),
         };
         stats.saves_failed.fetch_add(1, Relaxed);
-        tracing::error!(error, "the snapshot is not saved: a restart without a controller would use an older one");
+        tracing::error!(
+            error,
+            "the snapshot is not saved: a restart without a controller would use an older one"
+        );
     }
 }
 

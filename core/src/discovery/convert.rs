@@ -87,7 +87,8 @@ pub(super) fn endpoint_set(
         if list.endpoints.len() > MAX_ENDPOINTS {
             return refuse(format!("{} endpoints, at most {MAX_ENDPOINTS} are taken", list.endpoints.len()));
         }
-        let endpoints = list.endpoints.iter().map(|e| endpoint(e).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let endpoints =
+            list.endpoints.iter().map(|e| endpoint(e).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         if table.insert(port(list.port)?, endpoints.into()).is_some() {
             return refuse(format!("port {} stands twice", list.port));
         }
@@ -100,7 +101,8 @@ fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
     if message.id.is_empty() || message.id.len() > 1024 {
         return Err(about("the id has 1 to 1024 letters"));
     }
-    let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| about(&format!("{text:?} is not IP:PORT")));
+    let address =
+        |text: &str| text.parse::<SocketAddr>().map_err(|_| about(&format!("{text:?} is not IP:PORT")));
     let reach = match (message.address.is_empty(), message.via.as_slice()) {
         (false, []) => Reach::Direct(address(&message.address)?),
         (true, via) if (1..=MAX_GATEWAYS).contains(&via.len()) => {
@@ -154,7 +156,8 @@ pub(super) fn trust_bundle(name: &str, message: &v1::TrustBundle) -> Result<Trus
     }
     let domain = TrustDomain::parse(name).map_err(|e| ResourceError(e.to_string()))?;
     let roots = message.roots_der.iter().map(|der| Arc::from(der.as_ref())).collect();
-    let bundle = TrustBundle::new(domain, roots, message.sequence).map_err(|e| ResourceError(e.to_string()))?;
+    let bundle =
+        TrustBundle::new(domain, roots, message.sequence).map_err(|e| ResourceError(e.to_string()))?;
     crate::tls::check_bundle(&bundle).map_err(|e| ResourceError(e.to_string()))?;
     Ok(bundle)
 }

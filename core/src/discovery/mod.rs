@@ -15,13 +15,9 @@ mod client;
 mod convert;
 mod protocol;
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;
-
-pub use assembly::{Applied, Assembly, Refused};
+pub use assembly::{Applied, Assembly, Compile, Refused};
 pub use cache::{Cache, CacheError};
-pub use client::{Client, ClientParts, Discovery, DiscoveryStats};
+pub use client::{Client, ClientParts, Connect, Discovery, DiscoveryStats};
 pub use convert::ResourceError;
 pub use protocol::Protocol;
 

@@ -40,7 +40,8 @@ impl Protocol {
     /// A new stream: its first messages, one for each type. `held` gives the versions of what is held of a type.
     pub fn open(&mut self, held: impl Fn(&str) -> HashMap<String, String>) -> Vec<DeltaDiscoveryRequest> {
         self.node_sent = false;
-        let firsts: Vec<_> = self.subscriptions.iter().map(|(url, s)| (*url, s.wildcard, s.names.clone())).collect();
+        let firsts: Vec<_> =
+            self.subscriptions.iter().map(|(url, s)| (*url, s.wildcard, s.names.clone())).collect();
         let request = |(url, wildcard, names): (&'static str, bool, BTreeSet<String>)| {
             let mut versions = held(url);
             if !wildcard {
@@ -61,7 +62,10 @@ impl Protocol {
     /// Subscribes to one more. None: it is already, or there are too many. `open`: a stream is.
     pub fn want(&mut self, url: &'static str, name: &str, open: bool) -> Option<DeltaDiscoveryRequest> {
         let subscription = self.subscriptions.entry(url).or_default();
-        if subscription.wildcard || subscription.names.len() >= MAX_NAMES || !subscription.names.insert(name.to_owned()) {
+        if subscription.wildcard
+            || subscription.names.len() >= MAX_NAMES
+            || !subscription.names.insert(name.to_owned())
+        {
             return None;
         }
         if !open {
@@ -75,7 +79,11 @@ impl Protocol {
     }
 
     /// The answer to a response: an ACK, or a NACK if anything was refused.
-    pub fn answer(&mut self, response: &DeltaDiscoveryResponse, refused: &[Refused]) -> DeltaDiscoveryRequest {
+    pub fn answer(
+        &mut self,
+        response: &DeltaDiscoveryResponse,
+        refused: &[Refused],
+    ) -> DeltaDiscoveryRequest {
         let reasons: Vec<String> = refused.iter().map(|r| format!("{}: {}", r.name, r.reason)).collect();
         let message: String = reasons.join("\n").chars().take(MAX_REASON).collect();
         let nack = Status { code: INVALID_ARGUMENT, message, details: Vec::new() };

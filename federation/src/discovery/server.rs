@@ -1,0 +1,138 @@
+//! The gRPC service.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tombolo_core::{
+    model::{SpiffeId, TrustDomain},
+    tls::grpc::require_id,
+};
+use tombolo_proto::xds::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+    aggregated_discovery_service_server::AggregatedDiscoveryService,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    store::ResourceStore,
+    stream::{StreamState, Viewer},
+};
+
+/// Streams at a time; one more is refused, and tries again later.
+const MAX_STREAMS: usize = 10_000;
+/// Responses that wait for a slow client. A type has one under way at most, so this is never reached by an honest one.
+const QUEUE: usize = 16;
+
+/// Serves [`ResourceStore`] to the proxies of this cluster.
+#[derive(Clone)]
+pub struct DeltaServer {
+    store: Arc<ResourceStore>,
+    trust_domain: TrustDomain,
+    streams: Arc<AtomicUsize>,
+    nacks: Arc<AtomicU64>,
+}
+
+impl DeltaServer {
+    /// A server for callers of this trust domain.
+    pub fn new(store: Arc<ResourceStore>, trust_domain: TrustDomain) -> Self {
+        Self { store, trust_domain, streams: Arc::default(), nacks: Arc::default() }
+    }
+
+    /// Streams that are open.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    /// Responses that clients have refused since the start.
+    pub fn nacks(&self) -> u64 {
+        self.nacks.load(Relaxed)
+    }
+
+    async fn run(
+        self,
+        id: SpiffeId,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) {
+        let mut state = StreamState::new(Viewer::of(&id));
+        let (mut changes, mut synced) = (self.store.changes(), self.store.synced());
+        loop {
+            let is_synced = *synced.borrow_and_update();
+            changes.borrow_and_update();
+            for response in state.responses(&self.store) {
+                if responses.send(Ok(response)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(request)) => match state.request(&request) {
+                        Ok(None) => {}
+                        Ok(Some(reason)) => {
+                            self.nacks.fetch_add(1, Relaxed);
+                            tracing::warn!(%id, r#type = request.type_url, reason, "a proxy refuses a configuration");
+                        }
+                        Err(reason) => {
+                            // The client may be gone already.
+                            let _sent = responses.send(Err(Status::resource_exhausted(reason))).await;
+                            return;
+                        }
+                    },
+                    Some(Err(_)) | None => return,
+                },
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = synced.changed(), if !is_synced => if changed.is_err() { return },
+                () = responses.closed() => return,
+            }
+        }
+    }
+}
+
+/// Counts a stream as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for DeltaServer {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let id = require_id(&request)?.clone();
+        if *id.trust_domain() != self.trust_domain {
+            return Err(Status::permission_denied("discovery is for this cluster's own proxies"));
+        }
+        let open = self.streams.fetch_add(1, Relaxed);
+        let counted = Counted(self.streams.clone());
+        if open >= MAX_STREAMS {
+            return Err(Status::resource_exhausted("too many streams"));
+        }
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let server = self.clone();
+        tokio::spawn(async move {
+            server.run(id, request.into_inner(), sender).await;
+            drop(counted);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl fmt::Debug for DeltaServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeltaServer").field("streams", &self.streams()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! Every resource that proxies can ask for, with its version.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use prost_types::Any;
+use ring::digest::{SHA256, digest};
+use tokio::sync::watch;
+use tombolo_proto::xds::Resource;
+
+/// Changes remembered for each type. A stream that is further behind compares everything.
+const LOG: usize = 4096;
+
+/// One resource that changed, or is gone.
+#[derive(Clone, PartialEq)]
+pub struct Update {
+    /// The type.
+    pub type_url: &'static str,
+    /// The name.
+    pub name: String,
+    /// The encoded message; none: it is gone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Resources by type and name. Versions are hashes of the content: the same after a restart, so that a client that comes
+/// back is told only of differences.
+pub struct ResourceStore {
+    types: Mutex<HashMap<String, TypeStore>>,
+    /// Counts changes; 0 until the controller is synced.
+    revision: watch::Sender<u64>,
+    synced: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+pub(super) struct TypeStore {
+    pub(super) resources: BTreeMap<String, Resource>,
+    log: VecDeque<(u64, String)>,
+    revision: u64,
+    forgotten: u64,
+}
+
+impl TypeStore {
+    /// The latest change.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Names that changed after this revision; none if that is too long ago to tell.
+    pub(super) fn changed_since(&self, revision: u64) -> Option<impl Iterator<Item = &String>> {
+        (revision >= self.forgotten)
+            .then(|| self.log.iter().rev().take_while(move |(at, _)| *at > revision).map(|(_, name)| name))
+    }
+}
+
+impl Default for ResourceStore {
+    fn default() -> Self {
+        Self { types: Mutex::default(), revision: watch::Sender::new(0), synced: watch::Sender::new(false) }
+    }
+}
+
+impl ResourceStore {
+    /// Takes over changes, all at once.
+    pub fn apply(&self, updates: impl IntoIterator<Item = Update>) {
+        let mut types = self.lock();
+        let revision = *self.revision.borrow() + 1;
+        let mut any = false;
+        for update in updates {
+            any |= set(types.entry(update.type_url.to_owned()).or_default(), update, revision);
+        }
+        drop(types);
+        if any {
+            self.revision.send_replace(revision);
+        }
+    }
+
+    /// From now on streams are answered: what is here is the whole truth, and not the beginning of it.
+    pub fn set_synced(&self) {
+        self.synced.send_replace(true);
+    }
+
+    /// True once [`Self::set_synced`] was called.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// How many resources of this type there are.
+    pub fn len(&self, type_url: &str) -> usize {
+        self.lock().get(type_url).map_or(0, |store| store.resources.len())
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<String, TypeStore>> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    pub(super) fn synced(&self) -> watch::Receiver<bool> {
+        self.synced.subscribe()
+    }
+}
+
+/// True if it is a change.
+fn set(store: &mut TypeStore, update: Update, revision: u64) -> bool {
+    let changed = match update.value {
+        None => store.resources.remove(&update.name).is_some(),
+        Some(value) => {
+            let version = version(&value);
+            let same = store.resources.get(&update.name).is_some_and(|held| held.version == version);
+            if !same {
+                let resource = Any { type_url: update.type_url.to_owned(), value };
+                let name = update.name.clone();
+                let resource = Resource { name, version, resource: Some(resource), ..Default::default() };
+                store.resources.insert(update.name.clone(), resource);
+            }
+            !same
+        }
+    };
+    if changed {
+        store.revision = revision;
+        store.log.push_back((revision, update.name));
+        if store.log.len() > LOG
+            && let Some((forgotten, _)) = store.log.pop_front()
+        {
+            store.forgotten = forgotten;
+        }
+    }
+    changed
+}
+
+fn version(value: &[u8]) -> String {
+    let hash = digest(&SHA256, value);
+    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl std::fmt::Debug for ResourceStore {
+    /// Without contents: some hold private keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResourceStore").field("revision", &*self.revision.borrow()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,549 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use prost::Message;
+use tombolo_core::discovery::type_url;
+use tombolo_proto::{
+    v1,
+    xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status},
+};
+
+use super::*;
+
+const TYPE: &str = type_url::CONFIG_DOCUMENT;
+const SIDECAR: Viewer = Viewer { is_gateway: false };
+const GATEWAY: Viewer = Viewer { is_gateway: true };
+
+fn update(name: &str, value: Option<&str>) -> Update {
+    let encode = |text: &str| v1::ConfigDocument { json: text.into() }.encode_to_vec();
+    Update { type_url: TYPE, name: name.into(), value: value.map(encode) }
+}
+
+fn store(resources: &[(&str, &str)]) -> ResourceStore {
+    let store = ResourceStore::default();
+    store.apply(resources.iter().map(|(name, value)| update(name, Some(value))));
+    store.set_synced();
+    store
+}
+
+fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: TYPE.into(),
+        resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
+        ..Default::default()
+    }
+}
+
+fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        ..Default::default()
+    }
+}
+
+fn one(state: &mut StreamState, store: &ResourceStore) -> DeltaDiscoveryResponse {
+    let mut responses = state.responses(store);
+    assert_eq!(responses.len(), 1, "{responses:?}");
+    responses.remove(0)
+}
+
+fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+    response.resources.iter().map(|r| r.name.as_str()).collect()
+}
+
+fn opened(store: &ResourceStore, subscription: &[&str]) -> (StreamState, DeltaDiscoveryResponse) {
+    let mut state = StreamState::new(SIDECAR);
+    assert_eq!(state.request(&subscribe(subscription)), Ok(None));
+    let response = one(&mut state, store);
+    state.request(&ack(&response)).unwrap();
+    (state, response)
+}
+
+#[test]
+fn a_wildcard_gets_everything_then_only_changes() {
+    let store = store(&[("a", "1"), ("b", "1")]);
+    let (mut state, response) = opened(&store, &[]);
+    assert_eq!(names(&response), ["a", "b"]);
+    assert!(state.responses(&store).is_empty());
+    store.apply([update("b", Some("2")), update("c", Some("1")), update("a", None), update("a", None)]);
+    let response = one(&mut state, &store);
+    assert_eq!(
+        (names(&response), response.removed_resources.clone()),
+        (vec!["b", "c"], vec!["a".to_owned()])
+    );
+    state.request(&ack(&response)).unwrap();
+    // The same content again is no change.
+    store.apply([update("b", Some("2"))]);
+    assert!(state.responses(&store).is_empty());
+}
+
+#[test]
+fn names_that_are_not_there_are_answered_as_removed_once() {
+    let store = store(&[("a", "1")]);
+    let (mut state, response) = opened(&store, &["a", "x"]);
+    assert_eq!((names(&response), response.removed_resources.clone()), (vec!["a"], vec!["x".to_owned()]));
+    assert!(state.responses(&store).is_empty());
+    store.apply([update("x", Some("1")), update("other", Some("1"))]);
+    assert_eq!(names(&one(&mut state, &store)), ["x"]);
+}
+
+#[test]
+fn nothing_is_answered_before_the_controller_is_synced() {
+    let store = ResourceStore::default();
+    let mut state = StreamState::new(SIDECAR);
+    let mut request = subscribe(&[]);
+    request.initial_resource_versions = HashMap::from([("a".into(), "old".into())]);
+    state.request(&request).unwrap();
+    assert!(state.responses(&store).is_empty());
+    store.apply([update("b", Some("1"))]);
+    assert!(state.responses(&store).is_empty());
+    store.set_synced();
+    let response = one(&mut state, &store);
+    assert_eq!((names(&response), response.removed_resources.clone()), (vec!["b"], vec!["a".to_owned()]));
+}
+
+#[test]
+fn an_empty_wildcard_is_answered_once() {
+    let store = store(&[]);
+    let (mut state, response) = opened(&store, &[]);
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    assert!(state.responses(&store).is_empty());
+}
+
+#[test]
+fn initial_versions_leave_only_the_differences() {
+    let store = store(&[("a", "1"), ("b", "1")]);
+    let (_, first) = opened(&store, &[]);
+    store.apply([update("b", Some("2"))]);
+    let mut state = StreamState::new(SIDECAR);
+    let mut request = subscribe(&[]);
+    request.initial_resource_versions = first
+        .resources
+        .iter()
+        .map(|r| (r.name.clone(), r.version.clone()))
+        .chain([("gone".into(), "1".into())])
+        .collect();
+    state.request(&request).unwrap();
+    let response = one(&mut state, &store);
+    assert_eq!((names(&response), response.removed_resources.clone()), (vec!["b"], vec!["gone".to_owned()]));
+}
+
+#[test]
+fn one_response_at_a_time_and_changes_meanwhile_come_together() {
+    let store = store(&[("a", "1")]);
+    let mut state = StreamState::new(SIDECAR);
+    state.request(&subscribe(&[])).unwrap();
+    let first = one(&mut state, &store);
+    store.apply([update("a", Some("2"))]);
+    store.apply([update("a", Some("3")), update("b", Some("1"))]);
+    assert!(state.responses(&store).is_empty());
+    // A stale nonce answers nothing, but its subscriptions count.
+    let stale = DeltaDiscoveryRequest { response_nonce: "no such".into(), ..subscribe(&["x"]) };
+    assert_eq!(state.request(&stale), Ok(None));
+    assert!(state.responses(&store).is_empty());
+    state.request(&ack(&first)).unwrap();
+    let response = one(&mut state, &store);
+    assert_eq!(
+        (names(&response), response.removed_resources.clone()),
+        (vec!["a", "b"], vec!["x".to_owned()])
+    );
+}
+
+#[test]
+fn what_was_refused_is_not_sent_again_until_it_changes() {
+    let store = store(&[("a", "1")]);
+    let mut state = StreamState::new(SIDECAR);
+    state.request(&subscribe(&[])).unwrap();
+    let response = one(&mut state, &store);
+    let detail = Status { code: 3, message: "a: bad".into(), details: vec![] };
+    let nack = DeltaDiscoveryRequest { error_detail: Some(detail), ..ack(&response) };
+    assert_eq!(state.request(&nack), Ok(Some("a: bad".into())));
+    assert!(state.responses(&store).is_empty());
+    store.apply([update("a", Some("2"))]);
+    assert_eq!(names(&one(&mut state, &store)), ["a"]);
+}
+
+#[test]
+fn unsubscribing_ends_it_and_subscribing_again_tells_again() {
+    let store = store(&[("a", "1"), ("b", "1")]);
+    let (mut state, _) = opened(&store, &["a", "b"]);
+    let unsubscribe = |name: &str| DeltaDiscoveryRequest {
+        type_url: TYPE.into(),
+        resource_names_unsubscribe: vec![name.into()],
+        ..Default::default()
+    };
+    state.request(&unsubscribe("a")).unwrap();
+    store.apply([update("a", Some("2")), update("b", Some("2"))]);
+    let response = one(&mut state, &store);
+    assert_eq!(names(&response), ["b"]);
+    state.request(&ack(&response)).unwrap();
+    state.request(&subscribe(&["a", "b"])).unwrap();
+    assert_eq!(names(&one(&mut state, &store)), ["a", "b"]);
+}
+
+#[test]
+fn edge_certificates_are_for_gateways() {
+    let store = ResourceStore::default();
+    let value = Some(v1::EdgeCertificate::default().encode_to_vec());
+    store.apply([Update { type_url: type_url::EDGE_CERTIFICATE, name: "shop/cert".into(), value }]);
+    store.set_synced();
+    for (viewer, seen) in [(SIDECAR, 0), (GATEWAY, 1)] {
+        let mut state = StreamState::new(viewer);
+        state
+            .request(&DeltaDiscoveryRequest {
+                type_url: type_url::EDGE_CERTIFICATE.into(),
+                ..Default::default()
+            })
+            .unwrap();
+        assert_eq!(one(&mut state, &store).resources.len(), seen);
+    }
+    let id = |text: &str| Viewer::of(&text.parse().unwrap()).is_gateway;
+    assert!(id("spiffe://a/ns/tombolo-system/sa/gateway") && id("spiffe://a/ns/tombolo-system/sa/gateway-2"));
+    assert!(!id("spiffe://a/ns/shop/sa/gateway") && !id("spiffe://a/ns/tombolo-system/sa/gatewayx"));
+}
+
+#[test]
+fn a_stream_far_behind_compares_everything() {
+    let store = store(&[("a", "1")]);
+    let (mut state, _) = opened(&store, &[]);
+    for n in 0..6000 {
+        store.apply([update("b", Some(&n.to_string()))]);
+    }
+    store.apply([update("a", None)]);
+    let response = one(&mut state, &store);
+    assert_eq!((names(&response), response.removed_resources.clone()), (vec!["b"], vec!["a".to_owned()]));
+}
+
+#[test]
+fn names_and_types_are_bounded() {
+    let mut state = StreamState::new(SIDECAR);
+    let many: Vec<String> = (0..20_001).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(state.request(&subscribe(&many)).is_err());
+    let mut state = StreamState::new(SIDECAR);
+    let request = |n: usize| DeltaDiscoveryRequest { type_url: n.to_string(), ..Default::default() };
+    assert!((0..16).all(|n| state.request(&request(n)).is_ok()));
+    assert!(state.request(&request(16)).is_err());
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Set(u8, u8),
+    Remove(u8),
+    Subscribe(u8),
+    Unsubscribe(u8),
+    Deliver,
+    Reconnect,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0u8..6, 0u8..4).prop_map(|(n, v)| Event::Set(n, v)),
+        2 => (0u8..6).prop_map(Event::Remove),
+        1 => (0u8..6).prop_map(Event::Subscribe),
+        1 => (0u8..6).prop_map(Event::Unsubscribe),
+        4 => Just(Event::Deliver),
+        1 => Just(Event::Reconnect),
+    ]
+}
+
+/// A client as simple as it can be.
+#[derive(Default)]
+struct Model {
+    wildcard: bool,
+    names: std::collections::BTreeSet<String>,
+    held: BTreeMap<String, (String, Vec<u8>)>,
+}
+
+impl Model {
+    fn take(&mut self, response: &DeltaDiscoveryResponse) {
+        for r in &response.resources {
+            self.held.insert(r.name.clone(), (r.version.clone(), r.resource.clone().unwrap().value));
+        }
+        for name in &response.removed_resources {
+            self.held.remove(name);
+        }
+    }
+
+    fn open(&self) -> DeltaDiscoveryRequest {
+        let star = (self.wildcard && !self.names.is_empty()).then(|| "*".to_owned());
+        DeltaDiscoveryRequest {
+            type_url: TYPE.into(),
+            resource_names_subscribe: star.into_iter().chain(self.names.iter().cloned()).collect(),
+            initial_resource_versions: self.held.iter().map(|(n, (v, _))| (n.clone(), v.clone())).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever happens, a client that takes everything ends with exactly what it subscribed to.
+    #[test]
+    fn a_client_ends_with_what_the_store_holds(wildcard: bool, events in proptest::collection::vec(event(), 1..80)) {
+        let store = ResourceStore::default();
+        store.set_synced();
+        let mut truth: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut model = Model { wildcard, ..Default::default() };
+        if !wildcard {
+            model.names.insert("0".into());
+        }
+        let mut state = StreamState::new(SIDECAR);
+        state.request(&model.open()).unwrap();
+        let deliver = |state: &mut StreamState, model: &mut Model| {
+            for response in state.responses(&store) {
+                model.take(&response);
+                state.request(&ack(&response)).unwrap();
+            }
+        };
+        for event in events {
+            match event {
+                Event::Set(n, v) => {
+                    let change = update(&n.to_string(), Some(&v.to_string()));
+                    truth.insert(n.to_string(), change.value.clone().unwrap());
+                    store.apply([change]);
+                }
+                Event::Remove(n) => {
+                    truth.remove(&n.to_string());
+                    store.apply([update(&n.to_string(), None)]);
+                }
+                Event::Subscribe(n) => {
+                    model.names.insert(n.to_string());
+                    state.request(&subscribe(&[&n.to_string()])).unwrap();
+                }
+                Event::Unsubscribe(n) if model.wildcard || model.names.len() > 1 => {
+                    let name = n.to_string();
+                    if model.names.remove(&name) && !model.wildcard {
+                        model.held.remove(&name);
+                    }
+                    let request = DeltaDiscoveryRequest {
+                        type_url: TYPE.into(),
+                        resource_names_unsubscribe: vec![name],
+                        ..Default::default()
+                    };
+                    state.request(&request).unwrap();
+                }
+                Event::Unsubscribe(_) => {}
+                Event::Deliver => deliver(&mut state, &mut model),
+                Event::Reconnect => {
+                    state = StreamState::new(SIDECAR);
+                    state.request(&model.open()).unwrap();
+                }
+            }
+        }
+        deliver(&mut state, &mut model);
+        deliver(&mut state, &mut model);
+        let held: BTreeMap<String, Vec<u8>> = model.held.iter().map(|(n, (_, v))| (n.clone(), v.clone())).collect();
+        truth.retain(|name, _| model.wildcard || model.names.contains(name));
+        prop_assert_eq!(held, truth);
+    }
+}
+
+/// The real client against the real server, over a connection in memory.
+mod end_to_end {
+    use hyper_util::rt::TokioIo;
+    use tokio::sync::watch;
+    use tombolo_core::{
+        discovery::{Cache, Client, ClientParts, Discovery},
+        model::{Scope, ServiceKey},
+        tls::grpc::Peer,
+    };
+    use tombolo_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+    use tonic::transport::{Endpoint, Server, Uri};
+
+    use super::*;
+
+    /// A controller that can be stopped and started, and restarted without memory.
+    struct Controller {
+        store: watch::Sender<Option<Arc<ResourceStore>>>,
+    }
+
+    fn connect(current: watch::Receiver<Option<Arc<ResourceStore>>>) -> tombolo_core::discovery::Connect {
+        Arc::new(move || {
+            let mut current = current.clone();
+            Box::pin(async move {
+                let store = current.borrow_and_update().clone().ok_or("the controller is down")?;
+                let (client, server) = tokio::io::duplex(64 * 1024);
+                let service = AggregatedDiscoveryServiceServer::new(DeltaServer::new(
+                    store.clone(),
+                    tombolo_core::model::TrustDomain::parse("east.test").unwrap(),
+                ));
+                let peer = Peer {
+                    id: Some("spiffe://east.test/ns/shop/sa/storefront".parse().unwrap()),
+                    address: ([127, 0, 0, 1], 1).into(),
+                };
+                let layer = tower::ServiceBuilder::new().map_request(move |mut request: http::Request<_>| {
+                    request.extensions_mut().insert(peer.clone());
+                    request
+                });
+                let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
+                tokio::spawn(async move {
+                    let serving =
+                        Server::builder().layer(layer).add_service(service).serve_with_incoming(incoming);
+                    // The connection goes down with the controller.
+                    tokio::select! {
+                        _ = serving => {}
+                        _ = current.changed() => {}
+                    }
+                });
+                let mut client = Some(client);
+                let endpoint = Endpoint::from_static("http://controller.invalid");
+                let dial = tower::service_fn(move |_: Uri| {
+                    let client = client.take().map(TokioIo::new);
+                    async move { client.ok_or_else(|| std::io::Error::other("gone")) }
+                });
+                endpoint.connect_with_connector(dial).await.map_err(|e| e.to_string())
+            })
+        })
+    }
+
+    impl Controller {
+        fn start() -> (Self, watch::Receiver<Option<Arc<ResourceStore>>>) {
+            let (store, current) = watch::channel(None);
+            (Self { store }, current)
+        }
+
+        fn run(&self, store: &Arc<ResourceStore>) {
+            self.store.send_replace(Some(store.clone()));
+        }
+
+        fn stop(&self) {
+            self.store.send_replace(None);
+        }
+    }
+
+    fn proxy(current: watch::Receiver<Option<Arc<ResourceStore>>>, cache: Option<Cache>) -> Discovery {
+        let (client, discovery) = Client::new(ClientParts {
+            node: Default::default(),
+            wildcard: vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE],
+            compile: |_| Default::default(),
+            connect: connect(current),
+            cache,
+            before_publish: Arc::new(|_| {}),
+        });
+        tokio::spawn(client.run());
+        discovery
+    }
+
+    fn service(name: &str) -> [Update; 2] {
+        let key = format!("cluster/shop/{name}");
+        let ports = vec![v1::ServicePort { name: "http".into(), port: 80, app_protocol: String::new() }];
+        let service =
+            v1::Service { namespace: "shop".into(), name: name.into(), scope: 1, ports, vip_index: 1 };
+        let endpoint = v1::Endpoint { id: "e".into(), address: "127.0.0.1:1".into(), ..Default::default() };
+        let ports = vec![v1::EndpointList { port: 80, endpoints: vec![endpoint] }];
+        let endpoints = v1::EndpointSet { namespace: "shop".into(), name: name.into(), scope: 1, ports };
+        [
+            Update { type_url: type_url::SERVICE, name: key.clone(), value: Some(service.encode_to_vec()) },
+            Update { type_url: type_url::ENDPOINT_SET, name: key, value: Some(endpoints.encode_to_vec()) },
+        ]
+    }
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey::new(Scope::Cluster, "shop", name).unwrap()
+    }
+
+    async fn until(discovery: &Discovery, what: &str, holds: impl Fn(&Discovery) -> bool) {
+        let mut changes = discovery.changes();
+        let waiting = async {
+            loop {
+                changes.borrow_and_update();
+                if holds(discovery) {
+                    return;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    fn knows(discovery: &Discovery, name: &str) -> bool {
+        discovery.snapshot().load().services.contains_key(&key(name))
+    }
+
+    #[tokio::test]
+    async fn a_proxy_learns_keeps_and_resumes() {
+        let (controller, current) = Controller::start();
+        let store = Arc::new(ResourceStore::default());
+        store.apply(service("checkout"));
+        store.set_synced();
+        controller.run(&store);
+        let directory = tempfile::tempdir().unwrap();
+        let cache = || Some(Cache::new(directory.path()));
+        let discovery = proxy(current.clone(), cache());
+        until(&discovery, "checkout", |d| knows(d, "checkout")).await;
+        assert!(
+            discovery.snapshot().load().services[&key("checkout")].endpoints.is_empty(),
+            "not asked for yet"
+        );
+        assert!(discovery.wait_for(&key("checkout"), Duration::from_secs(20)).await);
+
+        // A controller that has lost everything and is not synced blanks nothing.
+        let empty = Arc::new(ResourceStore::default());
+        controller.run(&empty);
+        let mut synced = discovery.synced();
+        synced.wait_for(|synced| *synced).await.unwrap();
+        controller.stop();
+        assert!(knows(&discovery, "checkout"));
+
+        // It comes back with a change: the difference arrives, and what is gone goes.
+        let next = Arc::new(ResourceStore::default());
+        next.apply(service("payments"));
+        next.set_synced();
+        controller.run(&next);
+        until(&discovery, "payments for checkout", |d| knows(d, "payments") && !knows(d, "checkout")).await;
+        assert_eq!(discovery.stats().nacks.load(std::sync::atomic::Ordering::Relaxed), 0);
+
+        // What was asked for is in the cache, and a restart without a controller starts from it.
+        next.apply(service("checkout"));
+        until(&discovery, "both", |d| knows(d, "checkout")).await;
+        assert!(discovery.wait_for(&key("checkout"), Duration::from_secs(20)).await);
+        controller.stop();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let again = proxy(current.clone(), cache());
+            let snapshot = again.snapshot().load_full();
+            let whole = knows(&again, "payments")
+                && snapshot.services.get(&key("checkout")).is_some_and(|entry| !entry.endpoints.is_empty());
+            if whole && *again.synced().borrow() {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "the cache was never written");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_bad_resource_is_refused_and_the_others_are_taken() {
+        let (controller, current) = Controller::start();
+        let store = Arc::new(ResourceStore::default());
+        store.apply(service("checkout"));
+        store.set_synced();
+        controller.run(&store);
+        let discovery = proxy(current, None);
+        until(&discovery, "checkout", |d| knows(d, "checkout")).await;
+        let port = |port| v1::ServicePort { port, ..Default::default() };
+        let bad = v1::Service {
+            namespace: "shop".into(),
+            name: "checkout".into(),
+            scope: 1,
+            ports: vec![port(0)],
+            vip_index: 1,
+        };
+        let value = Some(bad.encode_to_vec());
+        let bad = Update { type_url: type_url::SERVICE, name: "cluster/shop/checkout".into(), value };
+        store.apply(service("payments").into_iter().chain([bad]));
+        until(&discovery, "payments", |d| knows(d, "payments")).await;
+        let snapshot = discovery.snapshot().load_full();
+        assert_eq!(snapshot.services[&key("checkout")].ports[0].port, 80, "the last good one stays");
+        assert_eq!(discovery.stats().nacks.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+}
