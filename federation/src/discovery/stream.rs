@@ -129,8 +129,12 @@ impl Subscription {
         } else {
             self.names.insert(name.to_owned());
             if !is_first {
-                // Asked again by name: told again.
-                self.told.remove(name);
+                // Asked again by name: told again. What it holds meanwhile is not forgotten.
+                match self.told.get_mut(name) {
+                    Some(Told::Version(version)) => version.clear(),
+                    Some(Told::Missing) => drop(self.told.remove(name)),
+                    None => {}
+                }
             }
         }
         self.seen = None;

@@ -369,7 +369,8 @@ mod end_to_end {
             let mut current = current.clone();
             Box::pin(async move {
                 let store = current.borrow_and_update().clone().ok_or("the controller is down")?;
-                let (client, server) = tokio::io::duplex(64 * 1024);
+                let (client, mut near) = tokio::io::duplex(64 * 1024);
+                let (mut far, server) = tokio::io::duplex(64 * 1024);
                 let service = AggregatedDiscoveryServiceServer::new(DeltaServer::new(
                     store.clone(),
                     tombolo_core::model::TrustDomain::parse("east.test").unwrap(),
@@ -383,12 +384,13 @@ mod end_to_end {
                     request
                 });
                 let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
+                tokio::spawn(
+                    Server::builder().layer(layer).add_service(service).serve_with_incoming(incoming),
+                );
                 tokio::spawn(async move {
-                    let serving =
-                        Server::builder().layer(layer).add_service(service).serve_with_incoming(incoming);
                     // The connection goes down with the controller.
                     tokio::select! {
-                        _ = serving => {}
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                         _ = current.changed() => {}
                     }
                 });
