@@ -1,0 +1,75 @@
+//! A snapshot as the admin pages show it.
+
+use serde_json::{Value, json};
+
+use crate::model::{Endpoint, EndpointHealth, Reach, ServiceEntry, Snapshot, Transport};
+
+/// Services with their endpoints, and trust domains. Nothing in it is secret.
+pub fn view(snapshot: &Snapshot) -> Value {
+    let mut services: Vec<_> = snapshot.services.values().collect();
+    services.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut trust: Vec<_> = snapshot.trust.iter().collect();
+    trust.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+    let bundle = |bundle: &crate::model::TrustBundle| {
+        json!({
+            "trustDomain": bundle.trust_domain.as_str(),
+            "sequence": bundle.sequence,
+            "roots": bundle.roots.len(),
+        })
+    };
+    json!({
+        "version": snapshot.version,
+        "objects": snapshot.config.status,
+        "services": services.iter().map(|entry| service(entry)).collect::<Vec<_>>(),
+        "trust": trust.iter().map(|b| bundle(b)).collect::<Vec<_>>(),
+    })
+}
+
+fn service(entry: &ServiceEntry) -> Value {
+    let ports = entry.ports.iter().map(|port| {
+        let endpoints = entry.endpoints.get(&port.port);
+        json!({
+            "name": &*port.name,
+            "port": port.port,
+            "protocol": format!("{:?}", port.protocol).to_ascii_lowercase(),
+            "endpoints": endpoints.map(|all| all.iter().map(|e| endpoint(e)).collect::<Vec<_>>()),
+        })
+    });
+    json!({
+        "name": entry.key.to_string(),
+        "dnsName": entry.key.dns_name(),
+        "vipIndex": entry.vip_index,
+        "ports": ports.collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let (address, via) = match &endpoint.reach {
+        Reach::Direct(address) => (Some(address.to_string()), Vec::new()),
+        Reach::Via(gateways) => (None, gateways.iter().map(ToString::to_string).collect()),
+    };
+    let identity = match &endpoint.transport {
+        Transport::Plaintext => None,
+        Transport::Mesh { identity, .. } => Some(identity.to_string()),
+    };
+    let health = match endpoint.health {
+        EndpointHealth::Healthy => "healthy",
+        EndpointHealth::Unhealthy => "unhealthy",
+        EndpointHealth::Draining => "draining",
+    };
+    json!({
+        "id": &*endpoint.id,
+        "cluster": &*endpoint.cluster,
+        "address": address,
+        "via": via,
+        "identity": identity,
+        "region": &*endpoint.locality.region,
+        "zone": &*endpoint.locality.zone,
+        "weight": endpoint.weight,
+        "labels": endpoint.labels,
+        "lane": endpoint.lane.as_ref().map(|lane| lane.as_str()),
+        "health": health,
+        "stale": endpoint.stale,
+        "exported": endpoint.exported,
+    })
+}
