@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     decide::{ArmReason, Backend, BindKey, Caller, Decision, Filters, Outcome, RequestHead, Retry, Timeouts},
-    identity::{Credentials, testing::FakeCa},
+    identity::Credentials,
     model::{
         AppProtocol, Endpoint, EndpointHealth, Labels, Locality, Reach, Scope, ServiceKey, Snapshot,
         SpiffeId, Transport, TrustBundles,
@@ -498,20 +498,5 @@ impl Site {
         let tcp = TcpStream::connect(address).await?;
         let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
         soon("a TLS handshake", tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp)).await
-    }
-}
-
-/// A cluster's authority and the proxies in it that are needed.
-pub struct Cluster {
-    pub ca: FakeCa,
-}
-
-impl Cluster {
-    pub fn new(trust_domain: &str) -> Self {
-        Self { ca: FakeCa::new(trust_domain) }
-    }
-
-    pub fn setup(&self, account: &str, trust: &Arc<TrustBundles>) -> Setup {
-        Setup { identity: Some(self.ca.credentials("shop", account)), trust: trust.clone(), tcp: None }
     }
 }
