@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use credentials::{Credentials, CredentialsError, Identity};
 pub use request::{KeyError, KeyRequest};
-pub use rotation::{Clock, Rotation, RotationError, Schedule, system_clock};
+pub use rotation::{Clock, Rotating, Rotation, RotationError, Schedule, system_clock};
 pub use signer::{GrpcSigner, Proof, SignError, Signed, Signer};
 pub use store::{Store, StoreError};
 pub use token::{Purpose, Secret, Token, TokenError};

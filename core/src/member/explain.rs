@@ -213,7 +213,7 @@ mod tests {
             ("url=/path", "absolute"),
             ("url=http://a&method=G%20T", "method"),
             ("url=http://a&header=x", "header field"),
-            ("url=http://a&header=x:%0Ay", "header field"),
+            ("url=http://a&header=x:a%0Ay", "header field"),
             ("url=http://a&address=x", "IP address"),
             ("url=http://a&identity=x", "SPIFFE"),
             ("url=http://a&colour=x", "\"colour\" is not known"),

@@ -3,12 +3,16 @@
 
 mod explain;
 mod feed;
+mod join;
 mod listeners;
+mod registration;
 mod view;
 
 pub use explain::{Question, QuestionError};
 pub use feed::PoolFeeder;
+pub use join::{Discovering, JoinError, JoinOptions, Member};
 pub use listeners::{ListenerSet, Wanted};
+pub use registration::{Registered, Registration, RegistrationParts};
 pub use view::view;
 
 /// A number that differs from process to process, for the choices of `balance`.

@@ -1,0 +1,168 @@
+//! Becoming a member of the mesh: an identity, and the way to the controller.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+use tombolo_proto::xds::Node;
+
+use super::PoolFeeder;
+use crate::{
+    discovery::{Cache, Client, ClientParts, Compile, Connect, Discovery},
+    identity::{
+        self, GrpcSigner, Rotating, Rotation, RotationError, Schedule, Store, StoreError, Token, system_clock,
+    },
+    model::{SpiffeId, TrustBundle, TrustBundles},
+    tls::{self, grpc},
+};
+
+/// What a process needs to become a member.
+#[derive(Debug, Clone)]
+pub struct JoinOptions {
+    /// The controllers of its cluster, `HOST:PORT`, tried in this order; the token's own come after them.
+    pub controllers: Vec<String>,
+    /// For its first certificate. Without one there has to be an identity in the state directory.
+    pub token: Option<Arc<Token>>,
+    /// Where identity and the last good snapshot outlive the process.
+    pub state_dir: PathBuf,
+}
+
+/// Why a process is no member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no certificate to be had.
+    #[error(transparent)]
+    Identity(#[from] RotationError),
+}
+
+/// A member of the mesh. Its certificate is kept fresh for as long as this lives.
+#[derive(Debug)]
+pub struct Member {
+    id: SpiffeId,
+    rotating: Rotating,
+    addresses: Vec<String>,
+    learned: Arc<Learned>,
+    state_dir: PathBuf,
+}
+
+impl Member {
+    /// Obtains an identity, or takes the one on disk. Waits for as long as it takes to reach a controller, unless there
+    /// is a valid identity on disk.
+    pub async fn join(options: JoinOptions) -> Result<Self, JoinError> {
+        let store = Store::open(&options.state_dir)?;
+        let trust_domain = match &options.token {
+            Some(token) => token.trust_domain.clone(),
+            None => match store.load()? {
+                Some(identity) => identity.credentials.id().trust_domain().clone(),
+                None => return Err(RotationError::NoProof.into()),
+            },
+        };
+        let mut addresses = options.controllers;
+        for address in options.token.iter().flat_map(|token| &token.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        let rotation = Rotation {
+            signer: Arc::new(GrpcSigner::controller(&trust_domain, addresses.clone())),
+            store: Some(store),
+            token: options.token,
+            schedule: Schedule::default(),
+            clock: system_clock(),
+        };
+        let rotating = rotation.start().await?;
+        let id = rotating.credentials().borrow().id().clone();
+        tracing::info!(%id, "has an identity");
+        Ok(Self { id, rotating, addresses, learned: Arc::default(), state_dir: options.state_dir })
+    }
+
+    /// Who this process is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The certificate in force.
+    pub fn credentials(&self) -> identity::Watch {
+        self.rotating.credentials()
+    }
+
+    /// Makes channels to the controller, each with the certificate and roots of the moment.
+    pub fn connect(&self) -> Connect {
+        let (credentials, bundle) = (self.rotating.credentials(), self.rotating.bundle());
+        let (learned, addresses) = (Arc::clone(&self.learned), self.addresses.clone());
+        let controller = SpiffeId::controller(self.id.trust_domain());
+        Arc::new(move || {
+            let mut trust = TrustBundles::default();
+            trust.insert((*learned.newest(&bundle)).clone());
+            let credentials = Arc::clone(&credentials.borrow());
+            let config = tls::mesh_client(credentials, Arc::new(trust), &controller, &["h2"]);
+            let addresses = addresses.clone();
+            Box::pin(async move {
+                let config = config.map_err(|error| error.to_string())?;
+                grpc::connect(&addresses, config).await.map_err(|error| error.to_string())
+            })
+        })
+    }
+
+    /// Starts discovery, from the cached snapshot if there is one. Everything of the types in `wildcard` is wanted;
+    /// `feeder` gets each snapshot before it is published.
+    pub fn discover(
+        &self,
+        kind: &str,
+        wildcard: Vec<&'static str>,
+        compile: Compile,
+        feeder: Arc<PoolFeeder>,
+    ) -> (Discovery, Discovering) {
+        let (learned, own) = (Arc::clone(&self.learned), self.id.clone());
+        let (client, discovery) = Client::new(ClientParts {
+            node: Node {
+                id: self.id.to_string(),
+                user_agent_name: format!("tombolo-{kind}"),
+                ..Node::default()
+            },
+            wildcard,
+            compile,
+            connect: self.connect(),
+            cache: Some(Cache::new(&self.state_dir)),
+            before_publish: Arc::new(move |snapshot| {
+                if let Some(bundle) = snapshot.trust.get(own.trust_domain()) {
+                    learned.learn(bundle);
+                }
+                feeder.feed(snapshot);
+            }),
+        });
+        (discovery, Discovering(tokio::spawn(client.run())))
+    }
+}
+
+/// Discovery that runs. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Discovering(JoinHandle<()>);
+
+impl Drop for Discovering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The own trust domain's bundle, as discovery has told it last.
+#[derive(Debug, Default)]
+struct Learned(Mutex<Option<Arc<TrustBundle>>>);
+
+impl Learned {
+    fn learn(&self, bundle: &Arc<TrustBundle>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(bundle));
+    }
+
+    /// This one or the certificate's, whichever is newer.
+    fn newest(&self, issued: &watch::Receiver<Arc<TrustBundle>>) -> Arc<TrustBundle> {
+        let issued = Arc::clone(&issued.borrow());
+        let learned = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        learned.filter(|learned| learned.sequence > issued.sequence).unwrap_or(issued)
+    }
+}
