@@ -88,6 +88,7 @@ pub struct Discovery {
     documents: Arc<ArcSwap<ResourceSet>>,
     version: watch::Receiver<u64>,
     synced: watch::Receiver<bool>,
+    confirmed: watch::Receiver<bool>,
     wanted: Arc<DashSet<ServiceKey>>,
     want: mpsc::UnboundedSender<ServiceKey>,
     stats: Arc<DiscoveryStats>,
@@ -112,6 +113,12 @@ impl Discovery {
     /// True once there is a good state: from the cache, or the first answer for every type.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.synced.clone()
+    }
+
+    /// True once the controller itself has answered for every type of which everything is wanted: from then on, what
+    /// is not in the snapshot does not exist. The cache alone does not say so.
+    pub fn confirmed(&self) -> watch::Receiver<bool> {
+        self.confirmed.clone()
     }
 
     /// Counters.
@@ -165,6 +172,7 @@ pub struct Client {
     documents: Arc<ArcSwap<ResourceSet>>,
     version: watch::Sender<u64>,
     synced: watch::Sender<bool>,
+    confirmed: watch::Sender<bool>,
     want: mpsc::UnboundedReceiver<ServiceKey>,
     unsaved: Arc<Unsaved>,
     stats: Arc<DiscoveryStats>,
@@ -175,6 +183,7 @@ impl Client {
     pub fn new(parts: ClientParts) -> (Self, Discovery) {
         let (version, versions) = watch::channel(0);
         let (synced, is_synced) = watch::channel(false);
+        let (confirmed, is_confirmed) = watch::channel(false);
         let (want, wants) = mpsc::unbounded_channel();
         let (snapshot, documents) = (Arc::new(ArcSwap::default()), Arc::new(ArcSwap::default()));
         let stats = Arc::new(DiscoveryStats::default());
@@ -187,14 +196,23 @@ impl Client {
             documents: documents.clone(),
             version,
             synced,
+            confirmed,
             want: wants,
             unsaved: Arc::default(),
             stats: stats.clone(),
             parts,
         };
         client.load_cache(&wanted);
-        let discovery =
-            Discovery { snapshot, documents, version: versions, synced: is_synced, wanted, want, stats };
+        let discovery = Discovery {
+            snapshot,
+            documents,
+            version: versions,
+            synced: is_synced,
+            confirmed: is_confirmed,
+            wanted,
+            want,
+            stats,
+        };
         (client, discovery)
     }
 
@@ -307,10 +325,13 @@ impl Client {
         if let Some(url) = type_url::ALL.into_iter().find(|url| *url == response.type_url) {
             self.answered.insert(url);
         }
-        if !*self.synced.borrow() && self.parts.wildcard.iter().all(|url| self.answered.contains(url)) {
-            // Also where everything is empty there is a snapshot now.
-            self.publish();
-            self.synced.send_replace(true);
+        if !*self.confirmed.borrow() && self.parts.wildcard.iter().all(|url| self.answered.contains(url)) {
+            if !*self.synced.borrow() {
+                // Also where everything is empty there is a snapshot now.
+                self.publish();
+                self.synced.send_replace(true);
+            }
+            self.confirmed.send_replace(true);
         }
         self.protocol.answer(response, &applied.refused)
     }
