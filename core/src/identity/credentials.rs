@@ -118,3 +118,50 @@ pub struct Identity {
     /// The roots of its trust domain.
     pub bundle: Arc<TrustBundle>,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::identity::{
+        pem,
+        testing::{FakeCa, Leaf},
+    };
+
+    #[test]
+    fn debug_shows_no_key() {
+        let ca = FakeCa::new("east.example");
+        let credentials = ca.credentials("shop", "checkout");
+        let shown = format!("{credentials:?} {credentials:#?}");
+        let mut key = String::new();
+        pem::write(&mut key, "PRIVATE KEY", credentials.key_pkcs8());
+        assert!(shown.contains("spiffe://east.example/ns/shop/sa/checkout"));
+        assert!(!shown.contains("key:") && !key.lines().any(|line| shown.contains(line)), "{shown}");
+    }
+
+    #[test]
+    fn validity_holds_from_its_first_moment_to_before_its_last() {
+        let ca = FakeCa::new("east.example");
+        let credentials = ca.credentials("shop", "checkout");
+        let (from, to, moment) = (credentials.not_before(), credentials.not_after(), Duration::from_nanos(1));
+        assert!(credentials.is_valid_at(from) && credentials.is_valid_at(to - moment));
+        assert!(!credentials.is_valid_at(from - moment) && !credentials.is_valid_at(to));
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let ca = FakeCa::new("east.example");
+        let (leaf, key) = ca.issue_raw(&Leaf::new(&ca.id("shop", "checkout")));
+        let (_, other) = ca.issue_raw(&Leaf::new(&ca.id("shop", "checkout")));
+        let refusal =
+            |chain: Vec<_>, key: &[u8]| Credentials::new(chain, Zeroizing::new(key.to_vec())).unwrap_err();
+        assert_eq!(refusal(vec![leaf.clone()], &other), CredentialsError::KeyMismatch);
+        assert_eq!(refusal(vec![leaf.clone()], b"key"), CredentialsError::Key);
+        assert_eq!(refusal(Vec::new(), &key), CredentialsError::ChainLength(0));
+        assert_eq!(refusal(vec![leaf; MAX_CHAIN + 1], &key), CredentialsError::ChainLength(MAX_CHAIN + 1));
+        let root = vec![ca.root().clone()];
+        assert!(matches!(refusal(root, &key), CredentialsError::Leaf(_)));
+    }
+}

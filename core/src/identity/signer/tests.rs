@@ -14,11 +14,17 @@ use crate::identity::{
     testing::{FakeCa, FakeSigner, trust},
 };
 
+/// Who asked, and with which secret.
+type Calls = Arc<Mutex<Vec<(Option<SpiffeId>, String)>>>;
+
+/// What to say instead of signing.
+type Answer = Arc<Mutex<Option<Result<v1::SignResponse, Status>>>>;
+
 /// A controller that signs for `shop/checkout`, or says what it was told to.
 struct Controller {
     signer: FakeSigner,
-    calls: Arc<Mutex<Vec<(Option<SpiffeId>, String)>>>,
-    answer: Arc<Mutex<Option<Result<v1::SignResponse, Status>>>>,
+    calls: Calls,
+    answer: Answer,
 }
 
 #[tonic::async_trait]
@@ -65,8 +71,8 @@ fn token(ca: &FakeCa, addresses: Vec<String>) -> Token {
 struct World {
     ca: Arc<FakeCa>,
     address: String,
-    calls: Arc<Mutex<Vec<(Option<SpiffeId>, String)>>>,
-    answer: Arc<Mutex<Option<Result<v1::SignResponse, Status>>>>,
+    calls: Calls,
+    answer: Answer,
 }
 
 impl World {
@@ -76,7 +82,7 @@ impl World {
         let address = listener.local_addr().unwrap().to_string();
         let config = tls::controller_server(ca.controller(), trust(&[&ca]), &["h2"]).unwrap();
         let signer = FakeSigner::new(Arc::clone(&ca), ca.id("shop", "checkout"), Duration::from_secs(3600));
-        let (calls, answer) = (Arc::default(), Arc::default());
+        let (calls, answer) = (Calls::default(), Answer::default());
         let controller = Controller { signer, calls: Arc::clone(&calls), answer: Arc::clone(&answer) };
         let incoming = grpc::incoming(listener, Arc::new(ArcSwap::new(config)));
         let server = Server::builder().add_service(IdentityServer::new(controller));

@@ -90,7 +90,8 @@ fn other_spellings_of_the_same_content_are_refused() {
 
 #[test]
 fn parts_that_no_token_can_have_are_neither_printed_nor_parsed() {
-    let cases: [(&str, fn(&mut Token)); 9] = [
+    type Case = (&'static str, fn(&mut Token));
+    let cases: [Case; 9] = [
         ("addresses", |token| token.addresses.clear()),
         ("addresses", |token| token.addresses = vec!["10.0.0.1:1".into(); MAX_ADDRESSES + 1]),
         ("addresses", |token| token.addresses = vec!["10.0.0.1".into()]),

@@ -82,7 +82,9 @@ async fn two_workloads_of_two_trust_domains_know_each_other() {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is wrong, what is said of it, and how a good leaf becomes so.
-const WRONG: &[(&str, &str, fn(&mut Leaf))] = &[
+type Wrong = (&'static str, &'static str, fn(&mut Leaf));
+
+const WRONG: &[Wrong] = &[
     ("expired", "Expired", |leaf| leaf.not_after = SystemTime::now() - MINUTE),
     ("not yet valid", "NotValidYet", |leaf| leaf.not_before = SystemTime::now() + MINUTE),
     ("no URI", "UriCount(0)", |leaf| leaf.uris.clear()),
