@@ -141,6 +141,11 @@ pub(super) struct HeadState {
 }
 
 impl HeadState {
+    /// True if a head was begun and did not become a request.
+    pub fn is_open(&self) -> bool {
+        self.reading.load(Ordering::Relaxed)
+    }
+
     /// True if a head took too long, which has ended the connection.
     pub fn was_late(&self) -> bool {
         self.late.load(Ordering::Relaxed)

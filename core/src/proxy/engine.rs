@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     Acceptor, Arrival, Connection, ConnectionService, Director, Entry, MeshUpstream, Observer, Picker,
     acceptor::Spoken,
-    gate::Gate,
+    gate::{Gate, Mirrors},
     listen::{Accepted, ListenStats, signalled},
     tcp,
     upstream::MeshConnector,
@@ -88,6 +88,7 @@ impl HttpEngine {
             picker: parts.picker,
             upstream: parts.upstream,
             observer: parts.observer,
+            mirrors: Mirrors::default(),
         };
         Ok(Arc::new(Self { proxy: Arc::new(build(gate, connector)?), tcp }))
     }
@@ -121,8 +122,10 @@ impl HttpEngine {
             let Ok(next) = stream.into_any().downcast::<Connection>() else { break };
             (connection, settings) = (*next, kept);
         }
-        if head.is_some_and(|head| head.was_late()) {
-            ListenStats::count(&stats.head_timeouts);
+        match head {
+            Some(head) if head.was_late() => ListenStats::count(&stats.head_timeouts),
+            Some(head) if head.is_open() => ListenStats::count(&stats.bad_heads),
+            _ => {}
         }
     }
 

@@ -66,6 +66,9 @@ pub struct ListenStats {
     pub handshake_failed: AtomicU64,
     /// Connections closed because a request's head took too long.
     pub head_timeouts: AtomicU64,
+    /// Connections that ended in a head that is no valid HTTP/1.1, or that was broken off. (A head that is valid and
+    /// refused all the same is in the access log.)
+    pub bad_heads: AtomicU64,
     /// Connections closed because their server name is not known here.
     pub unknown_name: AtomicU64,
 }

@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    Arrival, Connection, Director, MeshUpstream, Observer, Picked, Picker, TcpEnd, TcpOutcome, TryResult,
-    Wanted, copy::copy_both, gate::random, listen::signalled, upstream::CONNECT_TIMEOUT,
+    Arrival, Connection, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd, TcpOutcome,
+    TryResult, Wanted, copy::copy_both, gate::random, listen::signalled, upstream::CONNECT_TIMEOUT,
 };
 use crate::{
     decide::Backend,
@@ -132,7 +132,7 @@ impl Tunnels {
         while let Some(address) =
             self.upstream.address(endpoint, &tried, spread).filter(|_| tried.len() < TRIES)
         {
-            match self.upstream.connect_tcp(endpoint, address).await {
+            match self.upstream.connect(endpoint, address, MeshProtocol::Tcp).await {
                 Ok(connection) => return Some((connection, address)),
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.id, %error, "no tunnel");

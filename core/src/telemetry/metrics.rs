@@ -96,6 +96,8 @@ pub struct Telemetry {
     accepted: Family<ListenerLabels, Counter>,
     refused: Family<ListenerLabels, Counter>,
     handshakes: Family<ListenerLabels, Counter>,
+    slow_heads: Family<ListenerLabels, Counter>,
+    bad_heads: Family<ListenerLabels, Counter>,
     passthrough: Counter,
     unknown_names: Counter,
     dropped_lines: Counter,
@@ -131,6 +133,16 @@ impl Telemetry {
             handshakes: metric!(
                 "listener_handshakes_failed",
                 "TLS handshakes that failed",
+                Family::default()
+            ),
+            slow_heads: metric!(
+                "listener_slow_heads",
+                "Connections closed since a request's head took too long",
+                Family::default()
+            ),
+            bad_heads: metric!(
+                "listener_bad_heads",
+                "Connections that ended in a head that is not valid",
                 Family::default()
             ),
             passthrough: metric!(
@@ -188,6 +200,8 @@ impl Telemetry {
             store(&self.accepted.get_or_create(&labels), stats.accepted.load(Relaxed));
             store(&self.refused.get_or_create(&labels), stats.refused.load(Relaxed));
             store(&self.handshakes.get_or_create(&labels), stats.handshake_failed.load(Relaxed));
+            store(&self.slow_heads.get_or_create(&labels), stats.head_timeouts.load(Relaxed));
+            store(&self.bad_heads.get_or_create(&labels), stats.bad_heads.load(Relaxed));
             if watched.passthrough {
                 let names = stats.unknown_name.load(Relaxed);
                 unknown += names;
@@ -380,9 +394,11 @@ mod tests {
         let stats = Arc::new(ListenStats::default());
         stats.accepted.store(5, Relaxed);
         stats.unknown_name.store(2, Relaxed);
+        stats.bad_heads.store(1, Relaxed);
         telemetry.watch_listener("mesh", true, stats.clone());
         let text = telemetry.encode();
         assert!(text.contains("tombolo_passthrough_connections_total 3"), "{text}");
         assert!(text.contains("tombolo_listener_accepted_total{listener=\"mesh\"} 5"), "{text}");
+        assert!(text.contains("tombolo_listener_bad_heads_total{listener=\"mesh\"} 1"), "{text}");
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn next(
     context.tries.made = context.tries.made.saturating_add(1);
     context.tries.begun = Some(now);
     context.tries.discarded = false;
-    let peer = peer.map(|peer| timed(peer, context, &decision, now));
+    let peer = peer.map(|peer| timed(peer, context, &decision, now, upgrade));
     context.decision = Some(decision);
     // What made the tries before fail says more than that no endpoint is left.
     peer.map_err(|failure| before.unwrap_or(failure))
@@ -86,22 +86,30 @@ fn peer(
 }
 
 /// A WebSocket handshake needs HTTP/1.1 all the way.
-fn spoken(protocol: AppProtocol, upgrade: bool) -> MeshProtocol {
+pub(super) fn spoken(protocol: AppProtocol, upgrade: bool) -> MeshProtocol {
     match protocol {
         AppProtocol::Http2 if !upgrade => MeshProtocol::Http2,
         AppProtocol::Http2 | AppProtocol::Http1 | AppProtocol::Tcp => MeshProtocol::Http1,
     }
 }
 
-/// Bounds a try by what is left of the request's time and by the try's own.
-fn timed(mut peer: HttpPeer, context: &Context, decision: &Decision, now: Instant) -> HttpPeer {
+/// Bounds a try by what is left of the request's time and by the try's own. Both end where a request becomes a tunnel:
+/// of an upgrade, only connecting is bounded by them, as pingora cannot lift them afterwards.
+fn timed(
+    mut peer: HttpPeer,
+    context: &Context,
+    decision: &Decision,
+    now: Instant,
+    upgrade: bool,
+) -> HttpPeer {
     let remaining = context.deadline.map(|deadline| deadline.saturating_duration_since(now));
     let bound = remaining.into_iter().chain(decision.timeouts.attempt).min();
     let connect = bound.map_or(CONNECT_TIMEOUT, |bound| bound.min(CONNECT_TIMEOUT));
     peer.options.connection_timeout = Some(connect);
     peer.options.total_connection_timeout = Some(connect);
-    peer.options.read_timeout = Some(bound.unwrap_or(QUIET));
-    peer.options.write_timeout = Some(bound.unwrap_or(QUIET));
+    let quiet = bound.filter(|_| !upgrade).unwrap_or(QUIET);
+    peer.options.read_timeout = Some(quiet);
+    peer.options.write_timeout = Some(quiet);
     peer
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, Version};
 
-use super::failure::Failure;
+use super::{failure::Failure, mirror::Copies};
 use crate::{
     decide::Decision,
     model::Endpoint,
@@ -30,6 +30,8 @@ pub(in crate::proxy) struct Context {
     /// The route of an answer made here.
     pub local_route: Option<Arc<str>>,
     pub trace_id: Option<Box<str>>,
+    /// Copies of the body on their way.
+    pub mirrors: Copies,
 }
 
 /// A request as it came, for the access log.
@@ -76,6 +78,7 @@ impl Context {
             failure: None,
             local_route: None,
             trace_id: None,
+            mirrors: Copies::default(),
         }
     }
 

@@ -57,7 +57,7 @@ fn of_upstream(kind: &ErrorType) -> Failure {
         HandshakeError => Failure::new(502, "upstream_handshake"),
         ReadTimedout | WriteTimedout => Failure::new(504, "upstream_timeout"),
         ConnectionClosed => Failure::new(502, "upstream_closed"),
-        InternalError => Failure::new(503, "no_identity"),
+        InternalError => Failure::new(503, "upstream_config"),
         other if *other == OVERFLOW => Failure::new(503, "upstream_overflow"),
         _ => Failure::new(502, "upstream_broken"),
     }

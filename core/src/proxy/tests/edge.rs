@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::harness::*;
+use super::{clients::*, harness::*};
 use crate::{
     decide::{Decision, Filters, HeaderEdits, LocalAnswer, Outcome, PathRewrite, Rewrite},
     model::Lane,
@@ -154,6 +154,11 @@ async fn requests_that_must_be_refused_are_refused() {
         assert_eq!(status(&answer), expected, "{request:?} -> {answer:?}");
     }
     assert!(app.seen().is_empty());
+    // Each is either in the access log, or was not even a request and is counted.
+    let bad = || listener.stats().bad_heads.load(std::sync::atomic::Ordering::Relaxed);
+    let logged = || proxy.log.requests.lock().unwrap().len() as u64;
+    until("all are accounted for", || bad() + logged() == 11).await;
+    assert_eq!((bad(), logged()), (5, 6));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The data path over real sockets: applications, engines and clients in one process, all on free loopback ports.
 
+mod clients;
 mod harness;
 
 mod edge;

@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::harness::*;
+use super::{clients::*, harness::*};
 use crate::{
     decide::{Decision, Retry, Timeouts},
     model::Reach,

@@ -11,7 +11,11 @@ use tokio::{
     sync::watch,
 };
 
-use super::harness::*;
+use super::{clients::*, harness::*};
+use crate::{
+    decide::{Backend, Decision, Mirror, Timeouts},
+    model::AppProtocol,
+};
 
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
@@ -61,6 +65,45 @@ async fn websockets_pass() {
     upgraded(proxy.edge().address()).await;
     let proxy = Setup::default().forwards(over_http2()).with([plain(echo().await)]);
     upgraded(proxy.edge().address()).await;
+}
+
+#[tokio::test]
+async fn a_websocket_outlives_the_timeouts_of_its_request() {
+    let short = Some(Duration::from_millis(50));
+    let timeouts = Timeouts { request: short, attempt: short };
+    let proxy = Setup::default().forwards(Decision { timeouts, ..forward() }).with([plain(echo().await)]);
+    let mut client = upgraded(proxy.edge().address()).await;
+    let silence = tokio::time::timeout(Duration::from_millis(200), client.read(&mut [0; 1])).await;
+    assert!(silence.is_err(), "nothing came, not even the end");
+    echoes(&mut client).await;
+}
+
+#[tokio::test]
+async fn mirrors_get_copies_and_never_hurt() {
+    let (app, copy) = (App::named("app").await, App::named("copy").await);
+    let broken = nobody().await;
+    for protocol in [AppProtocol::Http1, AppProtocol::Http2] {
+        let mirror =
+            |address| Mirror { backend: Backend::Address { address, protocol }, per_ten_thousand: 10_000 };
+        let never = Mirror { per_ten_thousand: 0, ..mirror(copy.address) };
+        let mirrors = [mirror(copy.address), mirror(broken), never];
+        let decision = Decision { mirrors: mirrors.into(), ..forward() };
+        let proxy = Setup::default().forwards(decision).with([plain(app.address)]);
+        let listener = proxy.edge();
+        let before = copy.seen().len();
+        assert_eq!(body(&get(listener.address(), "x-a: 1\r\n").await), "app");
+        until("the copy comes", || copy.seen().len() == before + 1).await;
+        assert_eq!(copy.last().headers["x-a"], "1");
+        assert!(copy.last().target.ends_with("/a?b=c"), "{}", copy.last().target);
+        let sent = "x".repeat(40_000);
+        assert_eq!(body(&post(listener.address(), &sent).await), "app");
+        until("the copy comes", || copy.seen().len() == before + 2).await;
+        assert_eq!(copy.last().body, sent);
+        let mut client = http2(TcpStream::connect(listener.address()).await.unwrap()).await;
+        assert_eq!(http2_get(&mut client, "http://shop.example/h2").await, (200, "app".into()));
+        until("the copy comes", || copy.seen().len() == before + 3).await;
+        assert!(copy.last().target.ends_with("/h2"));
+    }
 }
 
 #[tokio::test]

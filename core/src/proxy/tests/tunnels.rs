@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::harness::*;
+use super::{clients::*, harness::*};
 use crate::{
     identity::testing::{FakeCa, trust},
     model::{AppProtocol, Endpoint, Reach, Transport},

@@ -23,6 +23,7 @@ pub use connector::MeshConnector;
 pub use dial::DialError;
 pub(super) use dial::{OVERFLOW, is_of_address, plain};
 use generation::Generations;
+pub(super) use session::{set_authority, strip_connection_fields};
 
 use super::Connection;
 use crate::{
@@ -135,17 +136,17 @@ impl MeshUpstream {
         }
     }
 
-    /// Connects to an endpoint for raw TCP, over mutual TLS or in plaintext.
-    pub async fn connect_tcp(
+    /// Makes a connection that is in no pool, over mutual TLS or in plaintext.
+    pub async fn connect(
         &self,
         endpoint: &Endpoint,
         address: SocketAddr,
+        protocol: MeshProtocol,
     ) -> Result<Connection, DialError> {
         match &endpoint.transport {
             Transport::Plaintext => dial::plain(address, CONNECT_TIMEOUT).await,
             Transport::Mesh { identity, sni } => {
-                let name = Name { sni, identity };
-                self.connect_mesh(address, name, MeshProtocol::Tcp, CONNECT_TIMEOUT).await
+                self.connect_mesh(address, Name { sni, identity }, protocol, CONNECT_TIMEOUT).await
             }
         }
     }

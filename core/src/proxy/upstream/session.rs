@@ -21,9 +21,14 @@ use pingora_http::{RequestHeader, ResponseHeader};
 /// An HTTP/2 request over mutual TLS.
 pub struct MeshSession(pub(super) Http2Session);
 
-/// Makes a request's head fit for HTTP/2: pingora does not do it for custom sessions. Connection-specific fields go
-/// (RFC 9113 section 8.2.2), and Host moves into `:authority`.
+/// Makes a request's head fit for HTTP/2: pingora does not do it for custom sessions.
 fn clean(request: &mut RequestHeader) -> Result<()> {
+    strip_connection_fields(request)?;
+    set_authority(request)
+}
+
+/// Removes what is of one connection only (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
+pub(in crate::proxy) fn strip_connection_fields(request: &mut RequestHeader) -> Result<()> {
     let nominated: Vec<HeaderName> = request
         .headers
         .get_all(header::CONNECTION)
@@ -49,10 +54,11 @@ fn clean(request: &mut RequestHeader) -> Result<()> {
             request.insert_header(header::TE, HeaderValue::from_static("trailers"))?;
         }
     }
-    set_authority(request)
+    Ok(())
 }
 
-fn set_authority(request: &mut RequestHeader) -> Result<()> {
+/// Moves Host into the URL.
+pub(in crate::proxy) fn set_authority(request: &mut RequestHeader) -> Result<()> {
     let host = request.remove_header(&header::HOST);
     if request.uri.authority().is_some() {
         return Ok(());

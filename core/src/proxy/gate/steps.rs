@@ -1,0 +1,164 @@
+//! The steps of a request that are not one of pingora's callbacks: admission, local answers, the record at the end.
+
+use http::{HeaderValue, StatusCode, header};
+use pingora_error::Result;
+use pingora_proxy::Session;
+
+use super::{
+    Gate,
+    context::{Asked, Context},
+    failure::{self, Failure},
+    head, trace,
+};
+use crate::{
+    decide::{LocalAnswer, Outcome, RequestHead},
+    proxy::{Arrival, Entry, RequestEnd},
+};
+
+impl Gate {
+    /// Checks, cleans and decides. `Ok(None)`: the request goes on, its head changed as decided.
+    pub(super) fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<LocalAnswer>> {
+        let Some(arrival) = context.arrival.clone() else {
+            return Err(Failure::new(500, "internal").error());
+        };
+        let raw = session.as_http1().map(|h1| h1.get_headers_raw_bytes());
+        let checked = head::check(session.req_header(), raw.as_deref());
+        context.asked = Some(asked(session));
+        if let Err(failure) = checked {
+            session.set_keepalive(None);
+            return Ok(Some(refusal(failure)));
+        }
+        self.enter(session, context, &arrival)?;
+        let outcome = self.decide(session, &arrival);
+        match outcome {
+            Outcome::Local(answer) => Ok(Some(answer)),
+            Outcome::Forward(decision) => {
+                head::apply(session.req_header_mut(), &decision)?;
+                context.deadline = decision.timeouts.request.map(|limit| context.begun + limit);
+                context.decision = Some(decision);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes away what must not be believed, and adds what those behind us rely on.
+    fn enter(&self, session: &mut Session, context: &mut Context, arrival: &Arrival) -> Result<()> {
+        let request = session.req_header_mut();
+        head::join_cookies(request)?;
+        match &*arrival.entry {
+            Entry::Edge(_) => {
+                let client = arrival.peer.ip().to_canonical();
+                head::enter_edge(request, client, arrival.tls, &trace::random_id())?;
+            }
+            Entry::Outbound { .. } => {
+                request.remove_header(&head::CLIENT_CERT);
+            }
+            Entry::Inbound => {
+                let own = self.upstream.own_id();
+                head::enter_inbound(request, own.as_ref(), arrival.identity.as_ref())?;
+            }
+        }
+        let trace = match trace::trace_id(&request.headers) {
+            Some(trace) => trace.to_owned(),
+            None => {
+                let trace = trace::random_id();
+                request.insert_header(head::TRACEPARENT, trace::new_traceparent(&trace))?;
+                trace
+            }
+        };
+        context.trace_id = Some(trace.into());
+        Ok(())
+    }
+
+    /// Copies of the request, as many as the decision asks for and there is room.
+    pub(super) fn begin_mirrors(&self, session: &mut Session, context: &mut Context) {
+        let Some(decision) = context.decision.as_deref().filter(|decision| !decision.mirrors.is_empty())
+        else {
+            return;
+        };
+        let empty = session.is_body_empty();
+        let copies = self.mirrors.begin(session.req_header(), empty, decision, &self.picker, &self.upstream);
+        context.mirrors = copies;
+    }
+
+    fn decide(&self, session: &Session, arrival: &Arrival) -> Outcome {
+        let request = session.req_header();
+        let host = head::host(request).unwrap_or_default();
+        let scheme = match (&*arrival.entry, arrival.tls) {
+            (Entry::Edge(_), true) => "https",
+            (Entry::Edge(_), false) => "http",
+            (Entry::Outbound { .. } | Entry::Inbound, _) => head::forwarded_scheme(&request.headers),
+        };
+        let head = RequestHead {
+            scheme,
+            host: &host,
+            method: &request.method,
+            path: request.uri.path(),
+            query: request.uri.query(),
+            headers: &request.headers,
+        };
+        self.director.direct(&self.snapshot.load(), arrival, &head, &arrival.caller(trace::random()))
+    }
+
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        answer: LocalAnswer,
+    ) -> Result<()> {
+        context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
+        context.local_route = answer.route;
+        let (mut head, body) = failure::plain_answer(answer.status)?;
+        for (name, value) in answer.headers {
+            head.append_header(name, value)?;
+        }
+        failure::send(session, head, body).await
+    }
+
+    pub(super) fn observe(&self, session: &Session, context: &Context, status: u16) {
+        let request = session.req_header();
+        let text = |name| request.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+        let Some(asked) = &context.asked else { return };
+        let tries = &context.tries;
+        self.observer.request(&RequestEnd {
+            arrival: context.arrival.as_deref(),
+            method: &asked.method,
+            host: &asked.host,
+            path: &asked.path,
+            version: asked.version,
+            status,
+            reason: context.failure.map(|failure| failure.reason),
+            decision: context.decision.as_deref(),
+            route: context.local_route.as_deref(),
+            endpoint: tries.endpoint.as_deref(),
+            upstream: tries.address,
+            tries: tries.made,
+            duration: context.begun.elapsed(),
+            upstream_latency: tries.latency,
+            received: session.body_bytes_read() as u64,
+            sent: session.body_bytes_sent() as u64,
+            request_id: text(head::REQUEST_ID),
+            trace_id: context.trace_id.as_deref(),
+            user_agent: text(header::USER_AGENT),
+        });
+    }
+}
+
+fn asked(session: &Session) -> Asked {
+    let request = session.req_header();
+    Asked {
+        method: request.method.clone(),
+        host: head::host(request).unwrap_or_default().into(),
+        path: request.uri.path().into(),
+        version: request.version,
+    }
+}
+
+fn refusal(failure: Failure) -> LocalAnswer {
+    LocalAnswer {
+        status: StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_REQUEST),
+        headers: Vec::new(),
+        reason: failure.reason,
+        route: None,
+    }
+}
