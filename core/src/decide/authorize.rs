@@ -2,8 +2,6 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::Method;
-
 use super::{
     Caller, RequestHead,
     hash::NameMap,
@@ -80,11 +78,11 @@ pub(crate) struct Policy {
     pub(crate) rules: Box<[PolicyRule]>,
 }
 
-/// One of `from` and one of `to` have to match; an empty list always does.
+/// Both have to match; what is absent always does.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyRule {
-    pub(crate) from: Box<[Source]>,
-    pub(crate) to: Box<[Operation]>,
+    pub(crate) from: Option<Source>,
+    pub(crate) to: Option<Operation>,
 }
 
 /// A caller: one of each list that is not empty has to match.
@@ -93,42 +91,39 @@ pub(crate) struct Source {
     /// Whole SPIFFE IDs.
     pub(crate) identities: Box<[Pattern]>,
     pub(crate) namespaces: Box<[Pattern]>,
+    /// Service accounts.
+    pub(crate) accounts: Box<[Pattern]>,
     pub(crate) trust_domains: Box<[Pattern]>,
 }
 
 /// What is asked for: one of each list that is not empty has to match, and every header.
 #[derive(Debug, Default)]
 pub(crate) struct Operation {
-    pub(crate) methods: Box<[Method]>,
+    /// In capitals.
+    pub(crate) methods: Box<[Box<str>]>,
     pub(crate) paths: Box<[Pattern]>,
     pub(crate) ports: Box<[u16]>,
     pub(crate) headers: Box<[HeaderMatch]>,
 }
 
-/// `*`, `prefix*`, `*suffix` or an exact text.
+/// `prefix*` (so that `*` is everything), or an exact text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pattern {
-    Any,
     Prefix(Box<str>),
-    Suffix(Box<str>),
     Exact(Box<str>),
 }
 
 impl Pattern {
     pub(crate) fn parse(text: &str) -> Self {
-        match (text.strip_prefix('*'), text.strip_suffix('*')) {
-            (Some(""), _) => Self::Any,
-            (_, Some(prefix)) => Self::Prefix(prefix.into()),
-            (Some(suffix), None) => Self::Suffix(suffix.into()),
-            (None, None) => Self::Exact(text.into()),
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.into()),
+            None => Self::Exact(text.into()),
         }
     }
 
     fn matches(&self, text: &str) -> bool {
         match self {
-            Self::Any => true,
             Self::Prefix(prefix) => text.starts_with(&**prefix),
-            Self::Suffix(suffix) => text.ends_with(&**suffix),
             Self::Exact(exact) => **exact == *text,
         }
     }
@@ -181,14 +176,10 @@ impl Call<'_> {
     }
 
     fn is_from(&self, rule: &PolicyRule, deny: bool) -> bool {
-        if rule.from.is_empty() {
-            return deny || !self.is_foreign();
-        }
+        let Some(source) = &rule.from else { return deny || !self.is_foreign() };
         let Some(identity) = self.caller.identity else { return false };
-        rule.from.iter().any(|source| {
-            let names_domain = !source.identities.is_empty() || !source.trust_domains.is_empty();
-            (deny || names_domain || !self.is_foreign()) && source.matches(identity)
-        })
+        let names_domain = !source.identities.is_empty() || !source.trust_domains.is_empty();
+        (deny || names_domain || !self.is_foreign()) && source.matches(identity)
     }
 
     fn is_foreign(&self) -> bool {
@@ -196,7 +187,7 @@ impl Call<'_> {
     }
 
     fn is_to(&self, rule: &PolicyRule, deny: bool) -> bool {
-        rule.to.is_empty() || rule.to.iter().any(|to| to.matches(self.port, self.head, deny))
+        rule.to.as_ref().is_none_or(|to| to.matches(self.port, self.head, deny))
     }
 }
 
@@ -206,6 +197,7 @@ impl Source {
             patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
         };
         any(&self.namespaces, identity.namespace())
+            && any(&self.accounts, identity.account())
             && any(&self.trust_domains, identity.trust_domain().as_str())
             && (self.identities.is_empty() || any(&self.identities, &identity.to_string()))
     }
@@ -220,7 +212,7 @@ impl Operation {
             let only_tcp = self.methods.is_empty() && self.paths.is_empty() && self.headers.is_empty();
             return deny || only_tcp;
         };
-        (self.methods.is_empty() || self.methods.contains(head.method))
+        (self.methods.is_empty() || self.methods.iter().any(|method| **method == *head.method.as_str()))
             && self.has_path(head.path, deny)
             && self.headers.iter().all(|header| header.matches(head.headers))
     }

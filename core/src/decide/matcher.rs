@@ -7,8 +7,9 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::RequestHead;
 
-/// Compiled size that one expression may take, in bytes. A larger one is refused where it is compiled.
-const REGEX_SIZE_LIMIT: usize = 256 * 1024;
+/// Compiled size that one expression may take, in bytes: with room to spare over what documents are checked with, as
+/// anchors come on top.
+const REGEX_SIZE_LIMIT: usize = 512 * 1024;
 
 /// A condition on a text.
 #[derive(Debug, Clone)]

@@ -3,11 +3,9 @@
 //! Everything here is a pure function: no I/O, no lock, no clock of its own. The proxies only carry out what comes
 //! out, and `tombolo explain` calls the very same functions, so what it says is what happens.
 
-// Until `compile` is there to use it all.
-#![allow(dead_code)]
-
 mod answer;
 mod authorize;
+mod compile;
 mod compiled;
 mod explain;
 mod filters;
@@ -30,6 +28,7 @@ pub use answer::{
     Rewrite, Timeouts,
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
+pub use compile::compile;
 pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol, SnapshotAvailability};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub use head::{Caller, RequestHead};

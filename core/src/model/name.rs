@@ -74,3 +74,58 @@ impl fmt::Display for Lane {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1123 as a regular expression, to compare with.
+    const LABEL: &str = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+
+    fn is_match(pattern: &str, text: &str) -> bool {
+        regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
+    }
+
+    /// Names, and what is nearly one.
+    fn nearly() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-z0-9-]{0,66}", "[a-zA-Z0-9.-]{0,12}", "\\PC{0,8}", "([a-z]{1,3}[.-]?){0,90}"]
+    }
+
+    proptest! {
+        #[test]
+        fn labels_are_those_of_rfc_1123(text in nearly()) {
+            prop_assert_eq!(check_dns_label(&text).is_ok(), is_match(LABEL, &text));
+            prop_assert_eq!(Lane::parse(&text).is_ok(), is_match(LABEL, &text));
+        }
+
+        #[test]
+        fn subdomains_are_labels_joined_by_dots(text in nearly()) {
+            let expected = text.len() <= 253 && is_match(&format!("{LABEL}(\\.{LABEL})*"), &text);
+            prop_assert_eq!(check_dns_subdomain(&text).is_ok(), expected);
+        }
+
+        #[test]
+        fn every_label_is_a_lane_and_keeps_its_text(label in LABEL) {
+            prop_assert_eq!(Lane::parse(&label).unwrap().to_string(), label);
+        }
+    }
+
+    #[test]
+    fn the_bounds_are_63_and_253() {
+        assert!(check_dns_label(&"a".repeat(63)).is_ok());
+        assert!(check_dns_label(&"a".repeat(64)).is_err());
+        let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        assert_eq!(name.len(), 253);
+        assert!(check_dns_subdomain(&name).is_ok());
+        assert!(check_dns_subdomain(&format!("{name}d")).is_err());
+    }
+
+    #[test]
+    fn an_error_says_what_was_wrong_and_what_is_allowed() {
+        let error = Lane::parse("No").unwrap_err().to_string();
+        assert!(error.starts_with("\"No\" is not a valid lane: use 1 to 63 lowercase letters"), "{error}");
+    }
+}

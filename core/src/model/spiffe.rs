@@ -158,3 +158,80 @@ impl fmt::Debug for TrustDomain {
 fn clip(text: &str) -> String {
     text.chars().take(128).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DOMAIN: &str = "[a-z0-9._-]{1,40}";
+    const LABEL: &str = "[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?";
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(domain in DOMAIN, namespace in LABEL, account in LABEL) {
+            let id = SpiffeId::new(TrustDomain::parse(&domain).unwrap(), &namespace, &account).unwrap();
+            let text = id.to_string();
+            prop_assert_eq!(&text, &format!("spiffe://{domain}/ns/{namespace}/sa/{account}"));
+            let read = SpiffeId::parse(&text).unwrap();
+            prop_assert_eq!((read.trust_domain().as_str(), read.namespace(), read.account()),
+                (domain.as_str(), namespace.as_str(), account.as_str()));
+            prop_assert_eq!(read, id);
+        }
+
+        /// An identity has one spelling: whatever parses, prints as it was.
+        #[test]
+        fn nothing_but_the_one_spelling_parses(text in prop_oneof![
+            "spiffe://[a-zA-Z0-9._:@%-]{0,12}/ns/[a-zA-Z0-9.%-]{0,8}/sa/[a-zA-Z0-9.%/?#-]{0,8}",
+            "(spiffe|SPIFFE|https)://[a-z]{0,3}(/[a-z]{0,3}){0,6}",
+            "\\PC{0,40}",
+        ]) {
+            if let Ok(id) = SpiffeId::parse(&text) {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn trust_domains_have_only_these_characters(text in prop_oneof!["[a-z0-9._-]{0,300}", "\\PC{0,10}"]) {
+            let valid = regex::Regex::new("^[a-z0-9._-]{1,255}$").unwrap().is_match(&text);
+            prop_assert_eq!(TrustDomain::parse(&text).is_ok(), valid);
+        }
+    }
+
+    #[test]
+    fn near_misses_are_refused() {
+        for text in [
+            "",
+            "spiffe://",
+            "spiffe:///ns/a/sa/b",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe://td/ns/a/sa/b/",
+            "spiffe://td/ns/a/sa/b/c",
+            "spiffe://td/ns//sa/b",
+            "spiffe://td/ns/a/sa/",
+            "spiffe://td/NS/a/sa/b",
+            "spiffe://td/sa/b/ns/a",
+            "spiffe://TD/ns/a/sa/b",
+            "SPIFFE://td/ns/a/sa/b",
+            "spiffe://td:443/ns/a/sa/b",
+            "spiffe://user@td/ns/a/sa/b",
+            "spiffe://td/ns/a/sa/b?q",
+            "spiffe://td/ns/a/sa/b#f",
+            "spiffe://td/ns/%61/sa/b",
+            "spiffe://td/ns/../sa/b",
+            " spiffe://td/ns/a/sa/b",
+        ] {
+            assert!(SpiffeId::parse(text).is_err(), "{text}");
+        }
+        assert!(SpiffeId::parse(&format!("spiffe://td/ns/a/sa/{}", "b".repeat(3000))).is_err());
+    }
+
+    #[test]
+    fn an_error_shows_no_more_than_a_part_of_what_came() {
+        let error = SpiffeId::parse(&"x".repeat(100_000)).unwrap_err().to_string();
+        assert!(error.len() < 400, "{}", error.len());
+    }
+}

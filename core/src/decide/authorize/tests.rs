@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use super::*;
 
@@ -12,19 +12,20 @@ fn from(identities: &[&str], namespaces: &[&str], trust_domains: &[&str]) -> Pol
     let source = Source {
         identities: patterns(identities),
         namespaces: patterns(namespaces),
+        accounts: [].into(),
         trust_domains: patterns(trust_domains),
     };
-    PolicyRule { from: [source].into(), to: [].into() }
+    PolicyRule { from: Some(source), to: None }
 }
 
 fn to(methods: &[Method], paths: &[&str], ports: &[u16]) -> PolicyRule {
     let operation = Operation {
-        methods: methods.into(),
+        methods: methods.iter().map(|method| method.as_str().into()).collect(),
         paths: patterns(paths),
         ports: ports.into(),
         headers: [].into(),
     };
-    PolicyRule { from: [].into(), to: [operation].into() }
+    PolicyRule { from: None, to: Some(operation) }
 }
 
 fn policy(name: &str, deny: bool, rules: Vec<PolicyRule>) -> Policy {

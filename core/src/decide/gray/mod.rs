@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-pub(crate) use key::{KeySource, cookies};
-pub(crate) use split::Split;
+pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookies};
+pub(crate) use split::{Split, WHOLE};
 
 use super::{
     ArmReason, Caller, RequestHead,

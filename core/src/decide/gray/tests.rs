@@ -3,7 +3,7 @@ use std::{collections::HashMap, net::IpAddr};
 use http::{HeaderMap, HeaderName, Method, header::COOKIE};
 use proptest::prelude::*;
 
-use super::{split::WHOLE, *};
+use super::*;
 use crate::decide::trace::Untraced;
 
 const USERS: u32 = 20_000;

@@ -88,11 +88,6 @@ impl RouteTable {
         table
     }
 
-    /// True if no rule is attached.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcard.is_empty() && self.any.is_none()
-    }
-
     /// All rules, once for each of their matches and hosts.
     pub(crate) fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.exact.values().chain(self.wildcard.values()).chain(&self.any).flat_map(Hosts::rules)

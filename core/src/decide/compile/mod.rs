@@ -1,0 +1,42 @@
+//! From documents to what decisions are made from, and every object's status.
+//!
+//! A pure function of the documents. What is wrong with one object is told in its status and touches no other.
+
+mod attach;
+mod certificates;
+mod filters;
+mod gateways;
+mod mesh;
+mod policies;
+mod refs;
+mod releases;
+mod rules;
+mod status;
+
+use self::{mesh::MeshDraft, releases::Releases};
+use super::Compiled;
+use crate::resources::ResourceSet;
+
+/// Compiles all documents.
+pub fn compile(resources: &ResourceSet) -> Compiled {
+    let mut releases = Releases::compile(resources);
+    let mut gateways = gateways::drafts(resources);
+    let mut mesh = MeshDraft::default();
+    let routes = attach::attach(resources, &releases, &mut gateways, &mut mesh);
+    let (policies, policies_status) = policies::policies(resources);
+    let mut status = gateways::status(resources, &gateways);
+    status.extend(routes);
+    status.append(&mut releases.status);
+    status.extend(policies_status);
+    status.extend(policies::checked_only(resources));
+    Compiled {
+        binds: gateways::binds(&mut gateways),
+        status,
+        mesh: mesh.finish(resources, &releases),
+        policies,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

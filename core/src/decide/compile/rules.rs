@@ -1,0 +1,240 @@
+//! The rules of one HTTPRoute.
+
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+
+use super::{
+    filters::{CompiledFilters, compile_filters, replaces_prefix},
+    refs::{GATEWAY_GROUP, Referrer, created, resolve},
+    releases::Releases,
+    status::Problem,
+};
+use crate::{
+    decide::{
+        Backend, Filters, Retry, Timeouts,
+        forward::SHARED,
+        matcher::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch},
+        rule::{Action, Invalid, Origin, Rule, Target, Weighted},
+        table::Entry,
+    },
+    resources::{
+        Object, ObjectKey, ResourceSet,
+        kinds::{
+            BackendRef, HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType, RouteMatch, RouteRetry,
+            RouteRule, RouteTimeouts,
+        },
+        parse_duration,
+    },
+};
+
+/// A route's matches with their rules, ready to be attached, and what is wrong with some of them.
+#[derive(Debug, Default)]
+pub(super) struct RouteRules {
+    pub(super) entries: Vec<Entry>,
+    /// References that lead nowhere: ResolvedRefs.
+    pub(super) unresolved: Vec<Problem>,
+    /// What is left out or not carried out: PartiallyInvalid.
+    pub(super) unsupported: Vec<Problem>,
+}
+
+/// What the rules of a route have in common.
+struct Source<'a> {
+    resources: &'a ResourceSet,
+    releases: &'a Releases,
+    key: &'a ObjectKey,
+    route: Arc<str>,
+    created: i128,
+}
+
+/// Compiles all rules of a route. A match that cannot be compiled is left out and reported.
+pub(super) fn compile_rules(
+    resources: &ResourceSet,
+    releases: &Releases,
+    key: &ObjectKey,
+    route: &Object<HttpRoute>,
+) -> RouteRules {
+    let name = format!("httproute/{key}").into();
+    let source = Source { resources, releases, key, route: name, created: created(&route.meta) };
+    let mut out = RouteRules::default();
+    // The API's default of `rules`: everything, to nowhere.
+    let default = [RouteRule::default()];
+    let rules = if route.spec.rules.is_empty() { default.as_slice() } else { &route.spec.rules };
+    for (position, rule) in rules.iter().enumerate() {
+        source.rule(position, rule, &mut out);
+    }
+    out
+}
+
+impl Source<'_> {
+    fn from(&self) -> Referrer<'_> {
+        Referrer { group: GATEWAY_GROUP, kind: "HTTPRoute", namespace: &self.key.namespace }
+    }
+
+    fn rule(&self, position: usize, rule: &RouteRule, out: &mut RouteRules) {
+        let default = [RouteMatch::default()];
+        let matches = if rule.matches.is_empty() { default.as_slice() } else { &rule.matches };
+        let by_prefix = replaces_prefix(&rule.filters)
+            || rule.backend_refs.iter().any(|backend| replaces_prefix(&backend.filters));
+        let mut shared: Option<Arc<Rule>> = None;
+        for (at, spec) in matches.iter().enumerate() {
+            let compiled = match &shared {
+                Some(compiled) => compiled.clone(),
+                None => Arc::new(self.compile(position, rule, prefix_of(spec), at == 0, out)),
+            };
+            // What is replaced differs from match to match; else all share one rule.
+            if !by_prefix {
+                shared = Some(compiled.clone());
+            }
+            match request_match(spec) {
+                Ok(matches) => out.entries.push(Entry {
+                    matches: Arc::new(matches),
+                    rule: compiled,
+                    position: u16::try_from(at).unwrap_or(u16::MAX),
+                }),
+                Err(error) => {
+                    let message = format!("rule {position} match {at} is left out: {error}");
+                    out.unsupported.push(Problem::new("UnsupportedValue", message));
+                }
+            }
+        }
+    }
+
+    /// Compiles one rule for the prefix that its matches have; problems are noted only if `report`.
+    fn compile(
+        &self,
+        position: usize,
+        rule: &RouteRule,
+        prefix: &str,
+        report: bool,
+        out: &mut RouteRules,
+    ) -> Rule {
+        let mut found = compile_filters(self.resources, self.from(), &rule.filters, prefix);
+        if rule.session_persistence.is_some() {
+            let message = "sessionPersistence is not carried out yet";
+            found.unsupported.push(Problem::new("UnsupportedValue", message));
+        }
+        let action = match found.redirect.take() {
+            Some(redirect) => Action::Redirect(redirect),
+            None => Action::Forward(self.backends(&rule.backend_refs, prefix, &mut found)),
+        };
+        if report {
+            out.unresolved.append(&mut found.unresolved);
+            out.unsupported.append(&mut found.unsupported);
+        }
+        let number = position.to_string();
+        Rule {
+            origin: Origin {
+                route: self.route.clone(),
+                created: self.created,
+                position: u16::try_from(position).unwrap_or(u16::MAX),
+                name: rule.name.as_deref().unwrap_or(&number).into(),
+            },
+            action,
+            filters: share(found.filters),
+            timeouts: rule.timeouts.as_ref().map(timeouts).unwrap_or_default(),
+            retry: rule.retry.as_ref().map_or_else(|| SHARED.retry.clone(), retry),
+            mirrors: if found.mirrors.is_empty() { SHARED.mirrors.clone() } else { found.mirrors.into() },
+            release: self.releases.of_rule(self.key, position).cloned(),
+        }
+    }
+
+    fn backends(&self, references: &[BackendRef], prefix: &str, rule: &mut CompiledFilters) -> Weighted {
+        let mut targets = Vec::new();
+        for reference in references {
+            let target = self.target(reference, prefix, rule).map(Arc::new).map_err(|problem| {
+                rule.unresolved.push(problem);
+                Invalid
+            });
+            targets.push((reference.weight.unwrap_or(1), target));
+        }
+        Weighted::new(targets)
+    }
+
+    fn target(
+        &self,
+        reference: &BackendRef,
+        prefix: &str,
+        rule: &mut CompiledFilters,
+    ) -> Result<Target, Problem> {
+        let resolved = resolve(self.resources, self.from(), reference)?;
+        let own = compile_filters(self.resources, self.from(), &reference.filters, prefix);
+        rule.unresolved.extend(own.unresolved);
+        rule.unsupported.extend(own.unsupported);
+        if own.redirect.is_some() || !own.mirrors.is_empty() {
+            let message = "RequestRedirect and RequestMirror are carried out for rules, not for backendRefs";
+            rule.unsupported.push(Problem::new("UnsupportedValue", message));
+        }
+        let release = match &resolved.backend {
+            Backend::Service { service, .. } => {
+                self.releases.of_service(&resolved.key, service.scope).cloned()
+            }
+            Backend::Address { .. } => None,
+        };
+        let filters = share(rule.filters.then(&own.filters));
+        Ok(Target { backend: resolved.backend, protocol: resolved.protocol, filters, release })
+    }
+}
+
+fn share(filters: Filters) -> Arc<Filters> {
+    if filters.is_empty() { SHARED.filters.clone() } else { Arc::new(filters) }
+}
+
+fn prefix_of(spec: &RouteMatch) -> &str {
+    match &spec.path {
+        Some(PathMatchSpec { r#type: PathMatchType::PathPrefix, value }) => value,
+        _ => "/",
+    }
+}
+
+/// `0s` is no bound (Gateway API HTTPRouteTimeouts).
+fn timeouts(spec: &RouteTimeouts) -> Timeouts {
+    let of = |text: &Option<String>| {
+        text.as_deref().and_then(|text| parse_duration(text).ok()).filter(|duration| !duration.is_zero())
+    };
+    Timeouts { request: of(&spec.request), attempt: of(&spec.backend_request) }
+}
+
+fn retry(spec: &RouteRetry) -> Retry {
+    let default = &SHARED.retry;
+    Retry {
+        attempts: spec.attempts.unwrap_or(default.attempts).min(10),
+        codes: if spec.codes.is_empty() { default.codes.clone() } else { spec.codes.as_slice().into() },
+    }
+}
+
+fn request_match(spec: &RouteMatch) -> Result<RequestMatch, String> {
+    let path = match &spec.path {
+        None => PathMatch::prefix("/"),
+        Some(path) => match path.r#type {
+            PathMatchType::Exact => PathMatch::Exact(path.value.as_str().into()),
+            PathMatchType::PathPrefix => PathMatch::prefix(&path.value),
+            PathMatchType::RegularExpression => PathMatch::regex(&path.value).map_err(|e| e.to_string())?,
+        },
+    };
+    let method = spec.method.as_ref().map(|method| Method::from_bytes(method.as_bytes())).transpose();
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for header in &spec.headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|e| e.to_string())?;
+        // Of several with one name the first counts (Gateway API HTTPHeaderMatch).
+        if headers.iter().all(|earlier| earlier.name != name) {
+            headers.push(HeaderMatch { name, value: text(header.r#type, &header.value)? });
+        }
+    }
+    let mut query: Vec<QueryMatch> = Vec::new();
+    for param in &spec.query_params {
+        if query.iter().all(|earlier| *earlier.name != *param.name) {
+            let name = param.name.as_str().into();
+            query.push(QueryMatch { name, value: text(param.r#type, &param.value)? });
+        }
+    }
+    let method = method.map_err(|e| e.to_string())?;
+    Ok(RequestMatch { path, method, headers: headers.into(), query: query.into() })
+}
+
+fn text(how: HeaderMatchType, value: &str) -> Result<TextMatch, String> {
+    match how {
+        HeaderMatchType::Exact => Ok(TextMatch::Exact(value.into())),
+        HeaderMatchType::RegularExpression => TextMatch::whole(value).map_err(|e| e.to_string()),
+    }
+}
