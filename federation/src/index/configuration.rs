@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use tombolo_core::model::TrustDomain;
+use tombolo_core::{
+    model::TrustDomain,
+    resources::kinds::{ServicePatterns, ServicePortSpec},
+};
 use tombolo_proto::v1;
 
 use super::Name;
@@ -33,89 +36,35 @@ impl fmt::Debug for Configuration {
 }
 
 /// What a Service document says.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct ServiceSpec {
     /// Labels that its workloads have; empty: it selects none.
     pub selector: BTreeMap<String, String>,
     /// Its ports.
-    pub ports: Vec<PortSpec>,
+    pub ports: Vec<ServicePortSpec>,
     /// Endpoints from Workload documents and EndpointSlices, by service port.
     pub fixed: BTreeMap<u16, Vec<v1::Endpoint>>,
-}
-
-/// One port of a Service document.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PortSpec {
-    /// Its name.
-    pub name: String,
-    /// Its number.
-    pub port: u16,
-    /// As in Kubernetes.
-    pub app_protocol: String,
-    /// Which port of the workload.
-    pub target: TargetPort,
-}
-
-/// `targetPort`: a number, or the name of a workload's port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TargetPort {
-    /// By number.
-    Number(u16),
-    /// By name.
-    Name(String),
 }
 
 impl ServiceSpec {
     /// The ports as they are published.
     pub fn published_ports(&self) -> Vec<v1::ServicePort> {
-        let port = |p: &PortSpec| v1::ServicePort {
+        let port = |p: &ServicePortSpec| v1::ServicePort {
             name: p.name.clone(),
             port: p.port.into(),
-            app_protocol: p.app_protocol.clone(),
+            app_protocol: p.app_protocol.clone().unwrap_or_default(),
         };
         self.ports.iter().map(port).collect()
     }
 }
 
 /// What a Peer document says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct PeerPolicy {
     /// The trust domain that the peer must have; with another one the policy does not apply and all is refused.
     pub trust_domain: TrustDomain,
     /// What the peer may see.
-    pub export: Vec<ServiceRule>,
+    pub export: ServicePatterns,
     /// What is taken from the peer.
-    pub import: Vec<ServiceRule>,
-}
-
-/// Names services: `*` stands for any namespace or name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceRule {
-    /// A namespace, or `*`.
-    pub namespace: String,
-    /// A name, or `*`.
-    pub name: String,
-}
-
-/// Whether one of the rules names the service. No rules: nothing is named.
-pub fn covers(rules: &[ServiceRule], service: &Name) -> bool {
-    let fits = |rule: &str, text: &str| rule == "*" || rule == text;
-    rules.iter().any(|rule| fits(&rule.namespace, &service.namespace) && fits(&rule.name, &service.name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rules_name_services_and_nothing_is_named_by_default() {
-        let rule =
-            |namespace: &str, name: &str| ServiceRule { namespace: namespace.into(), name: name.into() };
-        let ledger = Name::new("bank", "ledger");
-        assert!(!covers(&[], &ledger));
-        assert!(covers(&[rule("bank", "ledger")], &ledger));
-        assert!(covers(&[rule("bank", "*")], &ledger));
-        assert!(covers(&[rule("*", "ledger")], &ledger));
-        assert!(!covers(&[rule("shop", "*"), rule("bank", "ledge")], &ledger));
-    }
+    pub import: ServicePatterns,
 }

@@ -6,7 +6,7 @@ use tombolo_core::model::TrustBundle;
 use tombolo_proto::v1;
 
 use super::{
-    Index, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken, covers,
+    Index, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
     peers::{Ended, Peer, check_gateways, check_name},
 };
 
@@ -202,7 +202,9 @@ impl Index {
         };
         // It is kept all the same: when the policy changes nothing has to be asked for again.
         let peer = self.known(cluster)?;
-        if !Self::policy(&configuration, cluster, peer).is_some_and(|policy| covers(&policy.import, &name)) {
+        if !Self::policy(&configuration, cluster, peer)
+            .is_some_and(|policy| policy.import.cover(&name.namespace, &name.name))
+        {
             let reason = "the import policy of this side does not accept it";
             refusals.push(Refusal::new(RefusalKind::Policy, format!("service {name}"), reason));
         }

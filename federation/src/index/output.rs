@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
+use tombolo_core::discovery::type_url;
 use tombolo_proto::v1;
 
 use super::{Name, Registration, peers::SavedPeer};
@@ -30,11 +31,11 @@ impl Kind {
     /// The xDS type URL.
     pub fn type_url(self) -> &'static str {
         match self {
-            Self::ConfigDocument => "type.googleapis.com/tombolo.v1.ConfigDocument",
-            Self::Service => "type.googleapis.com/tombolo.v1.Service",
-            Self::EndpointSet => "type.googleapis.com/tombolo.v1.EndpointSet",
-            Self::TrustBundle => "type.googleapis.com/tombolo.v1.TrustBundle",
-            Self::EdgeCertificate => "type.googleapis.com/tombolo.v1.EdgeCertificate",
+            Self::ConfigDocument => type_url::CONFIG_DOCUMENT,
+            Self::Service => type_url::SERVICE,
+            Self::EndpointSet => type_url::ENDPOINT_SET,
+            Self::TrustBundle => type_url::TRUST_BUNDLE,
+            Self::EdgeCertificate => type_url::EDGE_CERTIFICATE,
         }
     }
 }

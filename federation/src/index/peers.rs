@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tombolo_core::model::{SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
+use tombolo_core::model::{LANE_LABEL, Lane, SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
 use tombolo_proto::v1;
 
 use super::{
@@ -372,6 +372,9 @@ fn check_endpoint(
     }
     if v1::Health::try_from(endpoint.health).is_err() {
         return Err(malformed("an endpoint of unknown health"));
+    }
+    if endpoint.labels.get(LANE_LABEL).is_some_and(|lane| Lane::parse(lane).is_err()) {
+        return Err(malformed("an endpoint in a lane that is not a DNS label"));
     }
     let labels_fit = endpoint.labels.len() <= MAX_LABELS
         && endpoint.labels.iter().all(|(key, value)| key.len().max(value.len()) <= MAX_LABEL_BYTES);

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tombolo_core::model::{SpiffeId, check_dns_label};
+use tombolo_core::{
+    model::{LANE_LABEL, Lane, SpiffeId, check_dns_label},
+    resources::kinds::{ServicePortSpec, TargetPort},
+};
 use tombolo_proto::v1;
 
 use super::{Moment, Name, Refusal, RefusalKind, Session};
@@ -62,6 +65,10 @@ impl Registration {
         if request.labels.iter().any(|(key, value)| key.len().max(value.len()) > MAX_LABEL_BYTES) {
             return Err(limit(format!("a label longer than {MAX_LABEL_BYTES} bytes")));
         }
+        // Proxies refuse a whole service for one endpoint in a lane that is none.
+        if let Some(Err(error)) = request.labels.get(LANE_LABEL).map(|lane| Lane::parse(lane)) {
+            return Err(malformed(error.to_string()));
+        }
         if request.weight > MAX_WEIGHT {
             return Err(limit(format!("its weight is above {MAX_WEIGHT}")));
         }
@@ -99,14 +106,21 @@ impl Registration {
         self.health == i32::from(v1::Health::Draining)
     }
 
-    /// The number of the port that a service's `targetPort` means here.
-    pub fn port(&self, target: &super::TargetPort) -> Option<u16> {
-        let mut ports = self.ports.iter();
-        let found = match target {
-            super::TargetPort::Number(number) => ports.find(|(port, _)| port == number),
-            super::TargetPort::Name(name) => ports.find(|(_, port_name)| port_name == name),
+    /// The workload's port that a service's port leads to; none: it is no endpoint of that port. As for Workload
+    /// documents: by `targetPort`, where absent its only port or the service's number, else by the port's name.
+    pub fn port(&self, port: &ServicePortSpec) -> Option<u16> {
+        let by_name = |wanted: &str| {
+            let named = self.ports.iter().find(|(_, name)| !name.is_empty() && name == wanted);
+            named.map(|(number, _)| *number)
         };
-        found.map(|(port, _)| *port)
+        let number = match (&port.target_port, self.ports.as_slice()) {
+            (Some(TargetPort::Number(number)), _) => Some(*number),
+            (Some(TargetPort::Name(name)), _) => by_name(name),
+            (None, [(only, _)]) => Some(*only),
+            (None, _) => Some(port.port),
+        };
+        let listens = |number: &u16| self.ports.iter().any(|(port, _)| port == number);
+        number.filter(listens).or_else(|| by_name(&port.name))
     }
 }
 

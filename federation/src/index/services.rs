@@ -9,7 +9,7 @@ use tombolo_core::model::opaque_sni;
 use tombolo_proto::v1;
 
 use super::{
-    Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, covers, peers::MAX_ENDPOINTS_PER_PORT,
+    Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, peers::MAX_ENDPOINTS_PER_PORT,
 };
 
 /// A service in one scope, before it has its virtual address.
@@ -53,7 +53,8 @@ impl Index {
     pub(super) fn exports_to(&self, name: &Name, cluster: &str, peer: &Peer) -> bool {
         peer.ended.is_none()
             && self.configuration.exports.contains_key(name)
-            && Self::policy(&self.configuration, cluster, peer).is_some_and(|p| covers(&p.export, name))
+            && Self::policy(&self.configuration, cluster, peer)
+                .is_some_and(|p| p.export.cover(&name.namespace, &name.name))
     }
 
     /// `SVC.NS.svc.cluster.local`: what the Service document selects here.
@@ -74,7 +75,7 @@ impl Index {
             }
             for workload in self.registrations.in_namespace(&name.namespace) {
                 if selects(&spec.selector, &workload.labels)
-                    && let Some(target) = workload.port(&port.target)
+                    && let Some(target) = workload.port(port)
                 {
                     let endpoint = self.endpoint(workload, target, exported);
                     list.insert(endpoint.id.clone(), endpoint);
@@ -139,7 +140,7 @@ impl Index {
     fn import(&self, name: &Name, cluster: &Arc<str>, peer: &Peer) -> Option<Contribution> {
         let service = peer.service(name)?;
         let policy = Self::policy(&self.configuration, cluster, peer)?;
-        if peer.ended.is_some() || !covers(&policy.import, name) {
+        if peer.ended.is_some() || !policy.import.cover(&name.namespace, &name.name) {
             return None;
         }
         let list =
