@@ -5,15 +5,11 @@ use std::collections::BTreeMap;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{
     model::{Endpoint, EndpointHealth, Reach, Scope, ServiceKey, TrustDomain},
-    resources::{
-        ResourceSet,
-        kinds::{self, ServicePatterns},
-        static_services,
-    },
+    resources::{ResourceSet, kinds, static_services},
 };
 use tombolo_proto::v1;
 
-use crate::index::{Configuration, Name, PeerPolicy, PortSpec, ServiceRule, ServiceSpec, TargetPort};
+use crate::index::{Configuration, Name, PeerPolicy, ServiceSpec};
 
 /// Kinds that proxies compile. Secrets go to gateways alone, as edge certificates; the rest is the controller's own.
 const FOR_PROXIES: &[&str] = &[
@@ -57,22 +53,12 @@ fn services(resources: &ResourceSet, cluster: &str) -> BTreeMap<Name, ServiceSpe
         };
         let spec = ServiceSpec {
             selector: service.spec.selector.clone(),
-            ports: service.spec.ports.iter().map(port).collect(),
+            ports: service.spec.ports.clone(),
             fixed: endpoints.map(list).collect(),
         };
         (Name::new(&key.namespace, &key.name), spec)
     };
     resources.services.iter().map(spec).collect()
-}
-
-fn port(port: &kinds::ServicePortSpec) -> PortSpec {
-    let target = match &port.target_port {
-        Some(kinds::TargetPort::Name(name)) => TargetPort::Name(name.clone()),
-        Some(kinds::TargetPort::Number(number)) => TargetPort::Number(*number),
-        None => TargetPort::Number(port.port),
-    };
-    let app_protocol = port.app_protocol.clone().unwrap_or_default();
-    PortSpec { name: port.name.clone(), port: port.port, app_protocol, target }
 }
 
 /// An endpoint from documents: without a sidecar.
@@ -114,17 +100,12 @@ fn exports(resources: &ResourceSet) -> BTreeMap<Name, i64> {
 }
 
 fn peers(resources: &ResourceSet) -> BTreeMap<String, PeerPolicy> {
-    let rules = |patterns: &ServicePatterns| {
-        let rule =
-            |p: &kinds::ServicePattern| ServiceRule { namespace: p.namespace.clone(), name: p.name.clone() };
-        patterns.services.iter().map(rule).collect()
-    };
     let mut all = BTreeMap::new();
     for (key, peer) in &resources.peers {
         // Checked when the document was read.
         let Ok(trust_domain) = TrustDomain::parse(&peer.spec.trust_domain) else { continue };
         let policy =
-            PeerPolicy { trust_domain, export: rules(&peer.spec.export), import: rules(&peer.spec.import) };
+            PeerPolicy { trust_domain, export: peer.spec.export.clone(), import: peer.spec.import.clone() };
         all.insert(key.name.clone(), policy);
     }
     all
