@@ -1,4 +1,19 @@
-//! The proxy beside one workload.
+//! The proxy beside one workload: the application's calls to the mesh go through it, and the mesh's to the application.
+//!
+//! ```text
+//! app -- name -> dns -> virtual address -> loopback listener -> outbound -> mutual TLS -> ... -> inbound -> app
+//! ```
 
 pub mod dns;
+mod following;
+mod health;
+mod inbound;
+mod lanes;
 pub mod loopback;
+mod options;
+mod outbound;
+mod pages;
+mod running;
+
+pub use options::Options;
+pub use running::{Addresses, Error, Running, build, run};

@@ -1,18 +1,22 @@
 //! What a gateway and a sidecar both need to take part in the mesh: listeners that follow the snapshot, identity,
 //! discovery and registration put together.
 
+mod address;
 mod explain;
 mod feed;
 mod join;
 mod listeners;
 mod registration;
+mod server_config;
 mod view;
 
+pub use address::advertised;
 pub use explain::{Question, QuestionError};
 pub use feed::PoolFeeder;
 pub use join::{Discovering, JoinError, JoinOptions, Member};
 pub use listeners::{ListenerSet, Wanted};
 pub use registration::{Registered, Registration, RegistrationParts};
+pub use server_config::MeshServerConfig;
 pub use view::view;
 
 /// A number that differs from process to process, for the choices of `balance`.

@@ -53,6 +53,12 @@ struct TcpLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DnsLabels {
+    source: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: String,
 }
@@ -92,6 +98,7 @@ pub struct Telemetry {
     tcp: Family<TcpLabels, Counter>,
     bytes: Family<Kind, Counter>,
     bad_input: Family<Kind, Counter>,
+    dns: Family<DnsLabels, Counter>,
     values: Family<Kind, Gauge>,
     accepted: Family<ListenerLabels, Counter>,
     refused: Family<ListenerLabels, Counter>,
@@ -127,6 +134,7 @@ impl Telemetry {
             tcp: metric!("tcp_connections", "Raw TCP connections that have ended", Family::default()),
             bytes: metric!("bytes", "Bytes of bodies and raw connections", Family::default()),
             bad_input: metric!("bad_input", "What was refused because it was malformed", Family::default()),
+            dns: metric!("dns_answers", "DNS answers by where they are from", Family::default()),
             values: metric!("state", "State of this process by kind", Family::default()),
             accepted: metric!("listener_accepted", "Connections accepted", Family::default()),
             refused: metric!("listener_refused", "Connections closed at the bound", Family::default()),
@@ -166,6 +174,12 @@ impl Telemetry {
     /// Counts something malformed that was refused: `dns`, `token`, `document`, `head`, `tls`, `control`, `certificate`.
     pub fn bad_input(&self, kind: &'static str) {
         self.bad_input.get_or_create(&Kind { kind: kind.into() }).inc();
+    }
+
+    /// Counts a DNS answer: from `own` names or `forwarded`, with this response code, or `overload` for what is past a
+    /// bound.
+    pub fn dns_answer(&self, source: &'static str, code: &'static str) {
+        self.dns.get_or_create(&DnsLabels { source, code }).inc();
     }
 
     /// Sets the state of this kind, e.g. `snapshot_version`, `identity_expires_seconds`. Kinds are few and fixed.

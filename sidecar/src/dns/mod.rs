@@ -3,17 +3,9 @@
 mod forward;
 mod message;
 mod server;
-mod stats;
 mod zone;
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use hickory_proto::{
@@ -22,12 +14,12 @@ use hickory_proto::{
 };
 use tokio::{
     net::{TcpListener, UdpSocket},
+    sync::watch,
     task::JoinHandle,
 };
-use tombolo_core::model::Snapshot;
+use tombolo_core::{model::Snapshot, telemetry::Telemetry};
 
 pub use forward::ForwardError;
-pub use stats::Stats;
 pub use zone::TTL;
 
 use crate::loopback::Range;
@@ -43,7 +35,7 @@ pub struct Directory {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// True once the controller has told this process all services. Before that, a name that is not in the snapshot is
     /// answered SERVFAIL.
-    pub synced: Arc<AtomicBool>,
+    pub synced: watch::Receiver<bool>,
     /// Where the virtual addresses lie.
     pub range: Range,
 }
@@ -67,7 +59,6 @@ pub enum DnsError {
 /// A DNS server that answers. It ends when this is dropped.
 pub struct Dns {
     address: SocketAddr,
-    stats: Arc<Stats>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -77,25 +68,20 @@ impl Dns {
         listen: SocketAddr,
         resolvers: &[SocketAddr],
         directory: Directory,
+        telemetry: Arc<Telemetry>,
     ) -> Result<Self, DnsError> {
         let failed = |source| DnsError::Bind { address: listen, source };
         let (udp, tcp) = bind(listen).await.map_err(failed)?;
         let address = udp.local_addr().map_err(failed)?;
         let forwarder = Forwarder::new(resolvers, &[address])?;
-        let stats = Arc::new(Stats::default());
-        let server = Server::new(Answers { directory, forwarder }, Arc::clone(&stats));
+        let server = Server::new(Answers { directory, forwarder }, telemetry);
         let tasks = [tokio::spawn(Arc::clone(&server).udp(Arc::new(udp))), tokio::spawn(server.tcp(tcp))];
-        Ok(Self { address, stats, tasks })
+        Ok(Self { address, tasks })
     }
 
     /// Where it listens, with the real port: the same by UDP and TCP.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Its counters.
-    pub fn stats(&self) -> &Arc<Stats> {
-        &self.stats
     }
 }
 
@@ -137,7 +123,7 @@ impl Answers {
     fn own(&self, name: &Name, kind: RecordType) -> Option<Reply> {
         let Directory { snapshot, synced, range } = &self.directory;
         // Read first: a snapshot that is at least as new as the sync.
-        let synced = synced.load(Ordering::Acquire);
+        let synced = *synced.borrow();
         let code = |code| Reply { authoritative: true, ..Reply::code(code) };
         match zone::find(&snapshot.load(), synced, range, name, kind) {
             Found::Foreign => None,

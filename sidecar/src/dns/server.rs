@@ -13,9 +13,10 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tombolo_core::telemetry::Telemetry;
 
 use super::{
-    Answers, Stats,
+    Answers,
     message::{self, Packet, Question, Reply},
 };
 
@@ -34,15 +35,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Answers on both sockets until it is dropped.
 pub(super) struct Server {
     pub answers: Answers,
-    pub stats: Arc<Stats>,
+    pub telemetry: Arc<Telemetry>,
     forwarded: Semaphore,
     connections: Arc<Semaphore>,
 }
 
 impl Server {
-    pub fn new(answers: Answers, stats: Arc<Stats>) -> Arc<Self> {
+    pub fn new(answers: Answers, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let (forwarded, connections) = (Semaphore::new(FORWARDED), Arc::new(Semaphore::new(CONNECTIONS)));
-        Arc::new(Self { answers, stats, forwarded, connections })
+        Arc::new(Self { answers, telemetry, forwarded, connections })
     }
 
     /// Serves UDP. Own names are answered in this loop; a forwarded question has a task of its own.
@@ -92,7 +93,7 @@ impl Server {
                 }
             };
             let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
-                self.stats.overload();
+                self.telemetry.dns_answer("own", "overload");
                 continue;
             };
             let server = Arc::clone(&self);
@@ -111,7 +112,7 @@ impl Server {
         let mut buffer = vec![0; LONGEST_QUESTION];
         while let Some(length) = timeout(IDLE, read_length(&mut tcp)).await?? {
             let Some(packet) = buffer.get_mut(..length) else {
-                self.stats.malformed();
+                self.telemetry.bad_input("dns");
                 return Ok(());
             };
             timeout(IDLE, tcp.read_exact(packet)).await??;
@@ -131,27 +132,27 @@ impl Server {
     /// What can be said without asking others.
     fn first(&self, packet: &[u8], source: SocketAddr, protocol: Protocol) -> First {
         if packet.len() > LONGEST_QUESTION {
-            self.stats.malformed();
+            self.telemetry.bad_input("dns");
             return First::Nothing;
         }
         match message::read(packet, source, protocol) {
             Packet::Question(question) => match self.answers.own(&question.name, question.kind) {
                 Some(reply) => {
-                    self.stats.answered(reply.code, false);
+                    self.telemetry.dns_answer("own", label(reply.code));
                     First::Ready(question.write(&reply))
                 }
                 None => First::Forward(question),
             },
             Packet::Refused(code, answer) => {
                 if code == ResponseCode::FormErr {
-                    self.stats.malformed();
+                    self.telemetry.bad_input("dns");
                 } else {
-                    self.stats.answered(code, false);
+                    self.telemetry.dns_answer("own", label(code));
                 }
                 First::Ready(answer)
             }
             Packet::Ignored => {
-                self.stats.malformed();
+                self.telemetry.bad_input("dns");
                 First::Nothing
             }
         }
@@ -161,12 +162,23 @@ impl Server {
         let reply = match self.forwarded.try_acquire() {
             Ok(_place) => self.answers.foreign(&question.name, question.kind).await,
             Err(_) => {
-                self.stats.overload();
+                self.telemetry.dns_answer("forwarded", "overload");
                 Reply::code(ResponseCode::ServFail)
             }
         };
-        self.stats.answered(reply.code, true);
+        self.telemetry.dns_answer("forwarded", label(reply.code));
         question.write(&reply)
+    }
+}
+
+/// A response code as metrics show it.
+fn label(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::NoError => "noerror",
+        ResponseCode::NXDomain => "nxdomain",
+        ResponseCode::ServFail => "servfail",
+        ResponseCode::Refused => "refused",
+        _ => "other",
     }
 }
 

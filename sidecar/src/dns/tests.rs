@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
@@ -12,7 +17,10 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tombolo_core::model::{AppProtocol, ServiceEntry, ServiceKey, ServicePort};
+use tombolo_core::{
+    model::{AppProtocol, ServiceEntry, ServiceKey, ServicePort},
+    telemetry::AccessLog,
+};
 
 use super::*;
 
@@ -27,17 +35,42 @@ fn directory() -> Directory {
     snapshot.services.insert(key, Arc::new(entry));
     Directory {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        synced: Arc::new(AtomicBool::new(true)),
+        synced: watch::channel(true).1,
         range: Range::default(),
     }
 }
 
-async fn start(resolvers: &[SocketAddr], directory: Directory) -> Dns {
-    Dns::start("127.0.0.1:0".parse().unwrap(), resolvers, directory).await.unwrap()
+/// A server, and what it counts.
+struct Tested {
+    dns: Dns,
+    telemetry: Arc<Telemetry>,
+}
+
+impl std::ops::Deref for Tested {
+    type Target = Dns;
+    fn deref(&self) -> &Dns {
+        &self.dns
+    }
+}
+
+impl Tested {
+    /// The value of a metric, written as it is shown.
+    fn counted(&self, metric: &str) -> u64 {
+        let text = self.telemetry.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+async fn start(resolvers: &[SocketAddr], directory: Directory) -> Tested {
+    let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let dns = Dns::start(listen, resolvers, directory, Arc::clone(&telemetry)).await.unwrap();
+    Tested { dns, telemetry }
 }
 
 /// A server whose foreign names nobody answers.
-async fn alone() -> Dns {
+async fn alone() -> Tested {
     // It cannot be itself the resolver: port 9 of an address that refuses.
     start(&["127.0.0.1:9".parse().unwrap()], directory()).await
 }
@@ -68,7 +101,7 @@ async fn exchange_tcp(tcp: &mut TcpStream, packet: &[u8]) -> Vec<u8> {
     answer
 }
 
-async fn ask(dns: &Dns, name: &str, kind: RecordType) -> Message {
+async fn ask(dns: &Tested, name: &str, kind: RecordType) -> Message {
     let answer = udp(dns.address(), &question(name, kind).to_vec().unwrap()).await;
     Message::from_vec(&answer).unwrap()
 }
@@ -78,10 +111,10 @@ fn code(message: &Message) -> ResponseCode {
 }
 
 /// A resolver that answers by the first label: an address, nothing, no name, too much for UDP, or never.
-async fn upstream() -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
+async fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
     let (udp, tcp) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = udp.local_addr().unwrap();
-    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
@@ -152,7 +185,7 @@ async fn answers_own_names_by_udp_and_tcp() {
         let by_tcp = Message::from_vec(&exchange_tcp(&mut tcp, &packet).await).unwrap();
         assert_eq!(by_tcp.answers, by_udp.answers);
     }
-    assert_eq!(dns.stats().read().answers[0], ("own", "noerror", 4));
+    assert_eq!(dns.counted("tombolo_dns_answers_total{source=\"own\",code=\"noerror\"}"), 4);
 }
 
 #[tokio::test]
@@ -168,13 +201,13 @@ async fn tells_no_data_from_no_name() {
 
 #[tokio::test]
 async fn fails_until_synced_and_answers_after() {
-    let directory = directory();
-    directory.synced.store(false, Ordering::Release);
+    let (sync, synced) = watch::channel(false);
+    let directory = Directory { synced, ..directory() };
     let dns = start(&["127.0.0.1:9".parse().unwrap()], directory.clone()).await;
     let unknown = "cart.shop.svc.cluster.local.";
     assert_eq!(code(&ask(&dns, unknown, RecordType::A).await), ResponseCode::ServFail);
     assert_eq!(code(&ask(&dns, CHECKOUT, RecordType::A).await), ResponseCode::NoError);
-    directory.synced.store(true, Ordering::Release);
+    sync.send_replace(true);
     assert_eq!(code(&ask(&dns, unknown, RecordType::A).await), ResponseCode::NXDomain);
 }
 
@@ -200,7 +233,7 @@ async fn forwards_other_names_and_keeps_the_answers() {
     let empty = ask(&dns, "empty.example.", RecordType::A).await;
     assert_eq!((code(&empty), empty.answers.len()), (ResponseCode::NoError, 0));
     assert_eq!(code(&ask(&dns, "failing.example.", RecordType::A).await), ResponseCode::ServFail);
-    assert_eq!(dns.stats().read().answers[4], ("forwarded", "noerror", 4));
+    assert_eq!(dns.counted("tombolo_dns_answers_total{source=\"forwarded\",code=\"noerror\"}"), 4);
 }
 
 #[tokio::test]
@@ -284,7 +317,7 @@ async fn malformed_packets_are_refused_and_counted() {
     let mut buffer = [0; 512];
     let length = timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.id, 4711, "the first answer of all");
-    assert_eq!(dns.stats().read().malformed, 7);
+    assert_eq!(dns.counted("tombolo_bad_input_total{kind=\"dns\"}"), 7);
 }
 
 #[tokio::test]

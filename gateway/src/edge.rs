@@ -1,0 +1,146 @@
+//! Public listeners: they follow the snapshot.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+use tombolo_core::{
+    decide::{Bind, BindKey, Compiled, ListenerProtocol},
+    member::{ListenerSet, Wanted},
+    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, ListenLimits, Serving},
+    telemetry::Telemetry,
+    tls::TlsError,
+};
+
+use crate::{
+    certificates::{BindTls, Certificates},
+    options::Ports,
+};
+
+/// The public listeners of a gateway.
+pub(crate) struct Edge {
+    address: IpAddr,
+    ports: Ports,
+    telemetry: Arc<Telemetry>,
+    tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
+    listeners: ListenerSet<BindKey, ListenerProtocol>,
+}
+
+impl Edge {
+    /// No listeners so far.
+    pub fn new(
+        engine: Arc<HttpEngine>,
+        address: Option<IpAddr>,
+        ports: Ports,
+        telemetry: Arc<Telemetry>,
+        drain: watch::Receiver<bool>,
+    ) -> Self {
+        let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
+        let known = Arc::clone(&tls);
+        let make = move |key: &BindKey, protocol: &ListenerProtocol| -> Arc<dyn ConnectionService> {
+            let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+            let acceptor = match (protocol, tls) {
+                (ListenerProtocol::Https, Some(tls)) => Acceptor::Tls(Arc::clone(&tls.config)),
+                (ListenerProtocol::Https | ListenerProtocol::Http, _) => Acceptor::Plain,
+            };
+            engine.http(acceptor, Entry::Edge(*key))
+        };
+        Self {
+            address: address.unwrap_or_else(every_address),
+            ports,
+            telemetry,
+            tls,
+            listeners: ListenerSet::new(make, ListenLimits::default(), drain),
+        }
+    }
+
+    /// Makes the listeners those of this configuration. Says what could not be done.
+    pub fn apply(&mut self, config: &Compiled, certificates: &Certificates) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut wanted = BTreeMap::new();
+        for bind in &config.binds {
+            match self.prepare(bind, certificates) {
+                Ok(prepared) => drop(wanted.insert(bind.key, prepared)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let before: Vec<BindKey> = self.listeners.iter().map(|(key, _)| *key).collect();
+        for (_, address, error) in self.listeners.apply(&wanted) {
+            problems.push(format!("cannot listen on {address}: {error}{}", hint(address, &error)));
+        }
+        for (key, serving) in self.listeners.iter().filter(|(key, _)| !before.contains(key)) {
+            let stats = Arc::clone(serving.stats());
+            self.telemetry.watch_listener(name(*key), false, stats);
+        }
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| wanted.contains_key(key));
+        problems
+    }
+
+    /// Where a socket is to be, with its certificates in force.
+    fn prepare(&self, bind: &Bind, certificates: &Certificates) -> Result<Wanted<ListenerProtocol>, String> {
+        let port =
+            match self.ports {
+                Ports::Free => 0,
+                Ports::Offset(offset) => bind.key.port.checked_add(offset).ok_or_else(|| {
+                    format!("port {} plus the offset {offset} is past 65535", bind.key.port)
+                })?,
+            };
+        let protocol = bind.listeners.first().map_or(ListenerProtocol::Http, |listener| listener.protocol);
+        if protocol == ListenerProtocol::Https {
+            let missing = self.update_tls(bind, certificates).map_err(|error| error.to_string())?;
+            for secret in missing {
+                tracing::warn!(%secret, port = bind.key.port, "an HTTPS listener's certificate is not there");
+            }
+        }
+        let address = SocketAddr::new(bind.key.address.unwrap_or(self.address), port);
+        Ok(Wanted { address, purpose: protocol })
+    }
+
+    fn update_tls(&self, bind: &Bind, certificates: &Certificates) -> Result<Vec<Arc<str>>, TlsError> {
+        let mut all = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let tls = match all.get(&bind.key) {
+            Some(tls) => Arc::clone(tls),
+            None => {
+                let tls = Arc::new(BindTls::new()?);
+                all.insert(bind.key, Arc::clone(&tls));
+                tls
+            }
+        };
+        Ok(tls.update(bind, certificates))
+    }
+
+    /// The open listeners, with their real addresses.
+    pub fn addresses(&self) -> BTreeMap<BindKey, SocketAddr> {
+        self.listeners.iter().map(|(key, serving)| (*key, Serving::address(serving))).collect()
+    }
+
+    /// The listeners, to be drained.
+    pub fn into_listeners(self) -> ListenerSet<BindKey, ListenerProtocol> {
+        self.listeners
+    }
+}
+
+fn name(key: BindKey) -> String {
+    key.address.map_or_else(|| format!("*:{}", key.port), |ip| SocketAddr::new(ip, key.port).to_string())
+}
+
+fn hint(address: SocketAddr, error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE, or give --port-offset 8000"
+        }
+        std::io::ErrorKind::AddrInUse => "; something else listens there, see `ss -ltnp`",
+        _ => "",
+    }
+}
+
+/// Both families where there are both.
+fn every_address() -> IpAddr {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}

@@ -1,0 +1,75 @@
+//! How a gateway is started.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tombolo_core::telemetry::Telemetry;
+
+/// Everything that a gateway is told at its start.
+#[derive(Clone)]
+pub struct Options {
+    /// Where its configuration comes from.
+    pub source: Source,
+    /// Where listeners without an address of their own are bound; none: every address of this machine.
+    pub address: Option<IpAddr>,
+    /// The ports of listeners.
+    pub ports: Ports,
+    /// Where the admin pages are; none: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Metrics and access log.
+    pub telemetry: Arc<Telemetry>,
+    /// How long requests that run may take to finish when the gateway drains; then they are cut.
+    pub drain_limit: Duration,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Files and directories, watched for change. No controller, no identity.
+    Static {
+        /// Files, or directories of `*.yaml`, `*.yml`, `*.json`.
+        paths: Vec<PathBuf>,
+        /// How often they are looked at.
+        poll: Duration,
+    },
+}
+
+/// Which ports listeners get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// As configured, plus this. A port past 65535 cannot be bound.
+    Offset(u16),
+    /// Free ones; [`crate::Running::listeners`] says which.
+    Free,
+}
+
+impl Options {
+    /// The options of a static gateway; everything else as by default: all addresses, ports as configured, no admin
+    /// pages, 30 s to drain, looking for changes every 500 ms.
+    pub fn from_files(paths: Vec<PathBuf>, telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            source: Source::Static { paths, poll: Duration::from_millis(500) },
+            address: None,
+            ports: Ports::Offset(0),
+            admin: None,
+            telemetry,
+            drain_limit: Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("source", &self.source)
+            .field("address", &self.address)
+            .field("ports", &self.ports)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! The admin pages of a gateway.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use serde_json::{Value, json};
+use tombolo_core::{
+    balance::Pools,
+    decide::{Bind, BindKey, ListenerProtocol, explain_edge},
+    lifecycle::admin::{Page, Pages},
+    member::{Question, QuestionError, view},
+    model::Snapshot,
+};
+
+use crate::state::Served;
+
+/// `/config` and `/explain`.
+pub(crate) struct GatewayPages {
+    pub served: Arc<ArcSwap<Served>>,
+    pub pools: Arc<Pools>,
+}
+
+impl Pages for GatewayPages {
+    fn page(&self, path: &str, query: Option<&str>) -> Option<Page> {
+        match path {
+            "/config" => Some(Page::json(&self.config())),
+            "/explain" => Some(self.explain(query.unwrap_or_default())),
+            _ => None,
+        }
+    }
+}
+
+impl GatewayPages {
+    fn config(&self) -> Value {
+        let served = self.served.load();
+        let state = &served.state;
+        let listeners = state.snapshot.config.binds.iter().map(|bind| listener(bind, &served));
+        let mut config = view(&state.snapshot);
+        let more = json!({
+            "listeners": listeners.collect::<Vec<_>>(),
+            "problems": state.problems,
+            "certificateProblems": state.certificate_problems,
+            "listenerProblems": served.problems,
+            "keptAsBefore": state.kept,
+        });
+        if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+            config.extend(more);
+        }
+        config
+    }
+
+    /// The socket is found by the URL's scheme and port: the configured port, or the one that is really bound.
+    fn explain(&self, query: &str) -> Page {
+        let served = self.served.load();
+        match Question::parse(query) {
+            Ok(question) => match find(&served, &question) {
+                Some(bind) => {
+                    let host = question.host();
+                    let (head, caller) = (question.head(&host), question.caller(&host));
+                    let snapshot: &Snapshot = &served.state.snapshot;
+                    Page::json(&explain_edge(snapshot, bind, &head, &caller, &*self.pools))
+                }
+                None => Page::error(
+                    StatusCode::NOT_FOUND,
+                    format!("no {} listener has port {}", scheme(&question), question.port()),
+                ),
+            },
+            Err(error) => bad(&error),
+        }
+    }
+}
+
+fn bad(error: &QuestionError) -> Page {
+    Page::error(StatusCode::BAD_REQUEST, error)
+}
+
+fn scheme(question: &Question) -> &str {
+    question.url.scheme_str().unwrap_or("http")
+}
+
+fn find(served: &Served, question: &Question) -> Option<BindKey> {
+    let protocol = match scheme(question) {
+        "https" => ListenerProtocol::Https,
+        _ => ListenerProtocol::Http,
+    };
+    let binds = &served.state.snapshot.config.binds;
+    let speaks = |bind: &&Bind| bind.listeners.iter().any(|listener| listener.protocol == protocol);
+    let real = |bind: &Bind| served.listeners.get(&bind.key).map(SocketAddr::port);
+    let by_port = |port: u16| {
+        let mut of_protocol = binds.iter().filter(speaks);
+        of_protocol.find(|bind| bind.key.port == port || real(bind) == Some(port))
+    };
+    by_port(question.port()).map(|bind| bind.key)
+}
+
+fn listener(bind: &Bind, served: &Served) -> Value {
+    let listeners = bind.listeners.iter().map(|listener| {
+        json!({
+            "gateway": &*listener.gateway,
+            "name": &*listener.name,
+            "hostname": listener.hostname,
+            "protocol": match listener.protocol {
+                ListenerProtocol::Http => "HTTP",
+                ListenerProtocol::Https => "HTTPS",
+            },
+            "certificates": listener.certificates,
+        })
+    });
+    json!({
+        "port": bind.key.port,
+        "bound": served.listeners.get(&bind.key).map(ToString::to_string),
+        "listeners": listeners.collect::<Vec<_>>(),
+    })
+}

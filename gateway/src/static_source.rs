@@ -1,0 +1,110 @@
+//! A gateway without a controller: its documents are files.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tombolo_core::{
+    decide::compile,
+    member::PoolFeeder,
+    model::{Snapshot, TrustBundles},
+    resources::static_services,
+    telemetry::Telemetry,
+};
+
+use crate::{
+    certificates::of_secrets,
+    files::{Files, Loaded},
+    state::State,
+};
+
+/// The name of the cluster that a gateway without a controller is.
+const CLUSTER: &str = "static";
+
+/// Reads files, and reads them again when they change.
+pub(crate) struct StaticSource {
+    files: Files,
+    telemetry: Arc<Telemetry>,
+    feeder: Arc<PoolFeeder>,
+    slot: Arc<ArcSwap<Snapshot>>,
+    state: Arc<State>,
+}
+
+impl StaticSource {
+    /// Nothing read so far. Each snapshot is put into `slot`, after the pools.
+    pub fn new(
+        files: Files,
+        telemetry: Arc<Telemetry>,
+        feeder: Arc<PoolFeeder>,
+        slot: Arc<ArcSwap<Snapshot>>,
+    ) -> Self {
+        Self { files, telemetry, feeder, slot, state: Arc::default() }
+    }
+
+    /// Looks for changes, and puts them in force. None: there are none. Blocks for as long as reading and compiling takes.
+    pub fn poll(&mut self) -> Option<Arc<State>> {
+        let loaded = self.files.load()?;
+        self.report(&loaded);
+        let (certificates, certificate_problems) = of_secrets(&loaded.resources, &self.state.certificates);
+        for problem in &certificate_problems {
+            self.telemetry.bad_input("certificate");
+            tracing::error!(problem, "a certificate cannot be used");
+        }
+        let snapshot = Snapshot {
+            version: self.state.snapshot.version + 1,
+            config: Arc::new(compile(&loaded.resources)),
+            services: static_services(&loaded.resources, CLUSTER),
+            trust: Arc::new(TrustBundles::default()),
+        };
+        let snapshot = Arc::new(snapshot);
+        self.feeder.feed(&snapshot);
+        self.slot.store(Arc::clone(&snapshot));
+        self.state = Arc::new(State {
+            snapshot,
+            certificates: Arc::new(certificates),
+            problems: loaded.problems,
+            certificate_problems,
+            kept: loaded.kept,
+        });
+        Some(Arc::clone(&self.state))
+    }
+
+    fn report(&self, loaded: &Loaded) {
+        for problem in &loaded.problems {
+            self.telemetry.bad_input("document");
+            tracing::error!("{problem}");
+        }
+        for object in &loaded.kept {
+            tracing::warn!(object, "in force as it was before its problem");
+        }
+        tracing::info!(
+            objects = loaded.resources.len(),
+            problems = loaded.problems.len(),
+            "configuration read"
+        );
+    }
+
+    /// Polls for as long as somebody listens.
+    pub async fn watch(mut self, poll: Duration, states: watch::Sender<Arc<State>>) {
+        let mut ticks = tokio::time::interval(poll);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = states.closed() => return,
+            }
+            let polled = tokio::task::spawn_blocking(move || {
+                let state = self.poll();
+                (self, state)
+            });
+            // It fails only where it panicked: the last good state stays.
+            let Ok((source, state)) = polled.await else {
+                return tracing::error!("the files are no longer watched");
+            };
+            self = source;
+            if let Some(state) = state {
+                states.send_replace(state);
+            }
+        }
+    }
+}

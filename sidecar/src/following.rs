@@ -1,0 +1,122 @@
+//! What follows each new snapshot: the outbound listeners, and what is subscribed to.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tombolo_core::{
+    discovery::Discovery,
+    lifecycle::{Readiness, Task},
+    member::ListenerSet,
+    model::{AppProtocol, ServiceKey},
+    proxy::{Acceptor, ConnectionService, Entry, ListenLimits, Serving},
+    telemetry::Telemetry,
+};
+
+use crate::{
+    loopback::{Plan, Range, plan},
+    options::Options,
+    outbound::{OnUse, Uses},
+    pages::Served,
+    running::{Core, Parts},
+};
+
+/// Listeners that could not be opened are tried again after this long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Keeps the outbound listeners in step with the snapshot.
+pub(crate) struct Following {
+    discovery: Discovery,
+    uses: Arc<Uses>,
+    range: Range,
+    telemetry: Arc<Telemetry>,
+    synced: Task,
+    listeners: ListenerSet<(ServiceKey, u16), AppProtocol>,
+    served: Arc<ArcSwap<Served>>,
+    tell: watch::Sender<()>,
+}
+
+impl Following {
+    /// No listeners so far.
+    pub fn new(
+        options: &Options,
+        core: &Core,
+        parts: &Parts,
+        readiness: &Readiness,
+        served: Arc<ArcSwap<Served>>,
+        tell: watch::Sender<()>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let (engine, uses) = (Arc::clone(&parts.outbound), Arc::clone(&parts.uses));
+        let make = move |(service, port): &(ServiceKey, u16), protocol: &AppProtocol| {
+            let entry = Entry::Outbound { service: service.clone(), port: *port };
+            let next = match protocol {
+                AppProtocol::Http1 | AppProtocol::Http2 => engine.http(Acceptor::Plain, entry),
+                AppProtocol::Tcp => engine.tcp(Acceptor::Plain, entry),
+            };
+            OnUse::new(next, service.clone(), Arc::clone(&uses)) as Arc<dyn ConnectionService>
+        };
+        Self {
+            discovery: core.discovery.clone(),
+            uses: Arc::clone(&parts.uses),
+            range: options.outbound_range,
+            telemetry: Arc::clone(&options.telemetry),
+            synced: readiness.task("first snapshot"),
+            listeners: ListenerSet::new(make, ListenLimits::default(), stop),
+            served,
+            tell,
+        }
+    }
+
+    /// Follows for as long as it is polled.
+    pub async fn run(&mut self) {
+        let (mut changes, mut synced) = (self.discovery.changes(), self.discovery.synced());
+        loop {
+            changes.borrow_and_update();
+            let failing = self.apply();
+            if *synced.borrow_and_update() {
+                self.synced.done();
+            }
+            self.tell.send_replace(());
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                Ok(()) = synced.changed() => {}
+                () = tokio::time::sleep(RETRY), if failing => {}
+                // Discovery lives as long as the sidecar.
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// True if something is to be tried again.
+    fn apply(&mut self) -> bool {
+        let snapshot = self.discovery.snapshot().load_full();
+        self.uses.refresh(&snapshot);
+        let Plan { listeners: wanted, left_out } = plan(&snapshot, &self.range);
+        let before = self.served.load_full();
+        let failed = self.listeners.apply(&wanted);
+        let not_bound = failed.iter().map(|((service, port), address, error)| {
+            format!("{service} port {port}: cannot listen on {address}: {error}")
+        });
+        let without = left_out.iter().map(|(service, port)| {
+            format!("{service} port {port}: no virtual address is left in {}", self.range)
+        });
+        let problems: Vec<String> = not_bound.chain(without).collect();
+        for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
+            tracing::error!("{problem}");
+        }
+        let outbound: BTreeMap<_, _> =
+            self.listeners.iter().map(|(key, serving)| (key.clone(), Serving::address(serving))).collect();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.telemetry.set("snapshot_version", i64::try_from(snapshot.version).unwrap_or(i64::MAX));
+        self.telemetry.set("listeners_open", gauge(outbound.len()));
+        self.telemetry.set("listeners_failed", gauge(problems.len()));
+        self.served.store(Arc::new(Served { outbound, problems }));
+        !failed.is_empty()
+    }
+
+    /// The listeners, to be drained.
+    pub fn into_listeners(self) -> ListenerSet<(ServiceKey, u16), AppProtocol> {
+        self.listeners
+    }
+}

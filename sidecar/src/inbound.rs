@@ -1,0 +1,259 @@
+//! Calls from the mesh to the application: which port, who may, and on to it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use tombolo_core::{
+    decide::{
+        ArmReason, Backend, Caller, Decision, Filters, InboundWorkload, LocalAnswer, Mirror, Outcome,
+        RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
+    },
+    model::{AppProtocol, Snapshot, TrustDomain},
+    proxy::{Arrival, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
+};
+
+use crate::lanes::Lanes;
+
+/// The reason of a call that a policy does not let through.
+const DENIED: &str = "rbac_denied";
+/// The reason of a call to a name that is none of this workload's.
+const UNKNOWN: &str = "unknown_name";
+
+/// The workload's ports by the server names that lead to them.
+pub(crate) type Names = BTreeMap<String, u16>;
+
+/// Decides for calls that come in.
+pub(crate) struct InboundDirector {
+    own: TrustDomain,
+    workload: InboundWorkload,
+    app: IpAddr,
+    names: Arc<ArcSwap<Names>>,
+    lanes: Arc<Lanes>,
+    shared: Shared,
+}
+
+/// What all decisions have in common, made once.
+struct Shared {
+    route: Arc<str>,
+    rule: Arc<str>,
+    filters: Arc<Filters>,
+    retry: Retry,
+    mirrors: Arc<[Mirror]>,
+}
+
+impl InboundDirector {
+    /// For the workload `name` behind `app`.
+    pub fn new(
+        own: TrustDomain,
+        name: &str,
+        workload: InboundWorkload,
+        app: IpAddr,
+        names: Arc<ArcSwap<Names>>,
+        lanes: Arc<Lanes>,
+    ) -> Self {
+        let shared = Shared {
+            route: format!("workload/{}/{name}", workload.namespace).into(),
+            rule: "inbound".into(),
+            filters: Arc::default(),
+            // Once more, as the application may just have closed a connection that was kept. That it does not answer
+            // at all is the caller's to know: it has other endpoints.
+            retry: Retry { attempts: 1, codes: Arc::from([]) },
+            mirrors: Arc::from([]),
+        };
+        Self { own, workload, app, names, lanes, shared }
+    }
+
+    /// The application's port that is called, if the caller may.
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        head: Option<&RequestHead<'_>>,
+        caller: &Caller<'_>,
+    ) -> Result<u16, &'static str> {
+        let names = self.names.load();
+        let port = arrival.sni.as_deref().and_then(|name| names.get(name)).ok_or(UNKNOWN)?;
+        match authorize(snapshot, &self.own, &self.workload, *port, head, caller) {
+            Verdict::Allow => Ok(*port),
+            Verdict::Deny { policy } => {
+                tracing::debug!(policy = &*policy, caller = ?caller.identity, port, "not allowed");
+                Err(DENIED)
+            }
+        }
+    }
+
+    fn decision(&self, port: u16, arrival: &Arrival, head: &RequestHead<'_>) -> Decision {
+        let protocol = if arrival.http2 { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        Decision {
+            route: Arc::clone(&self.shared.route),
+            rule: Arc::clone(&self.shared.rule),
+            release: None,
+            arm: None,
+            reason: ArmReason::None,
+            lane: lane_from_baggage(head.headers),
+            backend: Backend::Address { address: SocketAddr::new(self.app, port), protocol },
+            filters: Arc::clone(&self.shared.filters),
+            timeouts: Timeouts::default(),
+            retry: self.shared.retry.clone(),
+            set_cookie: None,
+            mirrors: Arc::clone(&self.shared.mirrors),
+        }
+    }
+}
+
+impl Director for InboundDirector {
+    fn direct(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        head: &RequestHead<'_>,
+        caller: &Caller<'_>,
+    ) -> Outcome {
+        let port = match self.admit(snapshot, arrival, Some(head), caller) {
+            Ok(port) => port,
+            Err(reason) => return refuse(reason),
+        };
+        let decision = self.decision(port, arrival, head);
+        if let Some(lane) = &decision.lane
+            && !self.lanes.begin(head.headers, lane, Instant::now())
+        {
+            tracing::debug!("too many requests in lanes: the lane of one is not remembered");
+        }
+        Outcome::Forward(Box::new(decision))
+    }
+
+    fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {
+        match self.admit(snapshot, arrival, None, caller) {
+            Ok(port) => TcpOutcome::Forward(Backend::Address {
+                address: SocketAddr::new(self.app, port),
+                protocol: AppProtocol::Tcp,
+            }),
+            Err(reason) => TcpOutcome::Refuse(reason),
+        }
+    }
+}
+
+fn refuse(reason: &'static str) -> Outcome {
+    let status = if reason == DENIED { StatusCode::FORBIDDEN } else { StatusCode::MISDIRECTED_REQUEST };
+    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
+}
+
+/// Passes on what it is told, and forgets the lanes of requests that have ended.
+pub(crate) struct LaneObserver {
+    pub lanes: Arc<Lanes>,
+    pub next: Arc<dyn Observer>,
+}
+
+impl Observer for LaneObserver {
+    fn request(&self, request: &RequestEnd<'_>) {
+        let has_lane = request.decision.is_some_and(|decision| decision.lane.is_some());
+        let is_inbound = request.arrival.is_some_and(|arrival| *arrival.entry == Entry::Inbound);
+        if let Some(trace) = request.trace_id.filter(|_| has_lane && is_inbound) {
+            self.lanes.end(trace, Instant::now());
+        }
+        self.next.request(request);
+    }
+
+    fn tcp(&self, tcp: &TcpEnd<'_>) {
+        self.next.tcp(tcp);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http::{HeaderMap, Method};
+    use tombolo_core::model::{Lane, SpiffeId};
+
+    use super::*;
+
+    const NAME: &str = "8eeafcedbe74ecca963c12d79622c792.t";
+
+    fn director(lanes: &Arc<Lanes>) -> InboundDirector {
+        let own = TrustDomain::parse("east.example").unwrap();
+        let workload = InboundWorkload { namespace: "shop".into(), labels: Default::default() };
+        let names = ArcSwap::from_pointee(Names::from([(NAME.to_string(), 8080)]));
+        let app = "127.0.0.1".parse().unwrap();
+        InboundDirector::new(own, "checkout-1", workload, app, Arc::new(names), Arc::clone(lanes))
+    }
+
+    fn arrival(sni: Option<&str>, identity: &str, http2: bool) -> Arrival {
+        Arrival {
+            entry: Arc::new(Entry::Inbound),
+            peer: "127.0.0.1:1000".parse().unwrap(),
+            local: "127.0.0.1:15006".parse().unwrap(),
+            tls: true,
+            sni: sni.map(Into::into),
+            identity: Some(SpiffeId::parse(identity).unwrap()),
+            http2,
+        }
+    }
+
+    fn ask(director: &InboundDirector, arrival: &Arrival, headers: &HeaderMap) -> Outcome {
+        let head = RequestHead {
+            scheme: "http",
+            host: "checkout",
+            method: &Method::GET,
+            path: "/",
+            query: None,
+            headers,
+        };
+        director.direct(&Snapshot::default(), arrival, &head, &arrival.caller(0))
+    }
+
+    fn status(outcome: &Outcome) -> (u16, &'static str) {
+        match outcome {
+            Outcome::Local(answer) => (answer.status.as_u16(), answer.reason),
+            Outcome::Forward(decision) => panic!("{decision:?}"),
+        }
+    }
+
+    #[test]
+    fn the_name_leads_to_the_port_in_the_protocol_of_the_caller() {
+        let director = director(&Lanes::new());
+        for (http2, protocol) in [(false, AppProtocol::Http1), (true, AppProtocol::Http2)] {
+            let arrival = arrival(Some(NAME), "spiffe://east.example/ns/shop/sa/web", http2);
+            let Outcome::Forward(decision) = ask(&director, &arrival, &HeaderMap::new()) else { panic!() };
+            let address = "127.0.0.1:8080".parse().unwrap();
+            assert_eq!(decision.backend, Backend::Address { address, protocol });
+            assert_eq!((&*decision.route, decision.lane), ("workload/shop/checkout-1", None));
+        }
+    }
+
+    #[test]
+    fn other_names_and_callers_are_refused() {
+        let director = director(&Lanes::new());
+        let (ours, foreign) =
+            ("spiffe://east.example/ns/shop/sa/web", "spiffe://west.example/ns/shop/sa/web");
+        let none = HeaderMap::new();
+        assert_eq!(status(&ask(&director, &arrival(None, ours, false), &none)), (421, UNKNOWN));
+        assert_eq!(status(&ask(&director, &arrival(Some("x.t"), ours, false), &none)), (421, UNKNOWN));
+        assert_eq!(status(&ask(&director, &arrival(Some(NAME), foreign, false), &none)), (403, DENIED));
+        let tcp = |arrival: &Arrival| director.direct_tcp(&Snapshot::default(), arrival, &arrival.caller(0));
+        assert_eq!(tcp(&arrival(Some(NAME), foreign, false)), TcpOutcome::Refuse(DENIED));
+        assert_eq!(tcp(&arrival(None, ours, false)), TcpOutcome::Refuse(UNKNOWN));
+        assert!(matches!(tcp(&arrival(Some(NAME), ours, false)), TcpOutcome::Forward(_)));
+    }
+
+    #[test]
+    fn a_lane_is_passed_on_and_remembered() {
+        let lanes = Lanes::new();
+        let director = director(&lanes);
+        let arrival = arrival(Some(NAME), "spiffe://east.example/ns/shop/sa/web", false);
+        let mut headers = HeaderMap::new();
+        headers.insert("baggage", "a=b,tombolo.lane=v2".parse().unwrap());
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        headers.insert("traceparent", trace.parse().unwrap());
+        let Outcome::Forward(decision) = ask(&director, &arrival, &headers) else { panic!() };
+        let v2 = Some(Lane::parse("v2").unwrap());
+        assert_eq!(decision.lane, v2);
+        headers.remove("baggage");
+        assert_eq!(lanes.find(&headers, Instant::now()), v2);
+    }
+}

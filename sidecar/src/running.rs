@@ -1,0 +1,402 @@
+//! A sidecar that runs.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tombolo_core::{
+    balance::{Placement, Pools},
+    decide::{InboundWorkload, compile},
+    discovery::{Discovery, type_url},
+    lifecycle::{self, Drain, Readiness, admin::Admin},
+    member::{
+        Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
+        RegistrationParts, advertised, random_seed,
+    },
+    model::{NameError, ServiceKey, opaque_sni},
+    proxy::{
+        Acceptor, EngineError, EngineParts, Entry, HttpEngine, ListenLimits, MeshProtocol, MeshUpstream,
+        Serving, bind, serve,
+    },
+    tls::TlsError,
+};
+use tombolo_proto::v1;
+
+use crate::{
+    dns::{Directory, Dns, DnsError},
+    following::Following,
+    health::Probe,
+    inbound::{InboundDirector, LaneObserver, Names},
+    lanes::Lanes,
+    options::Options,
+    outbound::{OutboundDirector, Uses},
+    pages::{Served, SidecarPages},
+};
+
+/// What may be spoken on the inbound listener.
+const INBOUND_ALPN: &[&str] =
+    &[MeshProtocol::Http2.alpn(), MeshProtocol::Http1.alpn(), MeshProtocol::Tcp.alpn()];
+/// The controller is given so long to take note that the workload goes away.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// After that, callers have so long to hear of it before the inbound listener closes.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Why a sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The workload's name is not valid.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no identity.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// An address cannot be listened on, or found out.
+    #[error("{what} on {address}: {source}")]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no DNS.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// TLS refuses.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The engine refuses.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A task of its own ended by a panic.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Where a sidecar listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// Mesh traffic.
+    pub inbound: SocketAddr,
+    /// DNS, by UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// Admin pages.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A sidecar that runs, on tasks of its own.
+pub struct Running {
+    addresses: Addresses,
+    readiness: Readiness,
+    served: Arc<ArcSwap<Served>>,
+    changed: watch::Receiver<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Where the application reaches a service's port; none while there is no listener for it.
+    pub fn outbound(&self, service: &ServiceKey, port: u16) -> Option<SocketAddr> {
+        self.served.load().outbound.get(&(service.clone(), port)).copied()
+    }
+
+    /// Waits until the sidecar serves: it is registered, and has a snapshot.
+    pub async fn ready(&mut self) {
+        while !self.readiness.is_ready() && self.changed.changed().await.is_ok() {}
+    }
+
+    /// Waits for the next change of what is served.
+    pub async fn changed(&mut self) {
+        // An error means that the sidecar has ended; there is no next change.
+        let _ended = self.changed.changed().await;
+    }
+
+    /// Waits until the sidecar has drained and ended.
+    pub async fn finished(self) -> Result<(), Error> {
+        self.task.await.map_err(|error| Error::Internal(error.to_string()))
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Starts a sidecar, says on standard output when it is `ready`, and waits until it has drained.
+pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
+    let mut stop = drain.clone();
+    let starting = build(options, drain);
+    let mut running = tokio::select! {
+        running = starting => running?,
+        () = stop.signalled() => return Ok(()),
+    };
+    tokio::select! {
+        () = running.ready() => {
+            let Addresses { inbound, dns, .. } = running.addresses();
+            let dns = dns.map(|dns| format!(", DNS on {dns}")).unwrap_or_default();
+            println!("tombolo sidecar ready: inbound on {inbound}{dns}");
+        }
+        () = stop.signalled() => {}
+    }
+    running.finished().await
+}
+
+/// Starts a sidecar. Waits for its identity and the name of its cluster, which both outlive a process; after that
+/// everything goes on by itself, until `drain` begins: then it deregisters, finishes what runs, and ends.
+pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
+    options.check()?;
+    let member = Member::join(options.join.clone()).await?;
+    let (listener, inbound) = bind_inbound(&options).await?;
+    let probe = Probe::start(options.app_address, options.ports.iter().map(|(port, _)| *port).collect());
+    let mut registration = register(&options, &member, inbound, &probe).await?;
+    let registered = registration.registered().await;
+    let core = Core::new(&options, &member, &registered);
+    let parts = Parts::new(&options, &member, &core, registration.watch())?;
+    let config = MeshServerConfig::follow(
+        member.credentials(),
+        Arc::clone(core.discovery.snapshot()),
+        core.discovery.changes(),
+        INBOUND_ALPN,
+    )?;
+    // Stopped by the drain's own order, not by its beginning.
+    let (stop, stopped) = watch::channel(false);
+    let service = parts.inbound.http(Acceptor::Tls(Arc::clone(config.config())), Entry::Inbound);
+    let serving = serve(listener, service, ListenLimits::default(), stopped.clone());
+    let serving = serving.map_err(listen("inbound", inbound))?;
+    options.telemetry.watch_listener("inbound", false, Arc::clone(serving.stats()));
+    let dns = start_dns(&options, &core).await?;
+    let served: Arc<ArcSwap<Served>> = Arc::default();
+    let readiness = Readiness::default();
+    let pages = SidecarPages {
+        id: member.id().clone(),
+        workload: core.workload.clone(),
+        inbound,
+        dns: dns.as_ref().map(Dns::address),
+        names: Arc::clone(&parts.names),
+        snapshot: Arc::clone(core.discovery.snapshot()),
+        served: Arc::clone(&served),
+        pools: Arc::clone(core.feeder.pools()),
+    };
+    let admin = serve_admin(&options, &readiness, pages, stopped.clone()).await?;
+    let addresses = Addresses { inbound, dns: dns.as_ref().map(Dns::address), admin };
+    let (tell, changed) = watch::channel(());
+    let following = Following::new(&options, &core, &parts, &readiness, Arc::clone(&served), tell, stopped);
+    let living = Living { options, member, core, probe, registration, config, dns, serving, stop, following };
+    Ok(Running { addresses, readiness, served, changed, task: tokio::spawn(living.run(drain)) })
+}
+
+/// What is made once the cluster's name is known.
+pub(crate) struct Core {
+    pub workload: InboundWorkload,
+    pub feeder: Arc<PoolFeeder>,
+    pub discovery: Discovery,
+    discovering: Discovering,
+}
+
+impl Core {
+    fn new(options: &Options, member: &Member, registered: &Registered) -> Self {
+        let placement =
+            Placement { cluster: registered.cluster.as_str().into(), locality: options.locality.clone() };
+        let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
+        let feeder = Arc::new(PoolFeeder::new(pools));
+        let wildcard = vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE, type_url::TRUST_BUNDLE];
+        let (discovery, discovering) = member.discover("sidecar", wildcard, compile, Arc::clone(&feeder));
+        let labels = options.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
+        let workload =
+            InboundWorkload { namespace: member.id().namespace().into(), labels: labels.collect() };
+        Self { workload, feeder, discovery, discovering }
+    }
+}
+
+/// The data path.
+pub(crate) struct Parts {
+    pub outbound: Arc<HttpEngine>,
+    pub uses: Arc<Uses>,
+    inbound: Arc<HttpEngine>,
+    names: Arc<ArcSwap<Names>>,
+}
+
+impl Parts {
+    fn new(
+        options: &Options,
+        member: &Member,
+        core: &Core,
+        registered: watch::Receiver<Option<Arc<Registered>>>,
+    ) -> Result<Self, EngineError> {
+        let (id, snapshot) = (member.id(), core.discovery.snapshot());
+        let names = Arc::new(ArcSwap::from_pointee(names_of(options, member)));
+        tokio::spawn(follow_names(Arc::clone(&names), registered));
+        let (lanes, pools) = (Lanes::new(), core.feeder.pools());
+        let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
+        let outbound =
+            OutboundDirector { own: id.clone(), pools: Arc::clone(pools), lanes: Arc::clone(&lanes) };
+        let inbound = InboundDirector::new(
+            id.trust_domain().clone(),
+            &options.workload,
+            core.workload.clone(),
+            options.app_address,
+            Arc::clone(&names),
+            Arc::clone(&lanes),
+        );
+        let observer = LaneObserver { lanes, next: Arc::clone(&options.telemetry) as _ };
+        let outbound = HttpEngine::new(EngineParts {
+            snapshot: Arc::clone(snapshot),
+            director: Arc::new(outbound),
+            picker: Arc::clone(pools) as _,
+            upstream: Arc::clone(&upstream),
+            observer: Arc::clone(&options.telemetry) as _,
+        })?;
+        let inbound = HttpEngine::new(EngineParts {
+            snapshot: Arc::clone(snapshot),
+            director: Arc::new(inbound),
+            picker: Arc::clone(pools) as _,
+            upstream,
+            observer: Arc::new(observer),
+        })?;
+        Ok(Self { outbound, uses: Uses::new(core.discovery.clone()), inbound, names })
+    }
+}
+
+/// The names of the workload's ports, as everybody can work them out.
+fn names_of(options: &Options, member: &Member) -> Names {
+    let (domain, namespace) = (member.id().trust_domain(), member.id().namespace());
+    let name = |port: u16| opaque_sni(domain, namespace, &options.workload, port);
+    options.ports.iter().map(|(port, _)| (name(*port), *port)).collect()
+}
+
+/// Adds what the controller calls them. It cannot lead anywhere but to this workload's ports.
+async fn follow_names(names: Arc<ArcSwap<Names>>, mut registered: watch::Receiver<Option<Arc<Registered>>>) {
+    let own = names.load_full();
+    loop {
+        if let Some(registered) = registered.borrow_and_update().clone() {
+            let known = |port: &u16| own.values().any(|own| own == port);
+            let told = registered.inbound.iter().filter(|(_, port)| known(port));
+            let mut all = (*own).clone();
+            all.extend(told.map(|(name, port)| (name.clone(), *port)));
+            names.store(Arc::new(all));
+        }
+        if registered.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn listen(what: &'static str, address: SocketAddr) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Listen { what, address, source }
+}
+
+async fn bind_inbound(options: &Options) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = listen("inbound", options.inbound_listen);
+    let listener = bind(options.inbound_listen).map_err(&failed)?;
+    let address = listener.local_addr().map_err(&failed)?;
+    Ok((listener, address))
+}
+
+async fn register(
+    options: &Options,
+    member: &Member,
+    inbound: SocketAddr,
+    probe: &Probe,
+) -> Result<Registration, Error> {
+    let address = advertised(inbound, options.inbound_advertise, &options.join.controllers).await;
+    let address = address.map_err(listen("the address to advertise for inbound", inbound))?;
+    let port = |(port, name): &(u16, String)| v1::WorkloadPort { port: (*port).into(), name: name.clone() };
+    let request = v1::RegisterRequest {
+        name: options.workload.clone(),
+        address: address.to_string(),
+        labels: options.labels.clone().into_iter().collect(),
+        ports: options.ports.iter().map(port).collect(),
+        locality: Some(v1::Locality {
+            region: options.locality.region.to_string(),
+            zone: options.locality.zone.to_string(),
+        }),
+        network: options.network.clone(),
+        weight: options.weight,
+        ..Default::default()
+    };
+    Ok(Registration::start(RegistrationParts {
+        connect: member.connect(),
+        request,
+        health: probe.health(),
+        state_dir: options.join.state_dir.clone(),
+    }))
+}
+
+async fn start_dns(options: &Options, core: &Core) -> Result<Option<Dns>, DnsError> {
+    let Some(listen) = options.dns_listen else { return Ok(None) };
+    let directory = Directory {
+        snapshot: Arc::clone(core.discovery.snapshot()),
+        synced: core.discovery.confirmed(),
+        range: options.outbound_range,
+    };
+    Dns::start(listen, &options.resolvers, directory, Arc::clone(&options.telemetry)).await.map(Some)
+}
+
+async fn serve_admin(
+    options: &Options,
+    readiness: &Readiness,
+    pages: SidecarPages,
+    stop: watch::Receiver<bool>,
+) -> Result<Option<SocketAddr>, Error> {
+    let Some(address) = options.admin else { return Ok(None) };
+    let shown = Admin {
+        readiness: readiness.clone(),
+        telemetry: Arc::clone(&options.telemetry),
+        pages: Arc::new(pages),
+    };
+    let bound = lifecycle::admin::serve(address, shown, stop).await;
+    bound.map(Some).map_err(listen("admin pages", address))
+}
+
+/// Everything that lives as long as the sidecar.
+struct Living {
+    options: Options,
+    member: Member,
+    core: Core,
+    probe: Probe,
+    registration: Registration,
+    config: MeshServerConfig,
+    dns: Option<Dns>,
+    serving: Serving,
+    stop: watch::Sender<bool>,
+    following: Following,
+}
+
+impl Living {
+    async fn run(self, mut drain: Drain) {
+        let Self { options, member, core, probe, registration, config, dns, serving, stop, mut following } =
+            self;
+        tokio::select! {
+            () = following.run() => {}
+            () = drain.signalled() => {}
+        }
+        tracing::info!("draining");
+        if !registration.withdraw(FAREWELL).await {
+            tracing::warn!("the controller has not taken note that this workload goes away");
+        }
+        // The application's own calls go on meanwhile.
+        tokio::select! {
+            () = following.run() => {}
+            () = tokio::time::sleep(SETTLE) => {}
+        }
+        serving.stop();
+        let finished = serving.drained(options.drain_limit).await;
+        stop.send_replace(true);
+        let outbound = following.into_listeners().drained(options.drain_limit).await;
+        if !(finished && outbound) {
+            tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
+        }
+        drop((member, core.discovering, probe, config, dns));
+    }
+}
