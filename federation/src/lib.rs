@@ -1,4 +1,18 @@
-//! The controller of one cluster.
+//! The controller of one cluster: registry, configuration, certificates, discovery, and federation with peers.
+//!
+//! It is never in the path of a request: with every controller dead, proxies go on with what they have.
 
 pub mod ca;
+pub mod config;
 pub mod discovery;
+pub mod index;
+mod operator;
+mod peering;
+mod running;
+mod server;
+mod state;
+mod status;
+mod store;
+
+pub use running::{Options, Running, StartError, start};
+pub use store::StoreError;

@@ -1,0 +1,261 @@
+//! Configuration: documents from files and from `tombolo apply`, in numbered generations.
+
+mod derive;
+mod files;
+
+use std::collections::BTreeSet;
+
+use tombolo_core::resources::{self, Document, Parsed, Problem, ResourceSet, Source};
+
+pub use derive::configuration;
+pub use files::Watcher;
+
+use crate::store::Generation;
+
+/// Documents in force.
+#[derive(Debug, Clone, Default)]
+pub struct Documents {
+    generation: Generation,
+    resources: ResourceSet,
+}
+
+/// A new generation that is not in force yet.
+#[derive(Debug, Clone)]
+pub struct Proposal {
+    /// As it would be kept.
+    pub generation: Generation,
+    /// Its documents.
+    pub resources: ResourceSet,
+}
+
+impl Documents {
+    /// From what was kept. A document that this version refuses is left out, and told.
+    pub fn restore(generation: Generation) -> (Self, Vec<Problem>) {
+        let mut resources = ResourceSet::default();
+        let mut problems = Vec::new();
+        for (key, json) in &generation.documents {
+            match resources::parse_json(key, json) {
+                Ok(document) => resources.insert(document),
+                Err(more) => problems.extend(more),
+            }
+        }
+        (Self { generation, resources }, problems)
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Its documents.
+    pub fn resources(&self) -> &ResourceSet {
+        &self.resources
+    }
+
+    /// Puts a proposal in force.
+    pub fn adopt(&mut self, proposal: Proposal) {
+        self.generation = proposal.generation;
+        self.resources = proposal.resources;
+    }
+
+    /// What applying these texts would make: all of them, or none.
+    pub fn apply(&self, sources: &[Source], author: &str, now_unix: i64) -> Result<Proposal, Vec<Problem>> {
+        let Parsed { resources: new, problems } = resources::parse(sources);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let documents = new.documents().map(|(_, document)| Document::clone(document)).collect();
+        Ok(self.change(documents, BTreeSet::new(), false, author, now_unix))
+    }
+
+    /// What these files would make: each valid document; those that came from files before and are in none any more go.
+    /// None if nothing changes.
+    pub fn follow(&self, sources: &[Source], now_unix: i64) -> (Option<Proposal>, Vec<Problem>) {
+        let Parsed { resources: new, problems } = resources::parse(sources);
+        let documents: Vec<Document> =
+            new.documents().map(|(_, document)| Document::clone(document)).collect();
+        // While something does not parse, what is not found may be in there: nothing goes.
+        let gone = if problems.is_empty() {
+            let there: BTreeSet<String> = documents.iter().map(Document::key).collect();
+            self.generation.from_files.difference(&there).cloned().collect()
+        } else {
+            BTreeSet::new()
+        };
+        let proposal = self.change(documents, gone, true, "files", now_unix);
+        let changed = proposal.generation.documents != self.generation.documents
+            || proposal.generation.from_files != self.generation.from_files;
+        (changed.then_some(proposal), problems)
+    }
+
+    fn change(
+        &self,
+        documents: Vec<Document>,
+        gone: BTreeSet<String>,
+        from_files: bool,
+        author: &str,
+        now_unix: i64,
+    ) -> Proposal {
+        let mut next = self.generation.clone();
+        let mut resources = self.resources.clone();
+        let mut changes = Vec::new();
+        for key in gone {
+            changes.push(format!("deleted {}", shown(&key)));
+            next.documents.remove(&key);
+            next.from_files.remove(&key);
+            resources.remove(&key);
+        }
+        for document in documents {
+            let (key, json) = (document.key(), document.to_json());
+            let verb = match next.documents.get(&key) {
+                None => "created",
+                Some(old) if *old == json => "unchanged",
+                Some(_) => "configured",
+            };
+            changes.push(format!("{verb} {}", shown(&key)));
+            if from_files {
+                next.from_files.insert(key.clone());
+            }
+            next.documents.insert(key, json);
+            resources.insert(document);
+        }
+        let is_new = next.documents != self.generation.documents || next.number == 0;
+        next.number += u64::from(is_new);
+        next.when_unix = now_unix;
+        next.author = author.to_owned();
+        next.changes = changes;
+        Proposal { generation: next, resources }
+    }
+
+    /// Documents of a kind, in any spelling that kubectl takes, as JSON. Values of Secrets are left out.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Vec<String> {
+        let wanted = kind.to_ascii_lowercase();
+        let fits = |document: &&std::sync::Arc<Document>| {
+            let object = &document.object;
+            let meta = object.meta();
+            is_spelling(&wanted, object.kind())
+                && (namespace.is_empty() || meta.namespace == namespace)
+                && (name.is_empty() || meta.name == name)
+        };
+        self.resources.documents().map(|(_, d)| d).filter(fits).map(|d| without_secrets(d)).collect()
+    }
+}
+
+/// `/Service/shop/checkout` as `service shop/checkout`.
+fn shown(key: &str) -> String {
+    let mut parts = key.splitn(4, '/').skip(1);
+    let kind = parts.next().unwrap_or_default().to_lowercase();
+    let (namespace, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+}
+
+/// httproute, HTTPRoute, httproutes; policy, policies; class, classes.
+fn is_spelling(wanted: &str, kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    let plural = match kind.as_str() {
+        k if k.ends_with('y') && !k.ends_with("ay") => format!("{}ies", k.trim_end_matches('y')),
+        k if k.ends_with('s') => format!("{k}es"),
+        k => format!("{k}s"),
+    };
+    wanted == kind || wanted == plural || wanted == "all"
+}
+
+fn without_secrets(document: &Document) -> String {
+    let mut tree = document.tree().clone();
+    if document.object.kind() == "Secret" {
+        for part in ["data", "stringData"] {
+            if let Some(values) = tree.get_mut(part).and_then(|v| v.as_object_mut()) {
+                values.values_mut().for_each(|value| *value = "(not shown)".into());
+            }
+        }
+    }
+    tree.to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Vec<Source> {
+        vec![Source { name: "a.yaml".into(), text: text.into() }]
+    }
+
+    const A: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: a }\n";
+    const B: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: { name: b }\n";
+    const BAD: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: { nam: c }\n";
+
+    fn adopted(mut documents: Documents, proposal: Proposal) -> Documents {
+        documents.adopt(proposal);
+        documents
+    }
+
+    #[test]
+    fn apply_is_all_or_nothing_and_numbers_only_changes() {
+        let none = Documents::default();
+        let problems = none.apply(&source(&format!("{A}{BAD}")), "me", 1).unwrap_err();
+        assert!(!problems.is_empty());
+        let first = none.apply(&source(A), "me", 1).unwrap();
+        assert_eq!(
+            (first.generation.number, first.generation.changes.clone()),
+            (1, vec!["created namespace a".to_owned()])
+        );
+        let documents = adopted(none, first);
+        let same = documents.apply(&source(A), "me", 2).unwrap();
+        assert_eq!(
+            (same.generation.number, same.generation.changes),
+            (1, vec!["unchanged namespace a".to_owned()])
+        );
+        let second = documents.apply(&source(B), "me", 3).unwrap();
+        assert_eq!(second.generation.number, 2);
+        assert_eq!(second.resources.len(), 2);
+    }
+
+    #[test]
+    fn files_take_away_only_what_they_gave_and_only_when_all_parse() {
+        let none = Documents::default();
+        let documents = adopted(none.clone(), none.apply(&source(A), "me", 1).unwrap());
+        let (proposal, problems) = documents.follow(&source(B), 2);
+        assert!(problems.is_empty());
+        let documents = adopted(documents, proposal.unwrap());
+        assert_eq!(documents.resources().len(), 2);
+        // Something does not parse: b stays, although no file has it.
+        let (proposal, problems) = documents.follow(&source(BAD), 3);
+        assert!(proposal.is_none() && !problems.is_empty());
+        let (proposal, _) = documents.follow(&[], 4);
+        let documents = adopted(documents, proposal.unwrap());
+        assert_eq!(documents.resources().len(), 1);
+        assert!(documents.follow(&[], 5).0.is_none());
+    }
+
+    #[test]
+    fn a_generation_survives_being_kept() {
+        let none = Documents::default();
+        let proposal = none.apply(&source(&format!("{A}{B}")), "me", 1).unwrap();
+        let (restored, problems) = Documents::restore(proposal.generation.clone());
+        assert!(problems.is_empty());
+        assert_eq!(restored.resources().len(), 2);
+        assert_eq!(restored.generation(), &proposal.generation);
+    }
+
+    #[test]
+    fn kinds_may_be_spelled_as_people_do() {
+        for wanted in ["httproute", "httproutes"] {
+            assert!(is_spelling(wanted, "HTTPRoute"));
+        }
+        assert!(
+            is_spelling("authorizationpolicies", "AuthorizationPolicy")
+                && is_spelling("gatewayclasses", "GatewayClass")
+        );
+        assert!(is_spelling("gateways", "Gateway") && !is_spelling("gateway", "GatewayClass"));
+    }
+
+    #[test]
+    fn get_never_shows_a_secret() {
+        let text = "apiVersion: v1\nkind: Secret\nmetadata: { name: s }\nstringData: { password: hunter2 }\n";
+        let none = Documents::default();
+        let documents = adopted(none.clone(), none.apply(&source(text), "me", 1).unwrap());
+        let shown = documents.get("secrets", "", "");
+        assert_eq!(shown.len(), 1);
+        assert!(!shown[0].contains("hunter2"), "{shown:?}");
+    }
+}

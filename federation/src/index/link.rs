@@ -1,0 +1,319 @@
+//! Events of federation links.
+
+use std::sync::Arc;
+
+use tombolo_core::model::TrustBundle;
+use tombolo_proto::v1;
+
+use super::{
+    Index, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
+    peers::{Ended, Peer, check_gateways, check_name},
+};
+
+/// Most peers of one cluster; a further one is refused.
+pub const MAX_PEERS: usize = 1_000;
+
+/// Longest epoch in bytes; a longer one is refused.
+const MAX_EPOCH: usize = 64;
+
+impl Index {
+    pub(super) fn apply_peer(&mut self, cluster: &Arc<str>, event: PeerEvent, now: Moment) -> Taken {
+        match event {
+            PeerEvent::Linked(identity) => self.linked(cluster, identity, now),
+            PeerEvent::Hello { session, epoch, network } => self.hello(cluster, session, epoch, network, now),
+            PeerEvent::Bundle { session, bundle } => self.bundle(cluster, session, bundle, now),
+            PeerEvent::Service { session, service } => self.service(cluster, session, service, now),
+            PeerEvent::Withdrawn { session, name } => {
+                if self.heard(cluster, session, now)?.forget(&name) {
+                    self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), None));
+                    self.dirty.services.insert(name);
+                }
+                Ok(Vec::new())
+            }
+            PeerEvent::Gateways { session, addresses } => {
+                self.peer_gateways(cluster, session, addresses, now)
+            }
+            PeerEvent::Synced { session, revision, full } => {
+                self.synced(cluster, session, revision, full, now)
+            }
+            PeerEvent::Acked { session, revision } => {
+                let peer = self.heard(cluster, session, now)?;
+                peer.acked = revision.min(peer.exports.revision());
+                Ok(Vec::new())
+            }
+            PeerEvent::Heard { session } => self.heard(cluster, session, now).map(|_| Vec::new()),
+            PeerEvent::Disconnected { session } => {
+                let peer = self.known(cluster)?;
+                peer.check_session(session)?;
+                peer.link = Link::Down;
+                self.save_peer(cluster);
+                Ok(Vec::new())
+            }
+            PeerEvent::Revoked => self.end(cluster, Ended::Revoked),
+            PeerEvent::Left { session } => {
+                self.heard(cluster, session, now)?;
+                self.end(cluster, Ended::Withdrawn)
+            }
+        }
+    }
+
+    fn known(&mut self, cluster: &str) -> Result<&mut Peer, Refusal> {
+        let unknown =
+            || Refusal::new(RefusalKind::Policy, format!("peer {cluster}"), "there is no such peer");
+        self.peers.get_mut(cluster).ok_or_else(unknown)
+    }
+
+    /// The peer, which has just given a sign of life on its present link.
+    fn heard(&mut self, cluster: &str, session: Session, now: Moment) -> Result<&mut Peer, Refusal> {
+        let lease = self.settings.peer_lease;
+        let peer = self.known(cluster)?;
+        peer.check_session(session)?;
+        peer.heard = now;
+        peer.stale_at = now.plus(lease);
+        Ok(peer)
+    }
+
+    fn linked(&mut self, cluster: &Arc<str>, identity: PeerIdentity, now: Moment) -> Taken {
+        let object = format!("peer {cluster}");
+        if **cluster == *self.settings.cluster {
+            return Err(Refusal::new(RefusalKind::Identity, object, "it has this cluster's own name"));
+        }
+        if identity.trust_domain == self.settings.trust_domain {
+            return Err(Refusal::new(
+                RefusalKind::Identity,
+                object,
+                "it has this cluster's own trust domain",
+            ));
+        }
+        let twin = self.peers.iter().find(|(name, peer)| {
+            *name != cluster && peer.ended.is_none() && peer.identity.trust_domain == identity.trust_domain
+        });
+        if let Some((twin, _)) = twin {
+            let reason = format!("its trust domain is that of the peer {twin}");
+            return Err(Refusal::new(RefusalKind::Identity, object, reason));
+        }
+        let room = self.peers.len() < MAX_PEERS;
+        match self.peers.get_mut(cluster) {
+            Some(peer) if peer.ended.is_none() && peer.identity.trust_domain != identity.trust_domain => {
+                let reason = "a peer of that name with another trust domain is linked; revoke it first";
+                return Err(Refusal::new(RefusalKind::Identity, object, reason));
+            }
+            // Linked again: what is held stays.
+            Some(peer) if peer.ended.is_none() => peer.identity = identity,
+            None if !room => {
+                return Err(Refusal::new(RefusalKind::Limit, object, format!("more than {MAX_PEERS} peers")));
+            }
+            _ => {
+                let epoch = self.next_epoch();
+                let peer = Peer::new(identity, epoch, now, self.settings.peer_lease);
+                self.peers.insert(Arc::clone(cluster), peer);
+            }
+        }
+        self.dirty.everything = true;
+        self.save_peer(cluster);
+        Ok(Vec::new())
+    }
+
+    fn hello(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        epoch: String,
+        network: String,
+        now: Moment,
+    ) -> Taken {
+        let peer = self.known(cluster)?;
+        if peer.ended.is_some() {
+            return Err(Refusal::new(RefusalKind::Policy, "link", "it was revoked"));
+        }
+        if session <= peer.youngest {
+            return Err(Refusal::new(RefusalKind::Outdated, "link", "another link took its place"));
+        }
+        if epoch.is_empty() || epoch.len() > MAX_EPOCH || network.len() > 253 {
+            return Err(Refusal::new(RefusalKind::Malformed, "link", "its Hello is not valid"));
+        }
+        peer.youngest = session;
+        peer.link = Link::Syncing(session);
+        peer.said_epoch = epoch;
+        peer.begin();
+        let moved = peer.network != network;
+        peer.network = network;
+        self.heard(cluster, session, now)?;
+        if moved {
+            // What the peer is told depends on whether it can use addresses.
+            self.dirty.everything = true;
+        }
+        self.save_peer(cluster);
+        Ok(Vec::new())
+    }
+
+    fn bundle(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        bundle: v1::TrustBundle,
+        now: Moment,
+    ) -> Taken {
+        let peer = self.heard(cluster, session, now)?;
+        let refuse = |kind, reason: &str| Err(Refusal::new(kind, "bundle", reason));
+        if bundle.trust_domain != peer.identity.trust_domain.as_str() {
+            return refuse(RefusalKind::Identity, "it is not of the peer's own trust domain");
+        }
+        if let Err(reason) = check_bundle(&peer.identity, &bundle) {
+            return refuse(RefusalKind::Malformed, &reason);
+        }
+        let present = &peer.identity.bundle;
+        if bundle == *present {
+            return Ok(Vec::new());
+        }
+        if bundle.sequence <= present.sequence {
+            return refuse(RefusalKind::Outdated, "its sequence is not above that of the bundle held");
+        }
+        peer.identity.bundle = bundle;
+        self.dirty.bundles = true;
+        self.save_peer(cluster);
+        Ok(Vec::new())
+    }
+
+    fn service(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        service: v1::ExportedService,
+        now: Moment,
+    ) -> Taken {
+        let configuration = Arc::clone(&self.configuration);
+        let peer = self.heard(cluster, session, now)?;
+        let name = check_name(&service)?;
+        let taken = peer.take(&name, service);
+        let mut refusals = match taken {
+            Err(refusal) => {
+                peer.refused += 1;
+                return Err(refusal);
+            }
+            Ok((changed, refusals)) => {
+                let saved = peer.service(&name).filter(|_| changed).cloned();
+                if saved.is_some() {
+                    self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), saved));
+                    self.dirty.services.insert(name.clone());
+                }
+                refusals
+            }
+        };
+        // It is kept all the same: when the policy changes nothing has to be asked for again.
+        let peer = self.known(cluster)?;
+        if !Self::policy(&configuration, cluster, peer)
+            .is_some_and(|policy| policy.import.cover(&name.namespace, &name.name))
+        {
+            let reason = "the import policy of this side does not accept it";
+            refusals.push(Refusal::new(RefusalKind::Policy, format!("service {name}"), reason));
+        }
+        peer.refused += refusals.len() as u64;
+        Ok(refusals)
+    }
+
+    fn peer_gateways(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        addresses: Vec<String>,
+        now: Moment,
+    ) -> Taken {
+        let peer = self.heard(cluster, session, now)?;
+        let (addresses, refusals) = check_gateways(addresses);
+        peer.refused += refusals.len() as u64;
+        if peer.gateways != addresses {
+            peer.gateways = addresses;
+            self.dirty_peer(cluster);
+            self.save_peer(cluster);
+        }
+        Ok(refusals)
+    }
+
+    fn synced(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        revision: u64,
+        full: bool,
+        now: Moment,
+    ) -> Taken {
+        let peer = self.heard(cluster, session, now)?;
+        let gone = if full { peer.forget_all(true) } else { Vec::new() };
+        peer.link = Link::Synced(session);
+        peer.have = Some((peer.said_epoch.clone(), revision));
+        let was_stale = std::mem::take(&mut peer.stale);
+        self.forgotten(cluster, gone);
+        if was_stale {
+            self.dirty_peer(cluster);
+        }
+        self.save_peer(cluster);
+        Ok(Vec::new())
+    }
+
+    /// The link is over for good, by a statement and not by a failure: what was imported is dropped at once, and the
+    /// peer's roots vouch for nobody any more.
+    fn end(&mut self, cluster: &Arc<str>, ended: Ended) -> Taken {
+        let peer = self.known(cluster)?;
+        peer.ended = Some(ended);
+        peer.link = Link::Down;
+        peer.have = None;
+        peer.gateways.clear();
+        let gone = peer.forget_all(false);
+        self.forgotten(cluster, gone);
+        self.dirty.everything = true;
+        self.save_peer(cluster);
+        Ok(Vec::new())
+    }
+
+    /// Time goes on for a peer: stale after its lease, dropped after its bound.
+    pub(super) fn age_peer(&mut self, cluster: &Arc<str>, now: Moment) {
+        let drop_after = self.settings.peer_drop;
+        let Some(peer) = self.peers.get_mut(cluster) else { return };
+        if peer.ended.is_some() {
+            return;
+        }
+        if !peer.stale && peer.stale_at <= now {
+            peer.stale = true;
+            self.dirty_peer(cluster);
+        }
+        let Some(peer) = self.peers.get_mut(cluster) else { return };
+        // Never before it was stale: after a restart the peer has its grace to come back.
+        if peer.stale
+            && peer.heard.plus(drop_after) <= now
+            && (peer.have.is_some() || peer.service_count() > 0)
+        {
+            peer.have = None;
+            let gone = peer.forget_all(false);
+            self.forgotten(cluster, gone);
+            self.save_peer(cluster);
+        }
+    }
+
+    fn forgotten(&mut self, cluster: &Arc<str>, names: Vec<Name>) {
+        for name in names {
+            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), None));
+            self.dirty.services.insert(name);
+        }
+    }
+
+    fn dirty_peer(&mut self, cluster: &str) {
+        if let Some(peer) = self.peers.get(cluster) {
+            self.dirty.services.extend(peer.services().map(|(name, _)| name.clone()));
+        }
+    }
+
+    fn save_peer(&mut self, cluster: &Arc<str>) {
+        if let Some(peer) = self.peers.get(cluster) {
+            self.saves.push(Save::Peer(Arc::clone(cluster), Box::new(peer.saved())));
+        }
+    }
+}
+
+/// Whether the roots can be put to use.
+pub(crate) fn check_bundle(identity: &PeerIdentity, bundle: &v1::TrustBundle) -> Result<(), String> {
+    let roots = bundle.roots_der.iter().map(|root| Arc::from(root.as_ref())).collect();
+    let bundle = TrustBundle::new(identity.trust_domain.clone(), roots, bundle.sequence);
+    let bundle = bundle.map_err(|error| error.to_string())?;
+    tombolo_core::tls::check_bundle(&bundle).map_err(|error| error.to_string())
+}

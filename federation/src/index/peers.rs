@@ -1,0 +1,395 @@
+//! What is known of one peer, and what is taken from it.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use tombolo_core::model::{LANE_LABEL, Lane, SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
+use tombolo_proto::v1;
+
+use super::{
+    ExportLog, Moment, Name, PeerIdentity, Refusal, RefusalKind, Session,
+    registrations::{MAX_LABEL_BYTES, MAX_LABELS, MAX_WEIGHT},
+};
+
+/// Most services of one peer; further ones are refused.
+pub const MAX_SERVICES: usize = 10_000;
+/// Most endpoints of one peer, over all services; a service that exceeds it is refused, its last good form stays.
+pub const MAX_ENDPOINTS: usize = 100_000;
+/// Most endpoints behind one port of a service; further ones are left out, here and where they are exported.
+pub const MAX_ENDPOINTS_PER_PORT: usize = 1_000;
+/// Most ports of a service; a service with more is refused.
+pub const MAX_SERVICE_PORTS: usize = 64;
+/// Most gateways of one cluster that are told to a peer and taken from one; further ones are left out.
+pub const MAX_GATEWAYS: usize = 64;
+
+/// The link to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// There is none.
+    Down,
+    /// It is up; what the peer has is not told to its end yet.
+    Syncing(Session),
+    /// It is up, and all that the peer had to say was said.
+    Synced(Session),
+}
+
+/// Who ended the link for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// The operator here.
+    Revoked,
+    /// The peer said so.
+    Withdrawn,
+}
+
+/// A peer.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Who it is and how it is reached.
+    pub identity: PeerIdentity,
+    /// Its network.
+    pub network: String,
+    /// The link to it.
+    pub link: Link,
+    /// The youngest link that ever was: an older one has nothing to say any more.
+    pub youngest: Session,
+    /// The last sign of life.
+    pub heard: Moment,
+    /// When its endpoints become stale, unless it is heard before.
+    pub stale_at: Moment,
+    /// What was imported is used last: the link is past its lease.
+    pub stale: bool,
+    /// The link was ended for good.
+    pub ended: Option<Ended>,
+    /// Of its exports: which history, and up to where all of it is held.
+    pub have: Option<(String, u64)>,
+    /// Its epoch as it said in this link's Hello.
+    pub said_epoch: String,
+    /// Its services as they were taken.
+    services: BTreeMap<Name, Imported>,
+    /// How many endpoints they have in all.
+    endpoint_total: usize,
+    /// Its gateways' mesh listeners.
+    pub gateways: Vec<String>,
+    /// What it is told.
+    pub exports: ExportLog,
+    /// Up to which revision it has confirmed that.
+    pub acked: u64,
+    /// How many of its objects were refused since the process started.
+    pub refused: u64,
+}
+
+/// A service of a peer, checked.
+#[derive(Debug, Clone, PartialEq)]
+struct Imported {
+    /// As it was taken: without what was refused of it.
+    service: Arc<v1::ExportedService>,
+    /// It was named since the link's Hello.
+    seen: bool,
+}
+
+/// What outlives a restart of what is known of a peer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedPeer {
+    /// Who.
+    pub identity: PeerIdentity,
+    /// Its network.
+    pub network: String,
+    /// Last sign of life.
+    pub heard: Moment,
+    /// The link was ended for good.
+    pub ended: Option<Ended>,
+    /// Of its exports.
+    pub have: Option<(String, u64)>,
+    /// Mesh listeners.
+    pub gateways: Vec<String>,
+    /// Its services; saved one by one, so empty when the peer alone is saved.
+    pub services: Vec<v1::ExportedService>,
+}
+
+impl Peer {
+    /// A peer that was just linked.
+    pub fn new(identity: PeerIdentity, epoch: String, now: Moment, lease: i64) -> Self {
+        Self {
+            identity,
+            network: String::new(),
+            link: Link::Down,
+            youngest: 0,
+            heard: now,
+            stale_at: now.plus(lease),
+            stale: false,
+            ended: None,
+            have: None,
+            said_epoch: String::new(),
+            services: BTreeMap::new(),
+            endpoint_total: 0,
+            gateways: Vec::new(),
+            exports: ExportLog::new(epoch),
+            acked: 0,
+            refused: 0,
+        }
+    }
+
+    /// A peer as it was before a restart. It becomes stale only after `grace`, so that a short restart moves no traffic.
+    pub fn restore(saved: SavedPeer, epoch: String, now: Moment, grace: i64) -> Self {
+        let mut peer = Self::new(saved.identity, epoch, now, grace);
+        peer.network = saved.network;
+        // The wall clock may have been set back.
+        peer.heard = saved.heard.min(now);
+        peer.ended = saved.ended;
+        peer.have = saved.have;
+        peer.gateways = saved.gateways;
+        for service in saved.services {
+            let name = Name::new(&service.namespace, &service.name);
+            peer.endpoint_total += count(&service);
+            peer.services.insert(name, Imported { service: Arc::new(service), seen: false });
+        }
+        peer
+    }
+
+    /// What of this is to be saved, without the services.
+    pub fn saved(&self) -> SavedPeer {
+        SavedPeer {
+            identity: self.identity.clone(),
+            network: self.network.clone(),
+            heard: self.heard,
+            ended: self.ended,
+            have: self.have.clone(),
+            gateways: self.gateways.clone(),
+            services: Vec::new(),
+        }
+    }
+
+    /// The session of the link, if it is up.
+    pub fn session(&self) -> Option<Session> {
+        match self.link {
+            Link::Down => None,
+            Link::Syncing(session) | Link::Synced(session) => Some(session),
+        }
+    }
+
+    /// Refuses what comes from another link than the present one.
+    pub fn check_session(&self, session: Session) -> Result<(), Refusal> {
+        match self.session() {
+            Some(present) if present == session => Ok(()),
+            _ => Err(Refusal::new(RefusalKind::Outdated, "link", "another link took its place")),
+        }
+    }
+
+    /// Its services as they were taken, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &Arc<v1::ExportedService>)> {
+        self.services.iter().map(|(name, imported)| (name, &imported.service))
+    }
+
+    /// One of its services.
+    pub fn service(&self, name: &Name) -> Option<&Arc<v1::ExportedService>> {
+        self.services.get(name).map(|imported| &imported.service)
+    }
+
+    /// How many services it has.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// How many endpoints all of its services have.
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoint_total
+    }
+
+    /// A link begins: nothing was named on it yet.
+    pub fn begin(&mut self) {
+        self.services.values_mut().for_each(|imported| imported.seen = false);
+    }
+
+    /// Drops a service. True if there was one.
+    pub fn forget(&mut self, name: &Name) -> bool {
+        let Some(gone) = self.services.remove(name) else { return false };
+        self.endpoint_total -= count(&gone.service);
+        true
+    }
+
+    /// Drops the services that were not named since the link's Hello, or all. Returns their names.
+    pub fn forget_all(&mut self, only_unseen: bool) -> Vec<Name> {
+        let gone = self.services.iter().filter(|(_, imported)| !(only_unseen && imported.seen));
+        let gone: Vec<Name> = gone.map(|(name, _)| name.clone()).collect();
+        for name in &gone {
+            self.forget(name);
+        }
+        gone
+    }
+
+    /// Checks a service and takes it. What is wrong with single endpoints is told in the refusals; the rest is taken.
+    /// Returns also whether that is a change.
+    pub fn take(
+        &mut self,
+        name: &Name,
+        service: v1::ExportedService,
+    ) -> Result<(bool, Vec<Refusal>), Refusal> {
+        let object = format!("service {name}");
+        let limit = |reason: String| Refusal::new(RefusalKind::Limit, &object, reason);
+        let old = self.services.get(name).map_or(0, |imported| count(&imported.service));
+        if !self.services.contains_key(name) && self.services.len() >= MAX_SERVICES {
+            return Err(limit(format!("more than {MAX_SERVICES} services")));
+        }
+        let (service, refusals) = check_service(&self.identity.trust_domain, name, service)?;
+        let total = self.endpoint_total - old + count(&service);
+        if total > MAX_ENDPOINTS {
+            return Err(limit(format!("more than {MAX_ENDPOINTS} endpoints in all")));
+        }
+        let changed = self.service(name).is_none_or(|old| **old != service);
+        self.endpoint_total = total;
+        self.services.insert(name.clone(), Imported { service: Arc::new(service), seen: true });
+        Ok((changed, refusals))
+    }
+
+    /// The endpoints of one of its services as this cluster reaches them: directly on the same network, else through its
+    /// gateways; those that cannot be reached at all are left out.
+    pub fn endpoints(&self, cluster: &Arc<str>, network: &str, list: &v1::EndpointList) -> Vec<v1::Endpoint> {
+        let reach = |endpoint: &v1::Endpoint| {
+            let direct = endpoint.network == network && !endpoint.address.is_empty();
+            if !direct && self.gateways.is_empty() {
+                return None;
+            }
+            let mut endpoint = endpoint.clone();
+            if !direct {
+                endpoint.address.clear();
+                endpoint.via.clone_from(&self.gateways);
+            }
+            endpoint.cluster = cluster.to_string();
+            endpoint.stale = self.stale;
+            Some(endpoint)
+        };
+        list.endpoints.iter().filter_map(reach).collect()
+    }
+}
+
+/// Whether a peer's service has a name that can be taken at all.
+pub fn check_name(service: &v1::ExportedService) -> Result<Name, Refusal> {
+    for part in [&service.namespace, &service.name] {
+        check_dns_label(part).map_err(|error| {
+            let shown: String = part.chars().take(64).collect();
+            Refusal::new(RefusalKind::Malformed, format!("service {shown}"), error.to_string())
+        })?;
+    }
+    Ok(Name::new(&service.namespace, &service.name))
+}
+
+/// The gateways that a peer names, as far as they are addresses, and what is refused.
+pub fn check_gateways(mut addresses: Vec<String>) -> (Vec<String>, Vec<Refusal>) {
+    let mut refusals = Vec::new();
+    addresses.retain(|address| {
+        let valid = address.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
+        if !valid && refusals.is_empty() {
+            refusals.push(Refusal::new(RefusalKind::Malformed, "gateways", "an address is not IP:PORT"));
+        }
+        valid
+    });
+    addresses.sort();
+    addresses.dedup();
+    if addresses.len() > MAX_GATEWAYS {
+        addresses.truncate(MAX_GATEWAYS);
+        refusals.push(Refusal::new(RefusalKind::Limit, "gateways", format!("more than {MAX_GATEWAYS}")));
+    }
+    (addresses, refusals)
+}
+
+fn count(service: &v1::ExportedService) -> usize {
+    service.endpoints.iter().map(|list| list.endpoints.len()).sum()
+}
+
+fn check_service(
+    trust_domain: &TrustDomain,
+    name: &Name,
+    mut service: v1::ExportedService,
+) -> Result<(v1::ExportedService, Vec<Refusal>), Refusal> {
+    let object = format!("service {name}");
+    if service.ports.len() > MAX_SERVICE_PORTS {
+        let reason = format!("more than {MAX_SERVICE_PORTS} ports");
+        return Err(Refusal::new(RefusalKind::Limit, object, reason));
+    }
+    for port in &service.ports {
+        let valid = (1..=65535).contains(&port.port)
+            && (port.name.is_empty() || check_dns_label(&port.name).is_ok())
+            && port.app_protocol.len() <= 253;
+        if !valid {
+            return Err(Refusal::new(RefusalKind::Malformed, object, "a port is not valid"));
+        }
+    }
+    // Only of use on the link itself.
+    service.revision = 0;
+    let mut refusals = Vec::new();
+    service.endpoints.retain(|list| service.ports.iter().any(|port| port.port == list.port));
+    service.endpoints.sort_by_key(|list| list.port);
+    service.endpoints.dedup_by_key(|list| list.port);
+    for list in &mut service.endpoints {
+        list.endpoints.retain_mut(|endpoint| match check_endpoint(trust_domain, endpoint) {
+            Ok(()) => true,
+            Err((kind, reason)) => {
+                // One of a kind is enough to tell.
+                if !refusals.iter().any(|refusal: &Refusal| refusal.kind == kind) {
+                    refusals.push(Refusal::new(kind, &object, reason));
+                }
+                false
+            }
+        });
+        list.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+        list.endpoints.dedup_by(|a, b| a.id == b.id);
+        if list.endpoints.len() > MAX_ENDPOINTS_PER_PORT {
+            list.endpoints.truncate(MAX_ENDPOINTS_PER_PORT);
+            let reason = format!("more than {MAX_ENDPOINTS_PER_PORT} endpoints behind a port");
+            refusals.push(Refusal::new(RefusalKind::Limit, &object, reason));
+        }
+    }
+    Ok((service, refusals))
+}
+
+/// Checks one endpoint, and takes away what is this side's to say.
+fn check_endpoint(
+    trust_domain: &TrustDomain,
+    endpoint: &mut v1::Endpoint,
+) -> Result<(), (RefusalKind, &'static str)> {
+    let malformed = |reason| (RefusalKind::Malformed, reason);
+    let identity = SpiffeId::parse(&endpoint.spiffe_id)
+        .map_err(|_| malformed("an endpoint without a valid identity"))?;
+    if identity.trust_domain() != trust_domain {
+        return Err((RefusalKind::Identity, "an endpoint of a trust domain that is not the peer's own"));
+    }
+    // Ids are unique over all clusters because each begins with its cluster's trust domain.
+    let own_id = endpoint.id.strip_prefix(trust_domain.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    if !own_id || endpoint.id.len() > 512 {
+        return Err((
+            RefusalKind::Identity,
+            "an endpoint whose id does not begin with the peer's trust domain",
+        ));
+    }
+    if !is_opaque_sni(&endpoint.sni) {
+        return Err(malformed("an endpoint without a valid SNI"));
+    }
+    let reachable = endpoint.address.is_empty()
+        || endpoint.address.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
+    if !reachable || endpoint.target_port > 65535 || endpoint.target_port == 0 {
+        return Err(malformed("an endpoint with an address or port that is not valid"));
+    }
+    if v1::Health::try_from(endpoint.health).is_err() {
+        return Err(malformed("an endpoint of unknown health"));
+    }
+    if endpoint.labels.get(LANE_LABEL).is_some_and(|lane| Lane::parse(lane).is_err()) {
+        return Err(malformed("an endpoint in a lane that is not a DNS label"));
+    }
+    let labels_fit = endpoint.labels.len() <= MAX_LABELS
+        && endpoint.labels.iter().all(|(key, value)| key.len().max(value.len()) <= MAX_LABEL_BYTES);
+    let locality = endpoint.locality.clone().unwrap_or_default();
+    let texts_fit =
+        [&locality.region, &locality.zone, &endpoint.network].iter().all(|text| text.len() <= 253);
+    if !labels_fit || !texts_fit || endpoint.weight > MAX_WEIGHT {
+        return Err((
+            RefusalKind::Limit,
+            "an endpoint with too many labels, too long texts or too great a weight",
+        ));
+    }
+    endpoint.via.clear();
+    endpoint.cluster.clear();
+    endpoint.exported = false;
+    endpoint.stale = false;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! From what is known to what is published: only what changed is computed anew.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tombolo_proto::v1;
+
+use super::{Changes, Index, Kind, Name, Resource, Save, services};
+
+impl Index {
+    /// Everything that came of the events since the last call.
+    pub fn publish(&mut self) -> Changes {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut changes = Changes { saves: std::mem::take(&mut self.saves), ..Changes::default() };
+        if dirty.everything || dirty.documents {
+            self.publish_documents(&mut changes);
+        }
+        if dirty.everything || dirty.bundles {
+            self.publish_bundles(&mut changes);
+        }
+        for name in self.dirty_services(dirty.everything, &dirty.namespaces, dirty.services) {
+            self.publish_service(&name, &mut changes);
+        }
+        if dirty.everything || dirty.gateways {
+            let addresses = self.gateway_addresses();
+            for peer in self.peers.values_mut() {
+                changes.exports |= peer.exports.set_gateways(addresses.clone());
+            }
+        }
+        changes
+    }
+
+    fn dirty_services(
+        &self,
+        everything: bool,
+        namespaces: &BTreeSet<Arc<str>>,
+        mut services: BTreeSet<Name>,
+    ) -> BTreeSet<Name> {
+        if everything {
+            // Also those that were published and are no more.
+            let published = self.published.of_kind(Kind::Service).filter_map(|(key, _)| service_name(key));
+            return self.all_names().into_iter().chain(published).collect();
+        }
+        for namespace in namespaces {
+            let from = Name::new(namespace, "");
+            let known = self.configuration.services.range(from..);
+            let inside = known.take_while(|(name, _)| name.namespace == *namespace);
+            services.extend(inside.map(|(name, _)| name.clone()));
+        }
+        services
+    }
+
+    fn publish_documents(&mut self, changes: &mut Changes) {
+        let documents = self.configuration.documents.iter();
+        let documents =
+            documents.map(|(name, d)| (name.clone(), Resource::ConfigDocument(d.clone()))).collect();
+        self.published.replace(Kind::ConfigDocument, documents, &mut changes.resources);
+        let certificates = self.configuration.certificates.iter();
+        let certificates =
+            certificates.map(|(name, c)| (name.clone(), Resource::EdgeCertificate(c.clone()))).collect();
+        self.published.replace(Kind::EdgeCertificate, certificates, &mut changes.resources);
+    }
+
+    fn publish_bundles(&mut self, changes: &mut Changes) {
+        let peers = self.peers.values().filter(|peer| peer.ended.is_none()).map(|peer| &peer.identity.bundle);
+        let bundles = peers.chain(&self.own_bundle);
+        let bundles = bundles.map(|b| (b.trust_domain.clone(), Resource::TrustBundle(b.clone()))).collect();
+        self.published.replace(Kind::TrustBundle, bundles, &mut changes.resources);
+    }
+
+    fn publish_service(&mut self, name: &Name, changes: &mut Changes) {
+        let local = self.local(name);
+        let (clusterset, conflicts) = self.clusterset(name, local.as_ref());
+        if conflicts.is_empty() {
+            self.conflicts.remove(name);
+        } else {
+            self.conflicts.insert(name.clone(), conflicts);
+        }
+        let exports: Vec<_> = self
+            .peers
+            .iter()
+            .map(|(cluster, peer)| (Arc::clone(cluster), self.export(name, cluster, peer, local.as_ref())))
+            .collect();
+        for (cluster, export) in exports {
+            if let Some(peer) = self.peers.get_mut(&cluster) {
+                changes.exports |= peer.exports.set(name, export);
+            }
+        }
+        self.publish_scope(name, v1::Scope::Cluster, local, changes);
+        self.publish_scope(name, v1::Scope::Clusterset, clusterset, changes);
+    }
+
+    fn publish_scope(
+        &mut self,
+        name: &Name,
+        scope: v1::Scope,
+        computed: Option<services::Computed>,
+        changes: &mut Changes,
+    ) {
+        let key = match scope {
+            v1::Scope::Clusterset => format!("clusterset/{name}"),
+            _ => format!("cluster/{name}"),
+        };
+        let Some(computed) = computed else {
+            self.vips.release(&key);
+            for kind in [Kind::Service, Kind::EndpointSet] {
+                self.published.put(kind, key.clone(), None, &mut changes.resources);
+            }
+            return;
+        };
+        let mut vip_changes = Vec::new();
+        let vip_index = self.vips.assign(&key, &mut vip_changes);
+        changes.saves.extend(vip_changes.into_iter().map(|(key, index)| Save::Vip(key, index)));
+        let (namespace, name) = (name.namespace.to_string(), name.name.to_string());
+        let service = v1::Service {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            scope: scope.into(),
+            ports: computed.ports,
+            vip_index,
+        };
+        let endpoints = v1::EndpointSet { namespace, name, scope: scope.into(), ports: computed.endpoints };
+        let resources = &mut changes.resources;
+        self.published.put(Kind::Service, key.clone(), Some(Resource::Service(service)), resources);
+        self.published.put(Kind::EndpointSet, key, Some(Resource::EndpointSet(endpoints)), resources);
+    }
+}
+
+/// The service of a published key `SCOPE/NAMESPACE/NAME`.
+fn service_name(key: &str) -> Option<Name> {
+    let mut parts = key.split('/').skip(1);
+    Some(Name::new(parts.next()?, parts.next()?))
+}

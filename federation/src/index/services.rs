@@ -1,0 +1,277 @@
+//! What one service is, in both scopes and towards each peer, from everything the index knows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tombolo_core::model::opaque_sni;
+use tombolo_proto::v1;
+
+use super::{
+    Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, peers::MAX_ENDPOINTS_PER_PORT,
+};
+
+/// A service in one scope, before it has its virtual address.
+pub(super) struct Computed {
+    pub ports: Vec<v1::ServicePort>,
+    pub endpoints: Vec<v1::EndpointList>,
+}
+
+/// Who contributes to a service of the cluster set.
+struct Contribution {
+    /// Seconds since the Unix epoch; unknown is the youngest.
+    created: i64,
+    cluster: String,
+    ports: Vec<v1::ServicePort>,
+    endpoints: BTreeMap<u32, Vec<v1::Endpoint>>,
+}
+
+/// Two clusters disagree about a port of the same service: the older export wins (Multi-Cluster Services).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Conflict {
+    /// The service, `NAMESPACE/NAME`.
+    pub service: String,
+    /// The cluster whose port was not taken.
+    pub cluster: String,
+    /// What they disagree about.
+    pub reason: String,
+}
+
+impl Index {
+    /// The peer's policy, if it applies: the document's trust domain is the peer's.
+    pub(super) fn policy<'a>(
+        configuration: &'a Configuration,
+        cluster: &str,
+        peer: &Peer,
+    ) -> Option<&'a PeerPolicy> {
+        let policy = configuration.peers.get(cluster)?;
+        (policy.trust_domain == peer.identity.trust_domain).then_some(policy)
+    }
+
+    /// Whether a peer is to be told of this service.
+    pub(super) fn exports_to(&self, name: &Name, cluster: &str, peer: &Peer) -> bool {
+        peer.ended.is_none()
+            && self.configuration.exports.contains_key(name)
+            && Self::policy(&self.configuration, cluster, peer)
+                .is_some_and(|p| p.export.cover(&name.namespace, &name.name))
+    }
+
+    /// `SVC.NS.svc.cluster.local`: what the Service document selects here.
+    pub(super) fn local(&self, name: &Name) -> Option<Computed> {
+        let spec = self.configuration.services.get(name)?;
+        let exported = self.peers.iter().any(|(cluster, peer)| self.exports_to(name, cluster, peer));
+        let mut lists: BTreeMap<u32, BTreeMap<String, v1::Endpoint>> = BTreeMap::new();
+        for port in &spec.ports {
+            let list = lists.entry(port.port.into()).or_default();
+            for endpoint in spec.fixed.get(&port.port).into_iter().flatten() {
+                let mut endpoint = endpoint.clone();
+                // A plaintext endpoint has no SNI by which a gateway could pass a peer on to it.
+                endpoint.exported = exported && !endpoint.spiffe_id.is_empty();
+                list.insert(endpoint.id.clone(), endpoint);
+            }
+            if spec.selector.is_empty() {
+                continue;
+            }
+            for workload in self.registrations.in_namespace(&name.namespace) {
+                if selects(&spec.selector, &workload.labels)
+                    && let Some(target) = workload.port(port)
+                {
+                    let endpoint = self.endpoint(workload, target, exported);
+                    list.insert(endpoint.id.clone(), endpoint);
+                }
+            }
+        }
+        let list = |(port, endpoints): (u32, BTreeMap<_, _>)| v1::EndpointList {
+            port,
+            endpoints: endpoints.into_values().collect(),
+        };
+        Some(Computed { ports: spec.published_ports(), endpoints: lists.into_iter().map(list).collect() })
+    }
+
+    fn endpoint(&self, workload: &Registration, target: u16, exported: bool) -> v1::Endpoint {
+        let trust_domain = &self.settings.trust_domain;
+        let network = if workload.network.is_empty() { &*self.settings.network } else { &workload.network };
+        v1::Endpoint {
+            id: format!("{trust_domain}/{}/{}/{target}", workload.namespace, workload.name),
+            address: workload.address.to_string(),
+            via: Vec::new(),
+            network: network.to_owned(),
+            locality: Some(v1::Locality { region: workload.region.clone(), zone: workload.zone.clone() }),
+            weight: workload.weight,
+            labels: workload.labels.clone().into_iter().collect::<HashMap<_, _>>(),
+            spiffe_id: workload.identity.clone(),
+            sni: opaque_sni(trust_domain, &workload.namespace, &workload.name, target),
+            health: workload.health,
+            cluster: self.settings.cluster.to_string(),
+            target_port: target.into(),
+            exported,
+            stale: false,
+        }
+    }
+
+    /// `SVC.NS.svc.clusterset.local`: this cluster's endpoints if it exports the service, and those imported from peers.
+    pub(super) fn clusterset(
+        &self,
+        name: &Name,
+        local: Option<&Computed>,
+    ) -> (Option<Computed>, Vec<Conflict>) {
+        let mut contributions = Vec::new();
+        if let (Some(local), Some(created)) = (local, self.configuration.exports.get(name)) {
+            contributions.push(Contribution {
+                created: known(*created),
+                cluster: self.settings.cluster.to_string(),
+                ports: local.ports.clone(),
+                endpoints: local.endpoints.iter().map(|l| (l.port, l.endpoints.clone())).collect(),
+            });
+        }
+        for (cluster, peer) in &self.peers {
+            contributions.extend(self.import(name, cluster, peer));
+        }
+        if contributions.is_empty() {
+            return (None, Vec::new());
+        }
+        // Both sides order them in the same way, so that they agree without asking.
+        contributions.sort_by(|a, b| (a.created, &a.cluster).cmp(&(b.created, &b.cluster)));
+        let (computed, conflicts) = merge(name, contributions);
+        (Some(computed), conflicts)
+    }
+
+    fn import(&self, name: &Name, cluster: &Arc<str>, peer: &Peer) -> Option<Contribution> {
+        let service = peer.service(name)?;
+        let policy = Self::policy(&self.configuration, cluster, peer)?;
+        if peer.ended.is_some() || !policy.import.cover(&name.namespace, &name.name) {
+            return None;
+        }
+        let list =
+            |list: &v1::EndpointList| (list.port, peer.endpoints(cluster, &self.settings.network, list));
+        Some(Contribution {
+            created: known(service.created_unix),
+            cluster: cluster.to_string(),
+            ports: service.ports.clone(),
+            endpoints: service.endpoints.iter().map(list).collect(),
+        })
+    }
+
+    /// What a peer is told of this service; none if it is not to know.
+    pub(super) fn export(
+        &self,
+        name: &Name,
+        cluster: &str,
+        peer: &Peer,
+        local: Option<&Computed>,
+    ) -> Option<v1::ExportedService> {
+        let local = local?;
+        if !self.exports_to(name, cluster, peer) {
+            return None;
+        }
+        let list = |list: &v1::EndpointList| v1::EndpointList {
+            port: list.port,
+            endpoints: list
+                .endpoints
+                .iter()
+                .filter(|endpoint| !endpoint.spiffe_id.is_empty())
+                .take(MAX_ENDPOINTS_PER_PORT)
+                .map(|endpoint| for_peer(endpoint, &peer.network))
+                .collect(),
+        };
+        Some(v1::ExportedService {
+            revision: 0,
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            ports: local.ports.clone(),
+            endpoints: local.endpoints.iter().map(list).collect(),
+            created_unix: self.configuration.exports.get(name).copied().unwrap_or(0),
+        })
+    }
+
+    /// The gateways that peers are told of: those that live and are not going away.
+    pub(super) fn gateway_addresses(&self) -> Vec<String> {
+        let live = self.gateways.iter().filter(|(_, gateway, _)| !gateway.draining);
+        let mut addresses: Vec<String> = live.map(|(_, gateway, _)| gateway.address.to_string()).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses.truncate(super::peers::MAX_GATEWAYS);
+        addresses
+    }
+
+    /// Names that exist anywhere: in this configuration or at a peer.
+    pub(super) fn all_names(&self) -> std::collections::BTreeSet<Name> {
+        let remote = self.peers.values().flat_map(|peer| peer.services().map(|(name, _)| name.clone()));
+        self.configuration.services.keys().cloned().chain(remote).collect()
+    }
+}
+
+/// Whether labels have all that a selector asks for.
+fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// An address is told only to those who can use it.
+fn for_peer(endpoint: &v1::Endpoint, network: &str) -> v1::Endpoint {
+    let mut endpoint = endpoint.clone();
+    if endpoint.network != network {
+        endpoint.address.clear();
+    }
+    endpoint.exported = false;
+    endpoint
+}
+
+/// An unknown creation is younger than every known one.
+fn known(created: i64) -> i64 {
+    if created > 0 { created } else { i64::MAX }
+}
+
+fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Conflict>) {
+    let mut ports: Vec<v1::ServicePort> = Vec::new();
+    let mut lists: BTreeMap<u32, BTreeMap<String, v1::Endpoint>> = BTreeMap::new();
+    let mut conflicts = Vec::new();
+    for contribution in contributions {
+        let Contribution { cluster, ports: theirs, mut endpoints, .. } = contribution;
+        for port in theirs {
+            if let Err(reason) = agree(&ports, &port) {
+                let service = name.to_string();
+                conflicts.push(Conflict { service, cluster: cluster.clone(), reason });
+                continue;
+            }
+            let list = lists.entry(port.port).or_default();
+            for endpoint in endpoints.remove(&port.port).unwrap_or_default() {
+                list.insert(endpoint.id.clone(), endpoint);
+            }
+            if !ports.iter().any(|known| known.port == port.port) {
+                ports.push(port);
+            }
+        }
+    }
+    ports.sort_by_key(|port| port.port);
+    let list = |(port, endpoints): (u32, BTreeMap<_, _>)| v1::EndpointList {
+        port,
+        endpoints: endpoints.into_values().collect(),
+    };
+    (Computed { ports, endpoints: lists.into_iter().map(list).collect() }, conflicts)
+}
+
+/// Whether a port fits those of older exports.
+fn agree(older: &[v1::ServicePort], port: &v1::ServicePort) -> Result<(), String> {
+    if let Some(same) = older.iter().find(|known| known.port == port.port) {
+        if same.name != port.name || same.app_protocol != port.app_protocol {
+            return Err(format!("port {} has another name or protocol in an older export", port.port));
+        }
+    } else if !port.name.is_empty() && older.iter().any(|known| known.name == port.name) {
+        return Err(format!("the port name {} is another port in an older export", port.name));
+    }
+    Ok(())
+}
+
+impl Peer {
+    /// The state as it is shown: `synced`, `syncing`, `stale` or `withdrawn`. A link that broke less than a lease ago
+    /// changes nothing yet.
+    pub fn state(&self) -> &'static str {
+        match (self.ended, self.stale, self.link, &self.have) {
+            (Some(_), ..) => "withdrawn",
+            (_, true, ..) => "stale",
+            (_, _, Link::Synced(_), _) | (_, _, Link::Down, Some(_)) => "synced",
+            _ => "syncing",
+        }
+    }
+}

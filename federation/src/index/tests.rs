@@ -1,0 +1,576 @@
+//! The index, event by event.
+
+use std::sync::Arc;
+
+use tombolo_core::{
+    identity::testing::FakeCa,
+    model::{SpiffeId, TrustDomain, opaque_sni},
+};
+use tombolo_proto::v1;
+
+use super::*;
+
+/// The parts of tests that the model needs as well.
+pub(super) mod kit {
+    use std::collections::BTreeMap;
+
+    use tombolo_core::resources::kinds::{ServicePattern, ServicePatterns, ServicePortSpec};
+
+    use super::*;
+
+    pub const LEASE: i64 = 15_000;
+    pub const GRACE: i64 = 60_000;
+    pub const PEER_LEASE: i64 = 15_000;
+    pub const PEER_DROP: i64 = 86_400_000;
+
+    pub fn settings() -> Settings {
+        Settings {
+            cluster: "east".into(),
+            trust_domain: domain("east.example"),
+            network: "east".into(),
+            epoch: "e".into(),
+            lease: LEASE,
+            restart_grace: GRACE,
+            peer_lease: PEER_LEASE,
+            peer_drop: PEER_DROP,
+        }
+    }
+
+    pub fn domain(text: &str) -> TrustDomain {
+        TrustDomain::parse(text).unwrap()
+    }
+
+    pub fn workload(name: &str, app: &str) -> Registration {
+        let id = SpiffeId::new(domain("east.example"), "shop", app).unwrap();
+        let request = v1::RegisterRequest {
+            name: name.into(),
+            address: "192.0.2.7:15006".into(),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            ports: vec![v1::WorkloadPort { port: 8080, name: "http".into() }],
+            ..Default::default()
+        };
+        Registration::check(&id, request).unwrap()
+    }
+
+    pub fn registered(session: Session, name: &str, app: &str) -> Event {
+        Event::Registered { session, registration: Arc::new(workload(name, app)) }
+    }
+
+    pub fn service(app: &str) -> (Name, ServiceSpec) {
+        let port = ServicePortSpec {
+            name: "http".into(),
+            port: 80,
+            target_port: None,
+            protocol: None,
+            app_protocol: None,
+            node_port: None,
+        };
+        let selector = [("app".to_owned(), app.to_owned())].into();
+        (Name::new("shop", app), ServiceSpec { selector, ports: vec![port], fixed: BTreeMap::new() })
+    }
+
+    pub fn patterns(names: &[&str]) -> ServicePatterns {
+        let pattern = |name: &&str| ServicePattern { namespace: "shop".into(), name: (*name).into() };
+        ServicePatterns { services: names.iter().map(pattern).collect() }
+    }
+
+    /// A configuration with these services, exported ones, and a policy towards `west`.
+    pub fn configured(services: &[&str], exports: &[&str], import: &[&str]) -> Arc<Configuration> {
+        let policy = PeerPolicy {
+            trust_domain: domain("west.example"),
+            export: patterns(&["*"]),
+            import: patterns(import),
+        };
+        Arc::new(Configuration {
+            services: services.iter().map(|app| service(app)).collect(),
+            exports: exports.iter().map(|app| (Name::new("shop", app), 100)).collect(),
+            peers: [("west".to_owned(), policy)].into(),
+            ..Configuration::default()
+        })
+    }
+
+    pub fn west() -> Arc<str> {
+        "west".into()
+    }
+
+    pub fn peer(event: PeerEvent) -> Event {
+        Event::Peer { cluster: west(), event }
+    }
+
+    pub fn bundle(ca: &FakeCa, sequence: u64) -> v1::TrustBundle {
+        v1::TrustBundle {
+            trust_domain: ca.trust_domain().to_string(),
+            roots_der: vec![ca.root().to_vec().into()],
+            sequence,
+            refresh_hint_seconds: 0,
+        }
+    }
+
+    pub fn identity(ca: &FakeCa) -> PeerIdentity {
+        PeerIdentity {
+            trust_domain: ca.trust_domain().clone(),
+            bundle: bundle(ca, 1),
+            addresses: vec!["192.0.2.1:15010".into()],
+            dials: true,
+        }
+    }
+
+    pub fn remote_endpoint(trust_domain: &str, name: &str) -> v1::Endpoint {
+        let domain = domain(trust_domain);
+        v1::Endpoint {
+            id: format!("{domain}/shop/{name}/8080"),
+            address: "198.51.100.4:15006".into(),
+            network: "west".into(),
+            spiffe_id: format!("spiffe://{domain}/ns/shop/sa/ledger"),
+            sni: opaque_sni(&domain, "shop", name, 8080),
+            target_port: 8080,
+            weight: 1,
+            ..Default::default()
+        }
+    }
+
+    pub fn exported(name: &str, endpoints: Vec<v1::Endpoint>) -> v1::ExportedService {
+        v1::ExportedService {
+            revision: 1,
+            namespace: "shop".into(),
+            name: name.into(),
+            ports: vec![v1::ServicePort { name: "http".into(), port: 80, app_protocol: String::new() }],
+            endpoints: vec![v1::EndpointList { port: 80, endpoints }],
+            created_unix: 200,
+        }
+    }
+
+    pub fn hello(session: Session) -> Event {
+        peer(PeerEvent::Hello { session, epoch: "w-1".into(), network: "west".into() })
+    }
+
+    pub fn gateways(session: Session) -> Event {
+        peer(PeerEvent::Gateways { session, addresses: vec!["203.0.113.9:15443".into()] })
+    }
+
+    pub fn synced(session: Session, revision: u64, full: bool) -> Event {
+        peer(PeerEvent::Synced { session, revision, full })
+    }
+
+    /// Ids and staleness of the endpoints of a published service; none if it is not published.
+    pub fn endpoints(index: &Index, key: &str) -> Option<Vec<(String, bool)>> {
+        let (_, resource) = index.published(Kind::EndpointSet).find(|(name, _)| *name == key)?;
+        let Resource::EndpointSet(set) = resource else { panic!("{key} is no endpoint set") };
+        let endpoints = set.ports.iter().flat_map(|list| &list.endpoints);
+        Some(endpoints.map(|endpoint| (endpoint.id.clone(), endpoint.stale)).collect())
+    }
+}
+
+use kit::*;
+
+struct Test {
+    index: Index,
+    now: Moment,
+}
+
+impl Test {
+    fn new(configuration: Arc<Configuration>) -> Self {
+        let now = Moment(1_000_000);
+        let mut test = Self { index: Index::new(settings(), Restored::default(), now), now };
+        test.does(Event::Configured(configuration));
+        test
+    }
+
+    /// A linked, synced peer that exports `ledger` with one endpoint behind one gateway.
+    fn with_west(configuration: Arc<Configuration>) -> Self {
+        let mut test = Self::new(configuration);
+        let ca = FakeCa::new("west.example");
+        test.does(peer(PeerEvent::Linked(identity(&ca))));
+        test.does(hello(1));
+        let service = exported("ledger", vec![remote_endpoint("west.example", "ledger-1")]);
+        test.does(gateways(1));
+        // Where the import policy does not accept it, that is told.
+        test.applies(peer(PeerEvent::Service { session: 1, service }));
+        test.does(synced(1, 3, true));
+        test
+    }
+
+    fn applies(&mut self, event: Event) -> Vec<Refusal> {
+        let refusals = self.index.apply(event, self.now);
+        self.index.publish();
+        refusals
+    }
+
+    fn does(&mut self, event: Event) {
+        let refusals = self.applies(event);
+        assert!(refusals.is_empty(), "{refusals:?}");
+    }
+
+    fn passes(&mut self, milliseconds: i64) {
+        self.now = self.now.plus(milliseconds);
+        self.does(Event::Tick);
+    }
+
+    fn sees(&self, key: &str, expected: &[(&str, bool)]) {
+        let found = endpoints(&self.index, key).unwrap_or_else(|| panic!("{key} is not published"));
+        let found: Vec<_> = found.iter().map(|(id, stale)| (id.as_str(), *stale)).collect();
+        assert_eq!(found, expected, "{key}");
+    }
+}
+
+const LOCAL: &str = "cluster/shop/checkout";
+const REMOTE: &str = "clusterset/shop/ledger";
+const ENDPOINT: &str = "east.example/shop/checkout-1/8080";
+const REMOTE_ENDPOINT: &str = "west.example/shop/ledger-1/8080";
+
+#[test]
+fn a_registered_workload_is_an_endpoint_of_the_services_that_select_it() {
+    let mut test = Test::new(configured(&["checkout", "payments"], &[], &[]));
+    test.sees(LOCAL, &[]);
+    test.does(registered(1, "checkout-1", "checkout"));
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+    test.sees("cluster/shop/payments", &[]);
+    let Some((_, Resource::EndpointSet(set))) =
+        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == LOCAL)
+    else {
+        panic!("not published");
+    };
+    let endpoint = &set.ports[0].endpoints[0];
+    assert_eq!(endpoint.spiffe_id, "spiffe://east.example/ns/shop/sa/checkout");
+    assert_eq!(endpoint.sni, opaque_sni(&domain("east.example"), "shop", "checkout-1", 8080));
+    assert_eq!((endpoint.target_port, endpoint.exported), (8080, false));
+}
+
+#[test]
+fn a_lost_stream_keeps_the_endpoint_until_its_lease_ends() {
+    let mut test = Test::new(configured(&["checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    test.does(Event::StreamClosed { session: 1, name: Name::new("shop", "checkout-1") });
+    test.passes(LEASE - 1);
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+    test.passes(1);
+    test.sees(LOCAL, &[]);
+}
+
+#[test]
+fn a_heartbeat_renews_the_lease_and_publishes_nothing() {
+    let mut test = Test::new(configured(&["checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    test.passes(LEASE - 1);
+    assert!(test.index.apply(registered(1, "checkout-1", "checkout"), test.now).is_empty());
+    let changes = test.index.publish();
+    assert!(changes.resources.is_empty() && changes.saves.is_empty(), "{changes:?}");
+    test.passes(LEASE - 1);
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+}
+
+#[test]
+fn a_workload_that_says_goodbye_is_gone_with_its_stream() {
+    let mut test = Test::new(configured(&["checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    let leaving = Registration { health: v1::Health::Draining.into(), ..workload("checkout-1", "checkout") };
+    test.does(Event::Registered { session: 1, registration: Arc::new(leaving) });
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+    test.does(Event::StreamClosed { session: 1, name: Name::new("shop", "checkout-1") });
+    test.sees(LOCAL, &[]);
+}
+
+#[test]
+fn the_younger_stream_holds_the_registration() {
+    let mut test = Test::new(configured(&["checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    test.does(registered(2, "checkout-1", "checkout"));
+    assert_eq!(test.applies(registered(1, "checkout-1", "checkout"))[0].kind, RefusalKind::Outdated);
+    test.does(Event::StreamClosed { session: 1, name: Name::new("shop", "checkout-1") });
+    test.passes(LEASE - 1);
+    test.does(registered(2, "checkout-1", "checkout"));
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+}
+
+#[test]
+fn another_account_does_not_take_a_name_over() {
+    let mut test = Test::new(configured(&["checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    let refusals = test.applies(registered(2, "checkout-1", "thief"));
+    assert_eq!(refusals[0].kind, RefusalKind::Identity);
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+}
+
+#[test]
+fn a_restart_keeps_registrations_for_a_grace_and_virtual_addresses_for_good() {
+    let mut test = Test::new(configured(&["other", "checkout"], &[], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    let restored = Restored {
+        vips: vec![(LOCAL.into(), 9)],
+        registrations: vec![workload("checkout-1", "checkout")],
+        ..Restored::default()
+    };
+    test.index = Index::new(settings(), restored, test.now);
+    test.does(Event::Configured(configured(&["checkout", "another"], &[], &[])));
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+    let vip = |index: &Index, key: &str| {
+        let (_, resource) = index.published(Kind::Service).find(|(name, _)| *name == key).unwrap();
+        let Resource::Service(service) = resource else { panic!("{key}") };
+        service.vip_index
+    };
+    assert_eq!((vip(&test.index, LOCAL), vip(&test.index, "cluster/shop/another")), (9, 10));
+    test.passes(GRACE - 1);
+    test.sees(LOCAL, &[(ENDPOINT, false)]);
+    test.passes(1);
+    test.sees(LOCAL, &[]);
+}
+
+#[test]
+fn an_imported_service_is_reached_through_the_peers_gateways() {
+    let test = Test::with_west(configured(&[], &[], &["ledger"]));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+    let Some((_, Resource::EndpointSet(set))) =
+        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == REMOTE)
+    else {
+        panic!("not published");
+    };
+    let endpoint = &set.ports[0].endpoints[0];
+    assert_eq!((endpoint.address.as_str(), endpoint.cluster.as_str()), ("", "west"));
+    assert_eq!(endpoint.via, ["203.0.113.9:15443"]);
+    assert_eq!(test.index.published(Kind::TrustBundle).count(), 1);
+}
+
+#[test]
+fn on_one_network_an_imported_endpoint_is_reached_directly() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    let endpoint = v1::Endpoint { network: "east".into(), ..remote_endpoint("west.example", "ledger-1") };
+    let service = exported("ledger", vec![endpoint]);
+    test.does(peer(PeerEvent::Service { session: 1, service }));
+    let Some((_, Resource::EndpointSet(set))) = test.index.published(Kind::EndpointSet).next() else {
+        panic!("not published");
+    };
+    let endpoint = &set.ports[0].endpoints[0];
+    assert_eq!((endpoint.address.as_str(), endpoint.via.len()), ("198.51.100.4:15006", 0));
+}
+
+#[test]
+fn without_a_gateway_endpoints_on_another_network_are_left_out() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    test.does(peer(PeerEvent::Gateways { session: 1, addresses: vec![] }));
+    test.sees(REMOTE, &[]);
+}
+
+#[test]
+fn a_broken_link_makes_stale_after_its_lease_and_drops_after_its_bound() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    test.does(peer(PeerEvent::Disconnected { session: 1 }));
+    test.passes(PEER_LEASE - 1);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+    test.passes(1);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, true)]);
+    assert_eq!(test.index.peer("west").unwrap().state(), "stale");
+    test.passes(PEER_DROP - PEER_LEASE - 1);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, true)]);
+    test.passes(1);
+    assert_eq!(endpoints(&test.index, REMOTE), None);
+    // Its roots still vouch for it: it may come back.
+    assert_eq!(test.index.published(Kind::TrustBundle).count(), 1);
+}
+
+#[test]
+fn a_link_that_returns_is_fresh_only_when_it_has_synced() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    test.passes(PEER_LEASE);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, true)]);
+    test.does(hello(2));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, true)]);
+    test.does(synced(2, 3, false));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+    // What the old link still has to say counts no more.
+    let late = peer(PeerEvent::Withdrawn { session: 1, name: Name::new("shop", "ledger") });
+    assert_eq!(test.applies(late)[0].kind, RefusalKind::Outdated);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+}
+
+#[test]
+fn a_withdrawn_service_is_gone_at_once_and_what_a_full_sync_does_not_name_as_well() {
+    let mut test = Test::with_west(configured(&[], &[], &["*"]));
+    test.does(peer(PeerEvent::Withdrawn { session: 1, name: Name::new("shop", "ledger") }));
+    assert_eq!(endpoints(&test.index, REMOTE), None);
+    let mut test = Test::with_west(configured(&[], &[], &["*"]));
+    test.does(hello(2));
+    let other = exported("other", vec![remote_endpoint("west.example", "other-1")]);
+    test.does(peer(PeerEvent::Service { session: 2, service: other }));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+    test.does(synced(2, 9, true));
+    assert_eq!(endpoints(&test.index, REMOTE), None);
+    assert!(endpoints(&test.index, "clusterset/shop/other").is_some());
+}
+
+#[test]
+fn endpoints_of_foreign_trust_domains_are_refused_and_the_rest_is_taken() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    let mut borrowed = remote_endpoint("west.example", "ledger-2");
+    borrowed.spiffe_id = "spiffe://east.example/ns/shop/sa/checkout".into();
+    let mut misnamed = remote_endpoint("west.example", "ledger-3");
+    misnamed.id = "west.example.evil/shop/ledger-3/8080".into();
+    let good = remote_endpoint("west.example", "ledger-4");
+    let service = exported("ledger", vec![borrowed, misnamed, good]);
+    let refusals = test.applies(peer(PeerEvent::Service { session: 1, service }));
+    assert_eq!(refusals.iter().map(|r| r.kind).collect::<Vec<_>>(), [RefusalKind::Identity]);
+    test.sees(REMOTE, &[("west.example/shop/ledger-4/8080", false)]);
+}
+
+#[test]
+fn the_import_policy_decides_and_may_change_its_mind() {
+    let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
+    test.does(Event::Configured(configured(&[], &[], &["other"])));
+    assert_eq!(endpoints(&test.index, REMOTE), None);
+    let service = exported("ledger", vec![remote_endpoint("west.example", "ledger-1")]);
+    let refusals = test.applies(peer(PeerEvent::Service { session: 1, service }));
+    assert_eq!(refusals[0].kind, RefusalKind::Policy);
+    test.does(Event::Configured(configured(&[], &[], &["ledger"])));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+}
+
+#[test]
+fn a_bundle_is_taken_only_for_the_peers_own_trust_domain_and_in_sequence() {
+    let mut test = Test::with_west(configured(&[], &[], &[]));
+    let (west, north) = (FakeCa::new("west.example"), FakeCa::new("north.example"));
+    let send = |bundle| peer(PeerEvent::Bundle { session: 1, bundle });
+    assert_eq!(test.applies(send(bundle(&north, 9)))[0].kind, RefusalKind::Identity);
+    assert_eq!(test.applies(send(bundle(&west, 1)))[0].kind, RefusalKind::Outdated);
+    let garbage = v1::TrustBundle { roots_der: vec![vec![1, 2, 3].into()], ..bundle(&west, 3) };
+    assert_eq!(test.applies(send(garbage))[0].kind, RefusalKind::Malformed);
+    test.does(send(bundle(&west, 2)));
+    let Some((_, Resource::TrustBundle(held))) = test.index.published(Kind::TrustBundle).next() else {
+        panic!("not published");
+    };
+    assert_eq!(held, &bundle(&west, 2));
+}
+
+#[test]
+fn an_exported_service_is_told_to_peers_that_may_see_it() {
+    let mut test = Test::with_west(configured(&["checkout", "secret"], &["checkout"], &[]));
+    test.does(registered(1, "checkout-1", "checkout"));
+    let gateway = Event::GatewayRegistered {
+        session: 2,
+        name: Name::new("tombolo-system", "gw"),
+        identity: SpiffeId::new(domain("east.example"), "tombolo-system", "gateway").unwrap(),
+        address: "203.0.113.1:15443".parse().unwrap(),
+        draining: false,
+    };
+    test.does(gateway);
+    let update = test.index.peer("west").unwrap().exports.since(None);
+    assert_eq!(update.services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["checkout"]);
+    let endpoint = &update.services[0].endpoints[0].endpoints[0];
+    assert_eq!(
+        (endpoint.id.as_str(), endpoint.address.as_str()),
+        (ENDPOINT, ""),
+        "no address crosses networks"
+    );
+    assert_eq!(update.gateways.unwrap().mesh_addresses, ["203.0.113.1:15443"]);
+    let Some((_, Resource::EndpointSet(set))) =
+        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == LOCAL)
+    else {
+        panic!("not published");
+    };
+    assert!(set.ports[0].endpoints[0].exported, "gateways may pass it on");
+    let before = update.revision;
+    test.does(Event::Configured(configured(&["checkout"], &[], &[])));
+    let update = test.index.peer("west").unwrap().exports.since(Some(before));
+    assert_eq!(update.withdrawn.len(), 1);
+}
+
+#[test]
+fn a_service_of_the_cluster_set_has_the_endpoints_of_both_clusters() {
+    let mut test = Test::with_west(configured(&["ledger"], &["ledger"], &["ledger"]));
+    test.does(registered(1, "ledger-1", "ledger"));
+    test.sees("cluster/shop/ledger", &[("east.example/shop/ledger-1/8080", false)]);
+    test.sees(REMOTE, &[("east.example/shop/ledger-1/8080", false), (REMOTE_ENDPOINT, false)]);
+    // Not exported here, this cluster's endpoints are no part of it.
+    test.does(Event::Configured(configured(&["ledger"], &[], &["ledger"])));
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+}
+
+#[test]
+fn the_older_export_wins_a_conflict_and_it_is_shown() {
+    let mut test = Test::with_west(configured(&["ledger"], &["ledger"], &["ledger"]));
+    test.does(registered(1, "ledger-1", "ledger"));
+    let mut service = exported("ledger", vec![remote_endpoint("west.example", "ledger-1")]);
+    service.ports[0].app_protocol = "tcp".into();
+    test.does(peer(PeerEvent::Service { session: 1, service }));
+    test.sees(REMOTE, &[("east.example/shop/ledger-1/8080", false)]);
+    assert_eq!(test.index.conflicts().map(|c| c.cluster.as_str()).collect::<Vec<_>>(), ["west"]);
+}
+
+#[test]
+fn a_revoked_peer_vouches_for_nobody_and_can_be_linked_again() {
+    for revoke in [PeerEvent::Revoked, PeerEvent::Left { session: 1 }] {
+        let mut test = Test::with_west(configured(&["checkout"], &["checkout"], &["*"]));
+        test.does(peer(revoke));
+        assert_eq!(endpoints(&test.index, REMOTE), None);
+        assert_eq!(test.index.published(Kind::TrustBundle).count(), 0);
+        let west = test.index.peer("west").unwrap();
+        assert_eq!((west.state(), west.exports.len()), ("withdrawn", 0));
+        let epoch = west.exports.epoch().to_owned();
+        assert_eq!(test.applies(hello(2))[0].kind, RefusalKind::Policy);
+        test.does(peer(PeerEvent::Linked(identity(&FakeCa::new("west.example")))));
+        test.does(hello(3));
+        assert_ne!(test.index.peer("west").unwrap().exports.epoch(), epoch, "a new history");
+    }
+}
+
+#[test]
+fn peers_are_told_apart_by_name_and_trust_domain() {
+    let mut test = Test::with_west(configured(&[], &[], &[]));
+    let linked = |cluster: &str, domain: &str| Event::Peer {
+        cluster: cluster.into(),
+        event: PeerEvent::Linked(identity(&FakeCa::new(domain))),
+    };
+    for (cluster, domain) in
+        [("east", "x.example"), ("north", "east.example"), ("north", "west.example"), ("west", "x.example")]
+    {
+        assert_eq!(
+            test.applies(linked(cluster, domain))[0].kind,
+            RefusalKind::Identity,
+            "{cluster} {domain}"
+        );
+    }
+    test.does(linked("north", "north.example"));
+}
+
+#[test]
+fn too_much_of_a_peer_is_refused_and_the_last_good_stays() {
+    let mut test = Test::with_west(configured(&[], &[], &["*"]));
+    let ports = (1..=65).map(|port| v1::ServicePort { port, ..Default::default() }).collect();
+    let service = v1::ExportedService { ports, ..exported("ledger", vec![]) };
+    let refusals = test.applies(peer(PeerEvent::Service { session: 1, service }));
+    assert_eq!(refusals[0].kind, RefusalKind::Limit);
+    test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
+    assert_eq!(test.index.peer("west").unwrap().refused, 1);
+    let many = (0..1_001).map(|n| remote_endpoint("west.example", &format!("l-{n}"))).collect();
+    let refusals = test.applies(peer(PeerEvent::Service { session: 1, service: exported("ledger", many) }));
+    assert_eq!(refusals[0].kind, RefusalKind::Limit);
+    assert_eq!(endpoints(&test.index, REMOTE).unwrap().len(), 1_000);
+}
+
+#[test]
+fn malformed_registrations_are_refused_with_the_reason() {
+    let id = SpiffeId::new(domain("east.example"), "shop", "checkout").unwrap();
+    let good = || v1::RegisterRequest {
+        name: "checkout-1".into(),
+        address: "192.0.2.7:15006".into(),
+        ..Default::default()
+    };
+    assert!(Registration::check(&id, good()).is_ok());
+    let port = |port, name: &str| v1::WorkloadPort { port, name: name.into() };
+    let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    let bad = [
+        v1::RegisterRequest { name: "Checkout 1".into(), ..good() },
+        v1::RegisterRequest { address: "checkout:80".into(), ..good() },
+        v1::RegisterRequest { ports: vec![port(0, "")], ..good() },
+        v1::RegisterRequest { ports: vec![port(70_000, "")], ..good() },
+        v1::RegisterRequest { ports: vec![port(80, "a"), port(80, "b")], ..good() },
+        v1::RegisterRequest { ports: vec![port(80, "No Name")], ..good() },
+        v1::RegisterRequest { ports: (1..=65).map(|n| port(n, "")).collect(), ..good() },
+        v1::RegisterRequest { labels: (0..65).map(|n| (n.to_string(), String::new())).collect(), ..good() },
+        v1::RegisterRequest { labels: label("x", &"y".repeat(318)), ..good() },
+        v1::RegisterRequest { labels: label("tombolo.dev/lane", "No Lane"), ..good() },
+        v1::RegisterRequest { weight: u32::MAX, ..good() },
+        v1::RegisterRequest { health: 9, ..good() },
+    ];
+    for request in bad {
+        assert!(Registration::check(&id, request.clone()).is_err(), "{request:?}");
+    }
+}

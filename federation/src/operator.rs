@@ -1,0 +1,189 @@
+//! What operators ask, over the Unix socket.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tombolo_core::{
+    identity::{Purpose, Token},
+    resources::Source,
+};
+use tombolo_proto::v1::{
+    ApplyRequest, ApplyResponse, GetRequest, GetResponse, JoinTokenRequest, PeerJoinRequest,
+    PeerJoinResponse, PeerTokenRequest, StatusRequest, StatusResponse, TokenResponse,
+    operator_server::Operator,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    ca::JoinGrant,
+    discovery::DeltaServer,
+    index::{Kind, Resource},
+    peering::Peering,
+    state::State,
+    status,
+};
+
+/// Files of one apply; more are refused.
+const MAX_FILES: usize = 10_000;
+/// How long tokens are good for where the operator does not say.
+const JOIN_TTL: u32 = 3600;
+const PEER_TTL: u32 = 900;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct OperatorService {
+    /// What is shared.
+    pub state: Arc<State>,
+    /// For joining peers.
+    pub peering: Peering,
+    /// For its counters.
+    pub discovery: DeltaServer,
+}
+
+fn refused(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+impl OperatorService {
+    #[allow(clippy::result_large_err)] // tonic's own error, as its handlers return it.
+    fn token(
+        &self,
+        purpose: Purpose,
+        issued: (tombolo_core::identity::Secret, SystemTime),
+    ) -> Result<String, Status> {
+        let (secret, expires) = issued;
+        let token = Token {
+            addresses: self.state.addresses.clone(),
+            trust_domain: self.state.trust_domain.clone(),
+            root_sha256: self.state.ca.root_sha256(),
+            secret,
+            expires,
+            purpose,
+        };
+        token.print().map_err(internal)
+    }
+
+    fn now_unix(&self) -> i64 {
+        self.state.now().unix_seconds()
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let ApplyRequest { files, author, dry_run } = request.into_inner();
+        if files.len() > MAX_FILES {
+            return Err(refused(format!("more than {MAX_FILES} files")));
+        }
+        let sources: Vec<Source> = files.into_iter().map(|f| Source { name: f.name, text: f.text }).collect();
+        let author: String = author.chars().take(128).collect();
+        let now = self.now_unix();
+        let mut changes = Vec::new();
+        let mut number = 0;
+        let outcome = self.state.change_documents(|documents| {
+            let proposal = documents.apply(&sources, &author, now)?;
+            changes.clone_from(&proposal.generation.changes);
+            number = proposal.generation.number;
+            Ok(if dry_run { None } else { Some(proposal) })
+        });
+        Ok(Response::new(match outcome.map_err(internal)? {
+            Ok(_) => ApplyResponse { generation: number, changes, errors: Vec::new() },
+            Err::<_, Vec<tombolo_core::resources::Problem>>(problems) => ApplyResponse {
+                generation: self.state.with_documents(|documents| documents.generation().number),
+                changes: Vec::new(),
+                errors: problems.iter().map(ToString::to_string).collect(),
+            },
+        }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let GetRequest { kind, namespace, name } = request.into_inner();
+        let documents_json = match kind.to_ascii_lowercase().as_str() {
+            "endpoints" | "endpointsets" => self.endpoints(&namespace, &name),
+            _ => self.state.with_documents(|documents| documents.get(&kind, &namespace, &name)),
+        };
+        Ok(Response::new(GetResponse { documents_json }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let json = status::status(&self.state, &self.discovery).to_string();
+        Ok(Response::new(StatusResponse { json }))
+    }
+
+    async fn join_token(
+        &self,
+        request: Request<JoinTokenRequest>,
+    ) -> Result<Response<TokenResponse>, Status> {
+        let JoinTokenRequest { namespace, account, ttl_seconds, uses } = request.into_inner();
+        if namespace == "tombolo-system" && account == "controller" {
+            return Err(Status::permission_denied("the controller's own identity is not given away"));
+        }
+        let grant = JoinGrant::new(&namespace, &account).map_err(refused)?;
+        let ttl = Duration::from_secs(u64::from(if ttl_seconds == 0 { JOIN_TTL } else { ttl_seconds }));
+        let now = SystemTime::now();
+        let issued = self.state.with_tokens(|tokens| tokens.join.issue(grant, ttl, uses.max(1), now));
+        let issued = issued.map_err(internal)?.map_err(refused)?;
+        let token = self.token(Purpose::Join { namespace, account }, issued)?;
+        Ok(Response::new(TokenResponse { token }))
+    }
+
+    async fn peer_token(
+        &self,
+        request: Request<PeerTokenRequest>,
+    ) -> Result<Response<TokenResponse>, Status> {
+        let seconds = request.into_inner().ttl_seconds;
+        let ttl = Duration::from_secs(u64::from(if seconds == 0 { PEER_TTL } else { seconds }));
+        let issued = self.state.with_tokens(|tokens| tokens.peer.issue((), ttl, 1, SystemTime::now()));
+        let issued = issued.map_err(internal)?.map_err(refused)?;
+        let token = self.token(Purpose::Peer { cluster: self.state.cluster.to_string() }, issued)?;
+        Ok(Response::new(TokenResponse { token }))
+    }
+
+    async fn peer_join(
+        &self,
+        request: Request<PeerJoinRequest>,
+    ) -> Result<Response<PeerJoinResponse>, Status> {
+        let (cluster, trust_domain) =
+            self.peering.join(&request.into_inner().token).await.map_err(refused)?;
+        Ok(Response::new(PeerJoinResponse { cluster, trust_domain }))
+    }
+}
+
+impl OperatorService {
+    fn endpoints(&self, namespace: &str, name: &str) -> Vec<String> {
+        let json = |set: &tombolo_proto::v1::EndpointSet| {
+            let scope = if set.scope == 1 { "cluster" } else { "clusterset" };
+            let endpoint = |e: &tombolo_proto::v1::Endpoint| {
+                serde_json::json!({
+                    "id": e.id, "address": e.address, "via": e.via, "cluster": e.cluster, "identity": e.spiffe_id,
+                    "labels": e.labels, "weight": e.weight, "stale": e.stale, "exported": e.exported,
+                    "health": tombolo_proto::v1::Health::try_from(e.health).map_or("", |h| h.as_str_name()),
+                })
+            };
+            let port = |p: &tombolo_proto::v1::EndpointList| serde_json::json!({ "port": p.port, "endpoints": p.endpoints.iter().map(endpoint).collect::<Vec<_>>() });
+            serde_json::json!({
+                "kind": "Endpoints",
+                "metadata": { "namespace": set.namespace, "name": set.name },
+                "scope": scope,
+                "ports": set.ports.iter().map(port).collect::<Vec<_>>(),
+            })
+            .to_string()
+        };
+        self.state.with_index(|index| {
+            let sets = index.published(Kind::EndpointSet).filter_map(|(_, resource)| match resource {
+                Resource::EndpointSet(set) => Some(set),
+                _ => None,
+            });
+            let fits = |set: &&tombolo_proto::v1::EndpointSet| {
+                (namespace.is_empty() || set.namespace == namespace) && (name.is_empty() || set.name == name)
+            };
+            sets.filter(fits).map(json).collect()
+        })
+    }
+}
