@@ -62,11 +62,21 @@ pub struct Generation {
     pub from_files: std::collections::BTreeSet<String>,
 }
 
-/// The file. Cheap to clone.
-#[derive(Clone)]
+/// The file. What waits to be saved is saved before it is closed.
 pub struct Store {
     database: Arc<Database>,
-    queue: mpsc::SyncSender<Vec<Save>>,
+    queue: Option<mpsc::SyncSender<Vec<Save>>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // It has told its own errors.
+            let _ended = writer.join();
+        }
+    }
 }
 
 impl fmt::Debug for Store {
@@ -94,26 +104,27 @@ impl Store {
         txn.open_table(GENERATIONS).map_err(failed)?;
         txn.commit().map_err(failed)?;
         let (queue, saves) = mpsc::sync_channel::<Vec<Save>>(QUEUE);
-        let writer = database.clone();
-        std::thread::Builder::new()
+        let shared = database.clone();
+        let writer = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 while let Ok(mut batch) = saves.recv() {
                     while let Ok(more) = saves.try_recv() {
                         batch.extend(more);
                     }
-                    if let Err(error) = write(&writer, &batch) {
+                    if let Err(error) = write(&shared, &batch) {
                         tracing::error!(%error, "state is not saved: a restart would know less");
                     }
                 }
             })
             .map_err(io)?;
-        Ok(Self { database, queue })
+        Ok(Self { database, queue: Some(queue), writer: Some(writer) })
     }
 
     /// Saves soon, in order.
     pub fn save(&self, saves: Vec<Save>) {
-        if !saves.is_empty() && self.queue.send(saves).is_err() {
+        let Some(queue) = self.queue.as_ref().filter(|_| !saves.is_empty()) else { return };
+        if queue.send(saves).is_err() {
             tracing::error!("state is not saved: the store has ended");
         }
     }
