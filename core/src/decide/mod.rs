@@ -34,3 +34,7 @@ pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use route::{decide_edge, decide_mesh};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

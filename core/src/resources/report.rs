@@ -55,7 +55,8 @@ fn collect<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
 fn is_refusal(condition: &Value) -> bool {
     let text = |name: &str| condition.get(name).and_then(Value::as_str).unwrap_or_default();
     match text("type") {
-        "Accepted" | "ResolvedRefs" => text("status") == "False",
+        // A Gateway that waits for its class is `Unknown`, and serves nothing.
+        "Accepted" | "ResolvedRefs" => text("status") != "True",
         "Conflicted" => text("status") == "True",
         _ => false,
     }

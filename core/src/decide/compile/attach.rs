@@ -42,12 +42,12 @@ pub(super) fn attach(
             let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
             let outcome = match (group, parent.kind.as_deref().unwrap_or("Gateway")) {
                 (GATEWAY_GROUP, "Gateway") => match by_key.get(&at).and_then(|at| gateways.get_mut(*at)) {
-                    Some(gateway) => attachment.to_gateway(parent, gateway),
+                    Some(gateway) => attachment.with_gateway(parent, gateway),
                     None if is_foreign(resources, &at) => continue,
                     None => no_parent(format!("there is no Gateway {at} of a class of ours")),
                 },
-                ("" | "core", "Service") => attachment.to_service(parent, Scope::Cluster, &at, mesh),
-                (MCS_GROUP, "ServiceImport") => attachment.to_service(parent, Scope::Clusterset, &at, mesh),
+                ("" | "core", "Service") => attachment.with_service(parent, Scope::Cluster, &at, mesh),
+                (MCS_GROUP, "ServiceImport") => attachment.with_service(parent, Scope::Clusterset, &at, mesh),
                 // Somebody else's kind of parent, and status.
                 _ => continue,
             };
@@ -88,7 +88,7 @@ struct Attaching<'a> {
 
 impl Attaching<'_> {
     /// To every listener that the parentRef means, that lets the route in, and with which it shares a host.
-    fn to_gateway(&mut self, parent: &ParentRef, gateway: &mut GatewayDraft<'_>) -> Result<(), Problem> {
+    fn with_gateway(&mut self, parent: &ParentRef, gateway: &mut GatewayDraft<'_>) -> Result<(), Problem> {
         let (mut meant, mut allowed, mut shared) = (false, false, false);
         let gateway_key = gateway.key;
         for listener in &mut gateway.listeners {
@@ -133,7 +133,7 @@ impl Attaching<'_> {
 
     /// To a service: for all its callers if the route lives beside it (a producer's route), else for those of the
     /// route's own namespace (a consumer's).
-    fn to_service(
+    fn with_service(
         &mut self,
         parent: &ParentRef,
         scope: Scope,

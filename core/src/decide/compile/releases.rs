@@ -68,7 +68,7 @@ impl Releases {
             .zip(&targets)
             .map(|((key, release), targets)| status(resources, key, release, targets))
             .collect();
-        out.status.sort_by(|a, b| a.metadata.to_string().cmp(&b.metadata.to_string()));
+        out.status.sort_by_cached_key(|status| status.metadata.to_string());
         out
     }
 
