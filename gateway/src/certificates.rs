@@ -7,6 +7,7 @@ use rustls::ServerConfig;
 use tombolo_core::{
     decide::Bind,
     resources::{Object, ResourceSet, kinds::Secret},
+    telemetry::Telemetry,
     tls::{EdgeCertificate, EdgeCertificates, TlsError, edge_server},
 };
 
@@ -16,27 +17,58 @@ const TLS_SECRET: &str = "kubernetes.io/tls";
 /// Usable certificates by `NAMESPACE/NAME` of their Secret.
 pub(crate) type Certificates = HashMap<Arc<str>, Arc<EdgeCertificate>>;
 
-/// The certificates of Secrets, and what is wrong with those that cannot be used. `before`: the last good ones, which
-/// stay in the place of those.
-pub(crate) fn of_secrets(resources: &ResourceSet, before: &Certificates) -> (Certificates, Vec<String>) {
-    let mut certificates = Certificates::new();
-    let mut problems = Vec::new();
-    for (key, secret) in &resources.secrets {
-        if secret.spec.r#type != TLS_SECRET {
-            continue;
+/// The certificates of Secrets, each read once. Of a Secret that cannot be used, the last good certificate stays.
+#[derive(Debug, Default)]
+pub(crate) struct CertificateBook(HashMap<Arc<str>, Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    secret: Arc<Object<Secret>>,
+    problem: Option<String>,
+    certificate: Option<Arc<EdgeCertificate>>,
+}
+
+impl CertificateBook {
+    /// Takes over the Secrets of these documents.
+    pub fn update(&mut self, resources: &ResourceSet, telemetry: &Telemetry) {
+        let mut book = HashMap::new();
+        for (key, secret) in resources.secrets.iter().filter(|(_, secret)| secret.spec.r#type == TLS_SECRET) {
+            let name: Arc<str> = format!("{}/{}", key.namespace, key.name).into();
+            let entry = match self.0.remove(&name) {
+                Some(entry) if Arc::ptr_eq(&entry.secret, secret) => entry,
+                before => Entry::read(&name, secret, before, telemetry),
+            };
+            book.insert(name, entry);
         }
-        let name: Arc<str> = format!("{}/{}", key.namespace, key.name).into();
-        match of_secret(&name, secret) {
-            Ok(certificate) => drop(certificates.insert(name, Arc::new(certificate))),
+        self.0 = book;
+    }
+
+    /// All that can be used.
+    pub fn certificates(&self) -> Certificates {
+        let usable =
+            |(name, entry): (&Arc<str>, &Entry)| Some((Arc::clone(name), entry.certificate.clone()?));
+        self.0.iter().filter_map(usable).collect()
+    }
+
+    /// What is wrong with the others.
+    pub fn problems(&self) -> Vec<String> {
+        self.0.values().filter_map(|entry| entry.problem.clone()).collect()
+    }
+}
+
+impl Entry {
+    fn read(name: &str, secret: &Arc<Object<Secret>>, before: Option<Self>, telemetry: &Telemetry) -> Self {
+        let secret = Arc::clone(secret);
+        match of_secret(name, &secret) {
+            Ok(certificate) => Self { secret, problem: None, certificate: Some(Arc::new(certificate)) },
             Err(problem) => {
-                problems.push(problem);
-                if let Some(last) = before.get(&name) {
-                    certificates.insert(name, Arc::clone(last));
-                }
+                telemetry.bad_input("certificate");
+                tracing::error!(problem, "a certificate cannot be used; the last good one stays");
+                let certificate = before.and_then(|before| before.certificate);
+                Self { secret, problem: Some(problem), certificate }
             }
         }
     }
-    (certificates, problems)
 }
 
 fn of_secret(name: &str, secret: &Object<Secret>) -> Result<EdgeCertificate, String> {

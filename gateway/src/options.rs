@@ -2,13 +2,13 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use tombolo_core::telemetry::Telemetry;
+use tombolo_core::{member::JoinOptions, model::Locality, telemetry::Telemetry};
 
 /// Everything that a gateway is told at its start.
 #[derive(Clone)]
@@ -37,6 +37,19 @@ pub enum Source {
         /// How often they are looked at.
         poll: Duration,
     },
+    /// A controller, which also gives it its identity.
+    Controller {
+        /// Identity and the controllers of its cluster.
+        join: JoinOptions,
+        /// Its name among the cluster's gateways, a DNS label.
+        name: String,
+        /// Where peers come in.
+        mesh_listen: SocketAddr,
+        /// Where they reach that; none: found out, see [`tombolo_core::member::advertised`].
+        mesh_advertise: Option<SocketAddr>,
+        /// Where it runs.
+        locality: Locality,
+    },
 }
 
 /// Which ports listeners get.
@@ -52,8 +65,25 @@ impl Options {
     /// The options of a static gateway; everything else as by default: all addresses, ports as configured, no admin
     /// pages, 30 s to drain, looking for changes every 500 ms.
     pub fn from_files(paths: Vec<PathBuf>, telemetry: Arc<Telemetry>) -> Self {
+        Self::new(Source::Static { paths, poll: Duration::from_millis(500) }, telemetry)
+    }
+
+    /// The options of a gateway with a controller; everything else as by default: named `gateway`, the mesh listener on
+    /// every address at port 15008, and as [`Options::from_files`].
+    pub fn from_controller(join: JoinOptions, telemetry: Arc<Telemetry>) -> Self {
+        let source = Source::Controller {
+            join,
+            name: "gateway".into(),
+            mesh_listen: (Ipv4Addr::UNSPECIFIED, 15008).into(),
+            mesh_advertise: None,
+            locality: Locality::default(),
+        };
+        Self::new(source, telemetry)
+    }
+
+    fn new(source: Source, telemetry: Arc<Telemetry>) -> Self {
         Self {
-            source: Source::Static { paths, poll: Duration::from_millis(500) },
+            source,
             address: None,
             ports: Ports::Offset(0),
             admin: None,

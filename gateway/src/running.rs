@@ -1,37 +1,32 @@
 //! A gateway that runs.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, task::JoinHandle};
 use tombolo_core::{
-    balance::{Placement, Pools},
     decide::BindKey,
     lifecycle::{self, Drain, Readiness, admin::Admin},
-    member::{PoolFeeder, random_seed},
-    model::Snapshot,
+    member::JoinError,
+    model::{NameError, SpiffeId},
     proxy::{EngineError, EngineParts, HttpEngine, MeshUpstream},
 };
 
 use crate::{
     director::EdgeDirector,
     edge::Edge,
-    files::Files,
-    options::{Options, Source},
+    options::Options,
+    origin::{Membership, Origin},
     pages::GatewayPages,
     state::{Served, State},
-    static_source::StaticSource,
 };
 
 /// A listener that could not be opened is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
+/// The controller is given so long to take note that the gateway goes away.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// After that, peers have so long to hear of it before the listeners close.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +39,25 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The admin pages have no place.
-    #[error("admin pages on {address}: {source}")]
-    Admin {
+    /// An address cannot be listened on, or found out.
+    #[error("{what} on {address}: {source}")]
+    Listen {
+        /// For what.
+        what: &'static str,
         /// Where.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// Its name is not valid.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no identity.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The identity is not a gateway's.
+    #[error("{0} is no gateway; make the token with --namespace tombolo-system --account gateway")]
+    NoGateway(SpiffeId),
     /// The engine refuses.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -63,6 +69,7 @@ pub enum Error {
 /// A gateway that runs, on tasks of its own.
 pub struct Running {
     admin: Option<SocketAddr>,
+    mesh: Option<SocketAddr>,
     readiness: Readiness,
     served: Arc<ArcSwap<Served>>,
     changed: watch::Receiver<()>,
@@ -73,6 +80,11 @@ impl Running {
     /// The bound address of the admin pages.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The bound address of the mesh listener.
+    pub fn mesh(&self) -> Option<SocketAddr> {
+        self.mesh
     }
 
     /// The public listeners that are open, with their real addresses.
@@ -111,7 +123,10 @@ impl fmt::Debug for Running {
 /// Starts a gateway, says on standard output when it is `ready`, and waits until it has drained.
 pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
     let mut stop = drain.clone();
-    let mut running = build(options, drain).await?;
+    let mut running = tokio::select! {
+        running = build(options, drain) => running?,
+        () = stop.signalled() => return Ok(()),
+    };
     tokio::select! {
         () = running.ready() => {
             let listeners: Vec<_> = running.listeners().values().map(ToString::to_string).collect();
@@ -124,67 +139,54 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
 
 /// Starts a gateway. It serves on tasks of its own until `drain` begins, then finishes what runs and ends.
 pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
-    let Source::Static { paths, poll } = options.source.clone();
-    check(&paths)?;
-    let pools = Arc::new(Pools::new(Placement::default(), Instant::now(), random_seed()));
-    let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
-    let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+    // Stopped by the drain's own order, not by its beginning.
+    let (stop, stopped) = watch::channel(false);
+    let telemetry = Arc::clone(&options.telemetry);
+    let origin = Origin::new(options.source.clone(), &telemetry, stopped.clone()).await?;
+    let Origin { snapshot, pools, state, membership } = origin;
+    let identity = membership.as_ref().map(Membership::credentials);
     let engine = HttpEngine::new(EngineParts {
         snapshot: Arc::clone(&snapshot),
         director: Arc::new(EdgeDirector { pools: Arc::clone(&pools) }),
         picker: Arc::clone(&pools) as _,
-        upstream: MeshUpstream::new(None, Arc::clone(&snapshot)),
-        observer: Arc::clone(&options.telemetry) as _,
+        upstream: MeshUpstream::new(identity, snapshot),
+        observer: Arc::clone(&telemetry) as _,
     })?;
-    let telemetry = Arc::clone(&options.telemetry);
-    let edge = Edge::new(engine, options.address, options.ports, Arc::clone(&telemetry), drain.watch());
-    let (states, state) = watch::channel(Arc::<State>::default());
-    let source = StaticSource::new(Files::new(paths), telemetry, feeder, snapshot);
-    tokio::spawn(source.watch(poll, states));
-    start(options, drain, pools, edge, state).await
-}
-
-/// A path that is not there at the start is a mistake; later it is a problem that passes.
-fn check(paths: &[PathBuf]) -> Result<(), Error> {
-    for path in paths.iter().filter(|path| path.as_os_str() != "-") {
-        std::fs::metadata(path).map_err(|source| Error::Config { path: path.clone(), source })?;
-    }
-    Ok(())
-}
-
-async fn start(
-    options: Options,
-    drain: Drain,
-    pools: Arc<Pools>,
-    edge: Edge,
-    state: watch::Receiver<Arc<State>>,
-) -> Result<Running, Error> {
+    let edge = Edge::new(engine, options.address, options.ports, telemetry, stopped.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();
+    let pages = GatewayPages { served: Arc::clone(&served), pools };
+    let admin = serve_admin(&options, &readiness, pages, stopped).await?;
+    let mesh = membership.as_ref().map(|membership| membership.mesh.address());
     let (tell, changed) = watch::channel(());
     let following = Following {
         configured: readiness.task("configuration"),
         listening: readiness.task("listeners"),
         served: Arc::clone(&served),
         tell,
-        options: options.clone(),
+        options,
+        stop,
+        membership,
         edge,
     };
-    let pages = GatewayPages { served: Arc::clone(&served), pools };
-    let admin = match options.admin {
-        None => None,
-        Some(address) => {
-            let shown = Admin {
-                readiness: readiness.clone(),
-                telemetry: Arc::clone(&options.telemetry),
-                pages: Arc::new(pages),
-            };
-            let bound = lifecycle::admin::serve(address, shown, drain.watch()).await;
-            Some(bound.map_err(|source| Error::Admin { address, source })?)
-        }
-    };
     let task = tokio::spawn(following.run(state, drain));
-    Ok(Running { admin, readiness, served, changed, task })
+    Ok(Running { admin, mesh, readiness, served, changed, task })
+}
+
+async fn serve_admin(
+    options: &Options,
+    readiness: &Readiness,
+    pages: GatewayPages,
+    stop: watch::Receiver<bool>,
+) -> Result<Option<SocketAddr>, Error> {
+    let Some(address) = options.admin else { return Ok(None) };
+    let shown = Admin {
+        readiness: readiness.clone(),
+        telemetry: Arc::clone(&options.telemetry),
+        pages: Arc::new(pages),
+    };
+    let bound = lifecycle::admin::serve(address, shown, stop).await;
+    bound.map(Some).map_err(|source| Error::Listen { what: "admin pages", address, source })
 }
 
 /// Puts each state in force.
@@ -194,6 +196,8 @@ struct Following {
     served: Arc<ArcSwap<Served>>,
     tell: watch::Sender<()>,
     options: Options,
+    stop: watch::Sender<bool>,
+    membership: Option<Membership>,
     edge: Edge,
 }
 
@@ -242,10 +246,28 @@ impl Following {
         failing
     }
 
+    /// Tells the controller first, then finishes what runs.
     async fn end(self) {
         tracing::info!("draining");
-        if !self.edge.into_listeners().drained(self.options.drain_limit).await {
-            tracing::warn!(limit = ?self.options.drain_limit, "connections that did not end in time are cut");
+        let limit = self.options.drain_limit;
+        let mesh = match self.membership {
+            Some(membership) => {
+                let mesh = membership.withdraw(FAREWELL).await;
+                tokio::time::sleep(SETTLE).await;
+                Some(mesh)
+            }
+            None => None,
+        };
+        self.stop.send_replace(true);
+        let passed = async {
+            match &mesh {
+                Some(mesh) => mesh.drained(limit).await,
+                None => true,
+            }
+        };
+        let (edge, passed) = tokio::join!(self.edge.into_listeners().drained(limit), passed);
+        if !(edge && passed) {
+            tracing::warn!(?limit, "connections that did not end in time are cut");
         }
     }
 }

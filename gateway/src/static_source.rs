@@ -13,7 +13,7 @@ use tombolo_core::{
 };
 
 use crate::{
-    certificates::of_secrets,
+    certificates::CertificateBook,
     files::{Files, Loaded},
     state::State,
 };
@@ -27,7 +27,8 @@ pub(crate) struct StaticSource {
     telemetry: Arc<Telemetry>,
     feeder: Arc<PoolFeeder>,
     slot: Arc<ArcSwap<Snapshot>>,
-    state: Arc<State>,
+    book: CertificateBook,
+    version: u64,
 }
 
 impl StaticSource {
@@ -38,20 +39,17 @@ impl StaticSource {
         feeder: Arc<PoolFeeder>,
         slot: Arc<ArcSwap<Snapshot>>,
     ) -> Self {
-        Self { files, telemetry, feeder, slot, state: Arc::default() }
+        Self { files, telemetry, feeder, slot, book: CertificateBook::default(), version: 0 }
     }
 
     /// Looks for changes, and puts them in force. None: there are none. Blocks for as long as reading and compiling takes.
     pub fn poll(&mut self) -> Option<Arc<State>> {
         let loaded = self.files.load()?;
         self.report(&loaded);
-        let (certificates, certificate_problems) = of_secrets(&loaded.resources, &self.state.certificates);
-        for problem in &certificate_problems {
-            self.telemetry.bad_input("certificate");
-            tracing::error!(problem, "a certificate cannot be used");
-        }
+        self.book.update(&loaded.resources, &self.telemetry);
+        self.version += 1;
         let snapshot = Snapshot {
-            version: self.state.snapshot.version + 1,
+            version: self.version,
             config: Arc::new(compile(&loaded.resources)),
             services: static_services(&loaded.resources, CLUSTER),
             trust: Arc::new(TrustBundles::default()),
@@ -59,14 +57,13 @@ impl StaticSource {
         let snapshot = Arc::new(snapshot);
         self.feeder.feed(&snapshot);
         self.slot.store(Arc::clone(&snapshot));
-        self.state = Arc::new(State {
+        Some(Arc::new(State {
             snapshot,
-            certificates: Arc::new(certificates),
+            certificates: Arc::new(self.book.certificates()),
             problems: loaded.problems,
-            certificate_problems,
+            certificate_problems: self.book.problems(),
             kept: loaded.kept,
-        });
-        Some(Arc::clone(&self.state))
+        }))
     }
 
     fn report(&self, loaded: &Loaded) {

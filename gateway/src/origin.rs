@@ -1,0 +1,196 @@
+//! Where everything that a gateway decides from comes from: files, or a controller.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    sync::{watch, watch::Receiver},
+};
+use tombolo_core::{
+    balance::{Placement, Pools},
+    decide::compile,
+    discovery::{Discovery, type_url},
+    identity,
+    member::{
+        Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, advertised,
+        random_seed,
+    },
+    model::{Locality, Snapshot, check_dns_label},
+    proxy::{ListenLimits, Serving, bind, serve},
+    telemetry::Telemetry,
+};
+use tombolo_proto::v1;
+
+use crate::{
+    certificates::CertificateBook, files::Files, mesh::MeshNames, options::Source, running::Error,
+    state::State, static_source::StaticSource,
+};
+
+/// What the data path is made from, kept fresh by tasks of its own.
+pub(crate) struct Origin {
+    /// The snapshot in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The pools that are fed with it.
+    pub pools: Arc<Pools>,
+    /// Changes after each snapshot. The first value is empty.
+    pub state: Receiver<Arc<State>>,
+    /// The membership in a mesh; none: there is no controller.
+    pub membership: Option<Membership>,
+}
+
+/// A gateway's place in its cluster.
+pub(crate) struct Membership {
+    member: Member,
+    registration: Registration,
+    _discovering: Discovering,
+    /// The mesh listener.
+    pub mesh: Serving,
+}
+
+impl Membership {
+    /// The certificate in force.
+    pub fn credentials(&self) -> identity::Watch {
+        self.member.credentials()
+    }
+
+    /// Says that this gateway goes away, no longer than `limit`, and gives back the mesh listener.
+    pub async fn withdraw(self, limit: Duration) -> Serving {
+        if !self.registration.withdraw(limit).await {
+            tracing::warn!("the controller has not taken note that this gateway goes away");
+        }
+        self.mesh
+    }
+}
+
+impl Origin {
+    /// Begins. With a controller it waits for the identity and the name of the cluster, which both outlive a process.
+    pub async fn new(
+        source: Source,
+        telemetry: &Arc<Telemetry>,
+        stop: Receiver<bool>,
+    ) -> Result<Self, Error> {
+        match source {
+            Source::Static { paths, poll } => Self::from_files(paths, poll, telemetry),
+            Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
+                let joining =
+                    Joining { join, name, listen: mesh_listen, advertise: mesh_advertise, locality };
+                joining.run(telemetry, stop).await
+            }
+        }
+    }
+
+    fn from_files(paths: Vec<PathBuf>, poll: Duration, telemetry: &Arc<Telemetry>) -> Result<Self, Error> {
+        // A path that is not there at the start is a mistake; later it is a problem that passes.
+        for path in paths.iter().filter(|path| path.as_os_str() != "-") {
+            std::fs::metadata(path).map_err(|source| Error::Config { path: path.clone(), source })?;
+        }
+        let pools = Arc::new(Pools::new(Placement::default(), Instant::now(), random_seed()));
+        let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
+        let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+        let (states, state) = watch::channel(Arc::default());
+        let source =
+            StaticSource::new(Files::new(paths), Arc::clone(telemetry), feeder, Arc::clone(&snapshot));
+        tokio::spawn(source.watch(poll, states));
+        Ok(Self { snapshot, pools, state, membership: None })
+    }
+}
+
+/// Becoming a member of the mesh.
+struct Joining {
+    join: JoinOptions,
+    name: String,
+    listen: SocketAddr,
+    advertise: Option<SocketAddr>,
+    locality: Locality,
+}
+
+impl Joining {
+    async fn run(self, telemetry: &Arc<Telemetry>, stop: Receiver<bool>) -> Result<Origin, Error> {
+        check_dns_label(&self.name)?;
+        let member = Member::join(self.join.clone()).await?;
+        if !member.id().is_gateway() {
+            return Err(Error::NoGateway(member.id().clone()));
+        }
+        let failed = |source| Error::Listen { what: "the mesh listener", address: self.listen, source };
+        let listener = bind(self.listen).map_err(failed)?;
+        let mut registration = self.register(&member, &listener).await?;
+        let registered = registration.registered().await;
+        let placement =
+            Placement { cluster: registered.cluster.as_str().into(), locality: self.locality.clone() };
+        let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
+        let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
+        // Also all endpoints: those of public routes are needed with the first request, and peers may ask for any.
+        let wildcard = type_url::ALL.to_vec();
+        let (discovery, discovering) = member.discover("gateway", wildcard, compile, feeder);
+        let names = MeshNames::new(&registered.cluster);
+        names.update(&discovery.snapshot().load());
+        let service = Arc::new(names.passthrough());
+        let mesh = serve(listener, service, ListenLimits::default(), stop).map_err(failed)?;
+        telemetry.watch_listener("mesh", true, Arc::clone(mesh.stats()));
+        let snapshot = Arc::clone(discovery.snapshot());
+        let (states, state) = watch::channel(Arc::default());
+        tokio::spawn(follow(discovery, names, states, Arc::clone(telemetry)));
+        let membership = Membership { member, registration, _discovering: discovering, mesh };
+        Ok(Origin { snapshot, pools, state, membership: Some(membership) })
+    }
+
+    async fn register(&self, member: &Member, listener: &TcpListener) -> Result<Registration, Error> {
+        let failed = |source| Error::Listen {
+            what: "the address to advertise to peers",
+            address: self.listen,
+            source,
+        };
+        let bound = listener.local_addr().map_err(failed)?;
+        let address = advertised(bound, self.advertise, &self.join.controllers).await.map_err(failed)?;
+        let request = v1::RegisterRequest {
+            name: self.name.clone(),
+            gateway_mesh_address: address.to_string(),
+            ..Default::default()
+        };
+        // A gateway that runs is healthy.
+        let (_, health) = watch::channel(v1::Health::Healthy);
+        Ok(Registration::start(RegistrationParts {
+            connect: member.connect(),
+            request,
+            health,
+            state_dir: self.join.state_dir.clone(),
+        }))
+    }
+}
+
+/// Makes a state of each snapshot, from the first whole one on.
+async fn follow(
+    discovery: Discovery,
+    names: MeshNames,
+    states: watch::Sender<Arc<State>>,
+    telemetry: Arc<Telemetry>,
+) {
+    let mut changes = discovery.changes();
+    let mut book = CertificateBook::default();
+    if discovery.synced().wait_for(|synced| *synced).await.is_err() {
+        return;
+    }
+    loop {
+        changes.borrow_and_update();
+        let snapshot = discovery.snapshot().load_full();
+        names.update(&snapshot);
+        book.update(&discovery.documents().load(), &telemetry);
+        states.send_replace(Arc::new(State {
+            snapshot,
+            certificates: Arc::new(book.certificates()),
+            problems: Vec::new(),
+            certificate_problems: book.problems(),
+            kept: Vec::new(),
+        }));
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = states.closed() => return,
+        }
+    }
+}
