@@ -127,7 +127,8 @@ impl Joining {
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
         // Also all endpoints: those of public routes are needed with the first request, and peers may ask for any.
         let wildcard = type_url::ALL.to_vec();
-        let (discovery, discovering) = member.discover("gateway", wildcard, compile, feeder);
+        let (discovery, discovering) =
+            member.discover("gateway", wildcard, compile, feeder, Arc::clone(telemetry));
         let names = MeshNames::new(&registered.cluster);
         names.update(&discovery.snapshot().load());
         let service = Arc::new(names.passthrough());

@@ -211,7 +211,13 @@ impl Core {
         let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
         let feeder = Arc::new(PoolFeeder::new(pools));
         let wildcard = vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE, type_url::TRUST_BUNDLE];
-        let (discovery, discovering) = member.discover("sidecar", wildcard, compile, Arc::clone(&feeder));
+        let (discovery, discovering) = member.discover(
+            "sidecar",
+            wildcard,
+            compile,
+            Arc::clone(&feeder),
+            Arc::clone(&options.telemetry),
+        );
         let labels = options.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
         let workload =
             InboundWorkload { namespace: member.id().namespace().into(), labels: labels.collect() };

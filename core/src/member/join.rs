@@ -2,7 +2,8 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{sync::watch, task::JoinHandle};
@@ -15,8 +16,12 @@ use crate::{
         self, GrpcSigner, Rotating, Rotation, RotationError, Schedule, Store, StoreError, Token, system_clock,
     },
     model::{SpiffeId, TrustBundle, TrustBundles},
+    telemetry::Telemetry,
     tls::{self, grpc},
 };
+
+/// How often metrics show the state of discovery.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// What a process needs to become a member.
 #[derive(Debug, Clone)]
@@ -117,6 +122,7 @@ impl Member {
         wildcard: Vec<&'static str>,
         compile: Compile,
         feeder: Arc<PoolFeeder>,
+        telemetry: Arc<Telemetry>,
     ) -> (Discovery, Discovering) {
         let (learned, own) = (Arc::clone(&self.learned), self.id.clone());
         let (client, discovery) = Client::new(ClientParts {
@@ -136,17 +142,36 @@ impl Member {
                 feeder.feed(snapshot);
             }),
         });
-        (discovery, Discovering(tokio::spawn(client.run())))
+        let report = report(discovery.clone(), self.credentials(), telemetry);
+        (discovery, Discovering([tokio::spawn(client.run()), tokio::spawn(report)]))
     }
 }
 
 /// Discovery that runs. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Discovering(JoinHandle<()>);
+pub struct Discovering([JoinHandle<()>; 2]);
 
 impl Drop for Discovering {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Shows in metrics how discovery and the certificate do, for as long as it is polled.
+async fn report(discovery: Discovery, credentials: identity::Watch, telemetry: Arc<Telemetry>) {
+    let stats = discovery.stats();
+    let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let mut nacks = 0;
+    loop {
+        telemetry.set("controller_connected", i64::from(stats.connected.load(Relaxed)));
+        telemetry.set("discovery_streams", gauge(stats.streams.load(Relaxed)));
+        telemetry.set("discovery_saves_failed", gauge(stats.saves_failed.load(Relaxed)));
+        let refused = stats.nacks.load(Relaxed);
+        (nacks..refused).for_each(|_| telemetry.bad_input("control"));
+        nacks = refused;
+        let expires = credentials.borrow().not_after().duration_since(SystemTime::UNIX_EPOCH);
+        telemetry.set("identity_expires_unix", gauge(expires.unwrap_or_default().as_secs()));
+        tokio::time::sleep(REPORT).await;
     }
 }
 

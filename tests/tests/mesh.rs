@@ -1,0 +1,208 @@
+//! Requests through whole clusters: gateway, sidecars, applications, controllers, all real, in this process.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RData, RecordType},
+};
+use http::StatusCode;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+use tokio_rustls::TlsConnector;
+use tombolo_core::{
+    identity::{Credentials, Store, testing::FakeCa},
+    model::{TrustBundles, TrustDomain, opaque_sni},
+    tls,
+};
+use world::{App, Cluster, get, public, service, soon, until};
+
+fn ok(body: &str) -> impl Fn(&Result<world::Answer, String>) -> bool {
+    move |answer| answer.as_ref().is_ok_and(|a| a.status == StatusCode::OK && a.body == body)
+}
+
+fn status(status: u16) -> impl Fn(&Result<world::Answer, String>) -> bool {
+    move |answer| answer.as_ref().is_ok_and(|a| a.status == status)
+}
+
+const GATEWAY: &str = "spiffe://east.example/ns/tombolo-system/sa/gateway";
+const STOREFRONT: &str = "spiffe://east.example/ns/shop/sa/storefront";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_public_request_goes_all_the_way_and_stays_in_its_lane() {
+    let mut east = Cluster::start("east").await;
+    let gray = "apiVersion: tombolo.dev/v1alpha1
+kind: GrayRelease
+metadata: {name: shop-v2, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: all}]
+  arms: [{name: v2, lane: v2, backendRefs: [{name: storefront, port: 7080}]}]
+  rules: [{arm: v2, headers: [{name: x-gray, value: v2}]}]
+";
+    let all = [public("storefront"), service("shop", "storefront"), service("shop", "checkout"), gray.into()];
+    east.apply(&all.concat()).await;
+    let (storefront, v1, v2) = (App::new("storefront").await, App::new("v1").await, App::new("v2").await);
+    let label = [("app", "storefront")];
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
+    let _v1 = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &v1).await;
+    let in_lane = [("app", "checkout"), ("tombolo.dev/lane", "v2")];
+    let _v2 = east.sidecar("shop", "checkout", "checkout-2", &in_lane, &v2).await;
+    storefront.calls(front.outbound("cluster/shop/checkout").await, "checkout.shop.svc.cluster.local");
+    let mut gateway = east.gateway().await;
+    let edge = gateway.listener(80).await;
+
+    let baseline = format!("storefront<-{GATEWAY} v1<-{STOREFRONT}");
+    until("the whole chain", || get(edge, "shop.example", "/", &[]), ok(&baseline)).await;
+    // The application passes on nothing but `traceparent`.
+    let gray = format!("storefront<-{GATEWAY} v2<-{STOREFRONT}");
+    until("the lane", || get(edge, "shop.example", "/", &[("x-gray", "v2")]), ok(&gray)).await;
+    for _ in 0..20 {
+        // What claims a lane from outside is not believed.
+        let claimed = get(edge, "shop.example", "/", &[("baggage", "tombolo.lane=v2")]).await;
+        assert_eq!(claimed.unwrap().body, baseline);
+    }
+    assert_eq!(get(edge, "other.example", "/", &[]).await.unwrap().status, StatusCode::NOT_FOUND);
+
+    east.kill_controller();
+    assert_eq!(get(edge, "shop.example", "/", &[]).await.unwrap().body, baseline, "without a controller");
+    // Restarted from what they have kept, with nobody to ask.
+    gateway.end().await;
+    let mut gateway = east.gateway().await;
+    let edge = gateway.listener(80).await;
+    assert_eq!(get(edge, "shop.example", "/", &[]).await.unwrap().body, baseline, "a gateway from its cache");
+    front.end().await;
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
+    let direct = get(front.outbound("cluster/shop/checkout").await, "checkout", "/", &[]).await.unwrap();
+    assert_eq!(direct.body, format!("v1<-{STOREFRONT}"), "a sidecar from its cache");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_those_who_may_come_in() {
+    let east = Cluster::start("east").await;
+    let policy = "apiVersion: tombolo.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: only-storefront, namespace: shop}
+spec:
+  selector: {app: checkout}
+  rules: [{from: {spiffeIds: ['spiffe://east.example/ns/shop/sa/storefront']}}]
+";
+    east.apply(&[service("shop", "checkout"), policy.into()].concat()).await;
+    let (app, client) = (App::new("checkout").await, App::new("client").await);
+    let checkout = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &app).await;
+    let mut friend = east.sidecar("shop", "storefront", "storefront-1", &[], &client).await;
+    let mut stranger = east.sidecar("shop", "stranger", "stranger-1", &[], &client).await;
+    let (friends, strangers) =
+        (friend.outbound("cluster/shop/checkout").await, stranger.outbound("cluster/shop/checkout").await);
+    let served = format!("checkout<-{STOREFRONT}");
+    until("who may call is served", || get(friends, "checkout", "/", &[]), ok(&served)).await;
+    until("who may not is refused", || get(strangers, "checkout", "/", &[]), status(403)).await;
+
+    let inbound = checkout.running.addresses().inbound;
+    assert!(get(inbound, "checkout", "/", &[]).await.is_err(), "plaintext");
+    let name =
+        opaque_sni(&TrustDomain::parse("east.example").unwrap(), "shop", "checkout-1", app.address.port());
+    // A foreign authority that claims to be this one, and one that does not.
+    for domain in ["east.example", "mallory.example"] {
+        let credentials = FakeCa::new(domain).credentials("shop", "storefront");
+        assert_eq!(knock(inbound, &name, &east, credentials).await, None, "{domain}");
+    }
+    let kept = Store::open(&east.state_dir().join("storefront-1")).unwrap().load().unwrap().unwrap();
+    let answer = knock(inbound, &name, &east, kept.credentials).await;
+    assert!(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), "the same way in, for a friend");
+}
+
+/// Sends a request to an inbound listener of east with this certificate; what is answered, if anything is.
+async fn knock(
+    inbound: SocketAddr,
+    name: &str,
+    east: &Cluster,
+    credentials: Arc<Credentials>,
+) -> Option<String> {
+    let kept = Store::open(&east.state_dir().join("checkout-1")).unwrap().load().unwrap().unwrap();
+    let mut trust = TrustBundles::default();
+    trust.insert((*kept.bundle).clone());
+    let config = tls::mesh_client(credentials, Arc::new(trust), kept.credentials.id(), &["mesh-h1"]).unwrap();
+    let tcp = TcpStream::connect(inbound).await.unwrap();
+    let name = ServerName::try_from(name.to_string()).unwrap();
+    let talking = async {
+        let mut stream = TlsConnector::from(config).connect(name, tcp).await.ok()?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: checkout\r\nconnection: close\r\n\r\n").await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    soon("an end", talking).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_another_cluster_by_name_through_its_gateway() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
+    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
+    let _ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
+    let gateway = west.gateway().await;
+    let label = [("app", "storefront")];
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
+    east.peer_with(&west).await;
+
+    let address = front.outbound("clusterset/bank/ledger").await;
+    let served = format!("ledger<-{STOREFRONT}");
+    until("the other cluster", || get(address, "ledger.bank.svc.clusterset.local", "/", &[]), ok(&served))
+        .await;
+
+    assert!(gateway.metric("tombolo_passthrough_connections_total") >= 1, "through the gateway, undecrypted");
+    assert_eq!(gateway.metric("tombolo_passthrough_unknown_names_total"), 0);
+
+    let dns = front.running.addresses().dns.unwrap();
+    let resolved = resolve(dns, "ledger.bank.svc.clusterset.local.").await;
+    assert_eq!(resolved, Some(address.ip()));
+}
+
+async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {
+    let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&message.to_vec().unwrap(), dns).await.unwrap();
+    let mut buffer = [0; 1500];
+    let length = soon("a DNS answer", socket.recv(&mut buffer)).await.unwrap();
+    let answer = Message::from_vec(&buffer[..length]).unwrap();
+    answer.answers.iter().find_map(|record| match &record.data {
+        RData::A(address) => Some(address.0.into()),
+        _ => None,
+    })
+}
+
+const EXPORT: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: {name: ledger, namespace: bank}
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: east, namespace: bank}
+spec:
+  rules: [{from: {trustDomains: [east.example]}}]
+---
+";
+
+/// Everything is exported to this peer, and everything that it offers is imported.
+fn peer(name: &str) -> String {
+    format!(
+        "apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: {{name: {name}}}
+spec:
+  trustDomain: {name}.example
+  export: {{services: [{{namespace: '*', name: '*'}}]}}
+  import: {{services: [{{namespace: '*', name: '*'}}]}}
+---
+"
+    )
+}

@@ -1,0 +1,398 @@
+//! A small language for tests of whole clusters: controllers, gateways, sidecars and applications in this process, on
+//! free ports of loopback.
+
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::{body::Incoming, client::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tombolo_core::{
+    decide::BindKey,
+    identity::Token,
+    lifecycle::DrainTrigger,
+    member::JoinOptions,
+    model::{ServiceKey, TrustDomain},
+    telemetry::{AccessLog, Telemetry},
+};
+use tombolo_proto::v1::{
+    ApplyRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
+    operator_client::OperatorClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// Nothing in these tests may take longer.
+pub const SOON: Duration = Duration::from_secs(20);
+/// The port of every service in these tests: free on the loopback addresses that sidecars use, and not privileged.
+pub const PORT: u16 = 7080;
+
+/// Waits for a future, bounded.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {SOON:?}"),
+    }
+}
+
+/// Asks again and again until the answer is as wanted, bounded. Fails with the last answer.
+pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F, wanted: impl Fn(&T) -> bool)
+where
+    T: std::fmt::Debug,
+    F: Future<Output = T>,
+{
+    let end = tokio::time::Instant::now() + SOON;
+    loop {
+        let answer = ask().await;
+        if wanted(&answer) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < end, "{what}: not within {SOON:?}, but {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn local() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn telemetry() -> Arc<Telemetry> {
+    Arc::new(Telemetry::new(AccessLog::off()))
+}
+
+// --- Clients and applications ---
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+/// Sends `GET http://HOST/PATH` with these header fields to an address.
+pub async fn get(to: SocketAddr, host: &str, path: &str, fields: &[(&str, &str)]) -> Result<Answer, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let asking = async {
+        let tcp = TcpStream::connect(to).await.map_err(|e| text(&e))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(|e| text(&e))?;
+        let connection = tokio::spawn(connection);
+        let mut request = Request::get(path).header("host", host);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|e| text(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| text(&e))?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(|e| text(&e))?.to_bytes();
+        connection.abort();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    };
+    soon("an answer", asking).await
+}
+
+/// An application: says its name and who called it, and what the next one says.
+#[derive(Clone)]
+pub struct App {
+    pub address: SocketAddr,
+    next: Arc<Mutex<Option<(SocketAddr, String)>>>,
+}
+
+impl App {
+    pub async fn new(name: &'static str) -> Self {
+        let listener = TcpListener::bind(local()).await.unwrap();
+        let app = Self { address: listener.local_addr().unwrap(), next: Arc::default() };
+        let next = Arc::clone(&app.next);
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let next = Arc::clone(&next);
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let next = next.lock().unwrap().clone();
+                    async move { Ok::<_, std::convert::Infallible>(respond(name, next, &request).await) }
+                });
+                let serving = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(serving.serve_connection(TokioIo::new(tcp), answer));
+            }
+        });
+        app
+    }
+
+    /// From now on it calls this address, by this host, whenever it is called.
+    pub fn calls(&self, address: SocketAddr, host: &str) {
+        *self.next.lock().unwrap() = Some((address, host.into()));
+    }
+}
+
+/// `NAME(CALLER'S ACCOUNT)` and, after a space, what the next one says. Passes on nothing but `traceparent`.
+async fn respond(
+    name: &str,
+    next: Option<(SocketAddr, String)>,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let field = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let caller = field("x-forwarded-client-cert").rsplit_once("URI=").map(|(_, id)| id).unwrap_or("nobody");
+    let mut said = format!("{name}<-{caller}");
+    let mut status = StatusCode::OK;
+    if let Some((address, host)) = next {
+        match get(address, &host, "/", &[("traceparent", field("traceparent"))]).await {
+            Ok(answer) => {
+                said = format!("{said} {}", answer.body);
+                status = answer.status;
+            }
+            Err(error) => {
+                said = format!("{said} {error}");
+                status = StatusCode::BAD_GATEWAY;
+            }
+        }
+    }
+    let mut response = Response::new(Full::from(said));
+    *response.status_mut() = status;
+    response
+}
+
+// --- Clusters ---
+
+/// One cluster.
+pub struct Cluster {
+    pub name: &'static str,
+    pub controller: Option<tombolo_federation::Running>,
+    options: tombolo_federation::Options,
+    state: tempfile::TempDir,
+}
+
+/// A proxy that runs, and how to end it.
+pub struct Proxy<R> {
+    pub running: R,
+    pub drain: DrainTrigger,
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl<R> Proxy<R> {
+    /// The value of a metric, written as it is shown; 0 if it is not.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.telemetry.encode();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+impl Cluster {
+    /// A controller without documents.
+    pub async fn start(name: &'static str) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let options = tombolo_federation::Options {
+            cluster: name.into(),
+            trust_domain: TrustDomain::parse(&format!("{name}.example")).unwrap(),
+            state_dir: state.path().join("controller"),
+            listen: local(),
+            advertise: Vec::new(),
+            config: Vec::new(),
+            network: name.into(),
+            admin: None,
+            telemetry: telemetry(),
+        };
+        let controller = tombolo_federation::start(options.clone()).await.unwrap();
+        Self { name, controller: Some(controller), options, state }
+    }
+
+    /// The controller ends, and everything that it held in memory.
+    pub fn kill_controller(&mut self) {
+        self.controller = None;
+    }
+
+    fn state(&self, of: &str) -> std::path::PathBuf {
+        self.state.path().join(of)
+    }
+
+    async fn operator(&self) -> OperatorClient<Channel> {
+        let socket = &self.controller.as_ref().expect("the controller lives").socket;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+        OperatorClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// `tombolo apply`.
+    pub async fn apply(&self, documents: &str) {
+        let files = vec![File { name: "test.yaml".into(), text: documents.into() }];
+        let request = ApplyRequest { files, author: "test".into(), dry_run: false };
+        let answer = self.operator().await.apply(request).await.unwrap().into_inner();
+        assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+    }
+
+    /// Joins another cluster by its token, as `tombolo peer` does.
+    pub async fn peer_with(&self, other: &Self) {
+        let request = PeerTokenRequest { ttl_seconds: 60 };
+        let token = other.operator().await.peer_token(request).await.unwrap().into_inner().token;
+        self.operator().await.peer_join(PeerJoinRequest { token }).await.unwrap();
+    }
+
+    async fn join(&self, namespace: &str, account: &str, state: &str) -> JoinOptions {
+        let token = match &self.controller {
+            None => None,
+            Some(_) => {
+                let request = JoinTokenRequest {
+                    namespace: namespace.into(),
+                    account: account.into(),
+                    ttl_seconds: 60,
+                    uses: 1,
+                };
+                let token = self.operator().await.join_token(request).await.unwrap().into_inner().token;
+                Some(Arc::new(Token::parse(&token).unwrap()))
+            }
+        };
+        let controllers = match &self.controller {
+            Some(controller) => vec![controller.address.to_string()],
+            // Where it was: nobody is there.
+            None => vec!["127.0.0.1:9".to_string()],
+        };
+        JoinOptions { controllers, token, state_dir: self.state(state) }
+    }
+
+    /// A gateway. One of the same cluster again is the same one, restarted.
+    pub async fn gateway(&self) -> Proxy<tombolo_gateway::Running> {
+        let join = self.join("tombolo-system", "gateway", "gateway").await;
+        let telemetry = telemetry();
+        let mut options = tombolo_gateway::Options::from_controller(join, telemetry.clone());
+        if let tombolo_gateway::Source::Controller { mesh_listen, .. } = &mut options.source {
+            *mesh_listen = local();
+        }
+        options.address = Some(Ipv4Addr::LOCALHOST.into());
+        options.ports = tombolo_gateway::Ports::Free;
+        options.drain_limit = SOON;
+        let (drain, drained) = DrainTrigger::new();
+        let mut running = soon("a gateway", tombolo_gateway::build(options, drained)).await.unwrap();
+        soon("a gateway that is ready", running.ready()).await;
+        Proxy { running, drain, telemetry }
+    }
+
+    /// A sidecar beside an application. One of the same name again is the same one, restarted.
+    pub async fn sidecar(
+        &self,
+        namespace: &str,
+        account: &str,
+        workload: &str,
+        labels: &[(&str, &str)],
+        app: &App,
+    ) -> Proxy<tombolo_sidecar::Running> {
+        // Each sidecar of this process has a range of its own.
+        static RANGES: AtomicU8 = AtomicU8::new(100);
+        let range = RANGES.fetch_add(1, Ordering::Relaxed);
+        let join = self.join(namespace, account, workload).await;
+        let ports = vec![(app.address.port(), "http".to_string())];
+        let telemetry = telemetry();
+        let mut options = tombolo_sidecar::Options::new(join, workload, ports, telemetry.clone());
+        options.labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        options.inbound_listen = local();
+        options.outbound_range = format!("127.{range}.0.0/16").parse().unwrap();
+        options.dns_listen = Some(local());
+        options.resolvers = vec!["127.0.0.1:9".parse().unwrap()];
+        options.drain_limit = SOON;
+        let (drain, drained) = DrainTrigger::new();
+        let mut running = soon("a sidecar", tombolo_sidecar::build(options, drained)).await.unwrap();
+        soon("a sidecar that is ready", running.ready()).await;
+        Proxy { running, drain, telemetry }
+    }
+
+    /// Where another gateway's or sidecar's state is.
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+}
+
+impl Proxy<tombolo_gateway::Running> {
+    /// The real address of the public listener with this configured port; waits until it is open.
+    pub async fn listener(&mut self, port: u16) -> SocketAddr {
+        let key = BindKey { address: None, port };
+        let opening = async {
+            loop {
+                if let Some(address) = self.running.listeners().get(&key) {
+                    return *address;
+                }
+                self.running.changed().await;
+            }
+        };
+        soon("a public listener", opening).await
+    }
+
+    pub async fn end(self) {
+        self.drain.drain();
+        soon("the gateway's end", self.running.finished()).await.unwrap();
+    }
+}
+
+impl Proxy<tombolo_sidecar::Running> {
+    /// Where the application behind it reaches a service; waits until it can.
+    pub async fn outbound(&mut self, service: &str) -> SocketAddr {
+        let key = ServiceKey::parse(service).unwrap();
+        let opening = async {
+            loop {
+                if let Some(address) = self.running.outbound(&key, PORT) {
+                    return address;
+                }
+                self.running.changed().await;
+            }
+        };
+        soon("an outbound listener", opening).await
+    }
+
+    pub async fn end(self) {
+        self.drain.drain();
+        soon("the sidecar's end", self.running.finished()).await.unwrap();
+    }
+}
+
+// --- Documents ---
+
+/// A service whose endpoints are the workloads with the label `app: NAME`.
+pub fn service(namespace: &str, name: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{selector: {{app: {name}}}, ports: [{{port: {PORT}, targetPort: http}}]}}
+---
+"
+    )
+}
+
+/// A public listener on port 80, from which everything of `shop.example` goes to a service of namespace shop.
+pub fn public(service: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: tombolo}}
+spec: {{controllerName: tombolo.dev/gateway-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: shop}}
+spec:
+  gatewayClassName: tombolo
+  listeners: [{{name: web, protocol: HTTP, port: 80}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop, namespace: shop}}
+spec:
+  parentRefs: [{{name: edge}}]
+  hostnames: [shop.example]
+  rules: [{{name: all, backendRefs: [{{name: {service}, port: {PORT}}}]}}]
+---
+"
+    )
+}
