@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use tombolo_core::model::TrustDomain;
+use tombolo_federation::Options;
+
 use super::process::{self, Common};
 use crate::failure::Failure;
 
@@ -12,8 +15,8 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "NAME")]
     cluster: String,
     /// The cluster's trust domain, e.g. east.example
-    #[arg(long, value_name = "DOMAIN")]
-    trust_domain: String,
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
+    trust_domain: TrustDomain,
     /// Where the CA, configuration and registrations are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/tombolo/controller")]
     state_dir: PathBuf,
@@ -31,4 +34,30 @@ pub struct ControllerArgs {
     network: String,
     #[command(flatten)]
     common: Common,
+}
+
+fn parse_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|e| e.to_string())
+}
+
+/// Runs until it is told to end.
+pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
+    let telemetry = args.common.start()?;
+    let options = Options {
+        cluster: args.cluster,
+        trust_domain: args.trust_domain,
+        state_dir: args.state_dir,
+        listen: args.listen,
+        advertise: args.advertise.iter().map(ToString::to_string).collect(),
+        config: args.config,
+        network: args.network,
+        admin: args.common.admin,
+        telemetry,
+    };
+    let mut drain = process::drain_on_signal();
+    let running = tombolo_federation::start(options).await.map_err(|e| Failure::new(e.to_string()))?;
+    println!("ready: controller on {}, operators' socket {}", running.address, running.socket.display());
+    drain.signalled().await;
+    running.stop();
+    Ok(())
 }

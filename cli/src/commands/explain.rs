@@ -5,9 +5,19 @@ use std::{
     path::PathBuf,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 
-use super::{admin, check::Output};
+use tombolo_core::{
+    decide::{self, SnapshotAvailability},
+    member::Question,
+    model::Snapshot,
+    resources,
+};
+
+use super::{
+    admin,
+    check::{self, Output},
+};
 use crate::failure::Failure;
 
 /// Arguments of `tombolo explain`.
@@ -46,10 +56,64 @@ pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
     if args.url.host().is_none() {
         return Err(Failure::usage("give the whole URL with scheme and host, e.g. https://shop.example.test/buy"));
     }
-    let text = match args.admin {
-        Some(address) => ask(address, &args).await?,
-        None => decide_on_files(&args)?,
+    let mut question = Question::new(args.method.as_str(), &args.url.to_string()).map_err(usage)?;
+    for (name, value) in &args.headers {
+        question.headers.append(name.clone(), value.clone());
+    }
+    question.address = args.client;
+    match args.admin {
+        Some(address) => ask(address, &question, args.output).await,
+        None => decide_on_files(&args.config, &question, args.output),
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+/// The running proxy decides by what it has in force.
+async fn ask(address: SocketAddr, question: &Question, output: Output) -> Result<(), Failure> {
+    let (status, body) = admin::get(address, &format!("/explain?{}", question.to_query())).await.map_err(Failure::new)?;
+    if status != 200 {
+        return Err(Failure::new(body.trim_end().to_owned()));
+    }
+    if output == Output::Json {
+        println!("{}", body.trim_end());
+        return Ok(());
+    }
+    let explanation: serde_json::Value =
+        serde_json::from_str(&body).map_err(|e| Failure::new(format!("the answer is not JSON: {e}")))?;
+    super::status::print_value(&explanation, 0);
+    Ok(())
+}
+
+/// The same function that a gateway on these files would call. Which of its sockets: the one of the URL's port, else the
+/// first with a listener for the scheme.
+fn decide_on_files(paths: &[PathBuf], question: &Question, output: Output) -> Result<(), Failure> {
+    let (sources, mut problems) = resources::load(paths);
+    let parsed = resources::parse(&sources);
+    problems.extend(parsed.problems);
+    if !problems.is_empty() {
+        eprintln!("{}", check::lines(&problems));
+    }
+    let config = std::sync::Arc::new(decide::compile(&parsed.resources));
+    let services = resources::static_services(&parsed.resources, "local");
+    let snapshot = Snapshot { version: 1, config, services, ..Default::default() };
+    let wants_tls = question.url.scheme_str() == Some("https");
+    let is_tls = |bind: &decide::Bind| {
+        bind.listeners.iter().any(|l| l.protocol == decide::ListenerProtocol::Https)
     };
-    println!("{}", text.trim_end());
+    let binds = &snapshot.config.binds;
+    let by_port = binds.iter().find(|bind| bind.key.port == question.port());
+    let bind = by_port.or_else(|| binds.iter().find(|bind| is_tls(bind) == wants_tls)).or(binds.first());
+    let bind = bind.ok_or_else(|| Failure::new("there is no Gateway listener in these files"))?;
+    let host = question.host();
+    let (head, caller) = (question.head(&host), question.caller(&host));
+    let explanation =
+        decide::explain_edge(&snapshot, bind.key, &head, &caller, &SnapshotAvailability(&snapshot));
+    match output {
+        Output::Text => println!("{}", explanation.to_string().trim_end()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&explanation).unwrap_or_default()),
+    }
     Ok(())
 }

@@ -5,6 +5,9 @@ use std::{
     path::PathBuf,
 };
 
+use tombolo_core::{member::JoinOptions, model::Locality};
+use tombolo_gateway::{Options, Ports, Source};
+
 use super::process::{self, Common};
 use crate::failure::Failure;
 
@@ -27,8 +30,8 @@ pub struct GatewayArgs {
     #[arg(long, default_value = "gateway")]
     name: String,
     /// Where peers reach the services of this cluster (with --controller)
-    #[arg(long, value_name = "ADDR")]
-    mesh_listen: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15008")]
+    mesh_listen: SocketAddr,
     /// The same as peers see it, where that differs
     #[arg(long, value_name = "ADDR")]
     mesh_advertise: Option<SocketAddr>,
@@ -46,4 +49,32 @@ pub struct GatewayArgs {
     zone: String,
     #[command(flatten)]
     common: Common,
+}
+
+/// Runs until it is told to end.
+pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
+    let telemetry = args.common.start()?;
+    let mut options = if args.controller.is_empty() {
+        Options::from_files(args.config, telemetry)
+    } else {
+        let join = JoinOptions {
+            controllers: args.controller.iter().map(ToString::to_string).collect(),
+            token: process::join_token(args.join_token.as_deref())?,
+            state_dir: args.state_dir,
+        };
+        let source = Source::Controller {
+            join: join.clone(),
+            name: args.name,
+            mesh_listen: args.mesh_listen,
+            mesh_advertise: args.mesh_advertise,
+            locality: Locality { region: args.region.into(), zone: args.zone.into() },
+        };
+        Options { source, ..Options::from_controller(join, telemetry) }
+    };
+    options.address = (!args.address.is_unspecified()).then_some(args.address);
+    options.ports = Ports::Offset(args.port_offset);
+    options.admin = args.common.admin;
+    options.drain_limit = process::DRAIN_TIME;
+    let drain = process::drain_on_signal();
+    tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

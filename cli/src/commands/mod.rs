@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod get;
 pub mod admin;
 mod operator;
+mod process;
 pub mod peer;
 pub mod sidecar;
 pub mod status;

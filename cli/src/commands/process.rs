@@ -1,6 +1,14 @@
 //! What the three kinds of process share: logging, the admin listener's address, shutdown.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tombolo_core::{
+    identity::Token,
+    lifecycle::{Drain, DrainTrigger, shutdown_signal},
+    telemetry::{AccessLog, LogFormat, Sink, Telemetry, init_logging},
+};
+
+use crate::failure::Failure;
 
 /// How long a process that was told to end finishes what runs.
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
@@ -17,4 +25,53 @@ pub struct Common {
     /// Log lines as JSON
     #[arg(long)]
     pub log_json: bool,
+    /// Where the access log goes: stdout, off, or a file
+    #[arg(long, value_name = "SINK", default_value = "off", value_parser = parse_sink)]
+    pub access_log: Sink,
+}
+
+fn parse_sink(text: &str) -> Result<Sink, String> {
+    match text {
+        "" => Err("write stdout, off, or a path".into()),
+        "off" => Ok(Sink::Off),
+        "stdout" => Ok(Sink::Stdout),
+        path => Ok(Sink::File(PathBuf::from(path))),
+    }
+}
+
+impl Common {
+    /// Starts logging and counting.
+    pub fn start(&self) -> Result<Arc<Telemetry>, Failure> {
+        let format = if self.log_json { LogFormat::Json } else { LogFormat::Text };
+        init_logging(&self.log, format).map_err(Failure::usage)?;
+        let access = AccessLog::open(&self.access_log)
+            .map_err(|e| Failure::new(format!("cannot open the access log: {e}")))?;
+        Ok(Arc::new(Telemetry::new(access)))
+    }
+}
+
+/// A drain that begins at SIGTERM or SIGINT. A second signal ends the process at once.
+pub fn drain_on_signal() -> Drain {
+    let (trigger, drain) = DrainTrigger::new();
+    tokio::spawn(async move {
+        let signal = shutdown_signal().await;
+        tracing::info!(signal, "draining; a second signal ends at once");
+        trigger.drain();
+        shutdown_signal().await;
+        std::process::exit(1);
+    });
+    drain
+}
+
+/// A printed token, or `@FILE`, if there is one. A file that is gone is no token: it may have been removed after its use.
+pub fn join_token(argument: Option<&str>) -> Result<Option<Arc<Token>>, Failure> {
+    let Some(argument) = argument else { return Ok(None) };
+    if let Some(path) = argument.strip_prefix('@')
+        && !std::path::Path::new(path).exists()
+    {
+        return Ok(None);
+    }
+    let text = super::token::read(argument)?;
+    let token = Token::parse(&text).map_err(|e| Failure::new(format!("the join token: {e}")))?;
+    Ok(Some(Arc::new(token)))
 }

@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use tombolo_core::{member::JoinOptions, model::Locality};
+use tombolo_sidecar::{Options, loopback::Range};
+
 use super::process::{self, Common};
 use crate::failure::Failure;
 
@@ -36,8 +39,8 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "ADDR")]
     inbound_advertise: Option<SocketAddr>,
     /// Loopback addresses for the services that are called; each sidecar of a machine needs its own
-    #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/16")]
-    outbound_range: String,
+    #[arg(long, value_name = "CIDR", default_value_t = Range::default())]
+    outbound_range: Range,
     /// Where the mesh's DNS listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15053")]
     dns_listen: SocketAddr,
@@ -68,4 +71,30 @@ fn parse_port(text: &str) -> Result<(u16, String), String> {
         Ok(0) | Err(_) => Err(format!("{port:?} is not a port from 1 to 65535")),
         Ok(port) => Ok((port, name.into())),
     }
+}
+
+/// Runs until it is told to end.
+pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
+    let telemetry = args.common.start()?;
+    let join = JoinOptions {
+        controllers: args.controller.iter().map(ToString::to_string).collect(),
+        token: process::join_token(args.join_token.as_deref())?,
+        state_dir: args.state_dir,
+    };
+    let options = Options {
+        labels: args.labels.into_iter().collect(),
+        app_address: args.app_address,
+        inbound_listen: args.inbound_listen,
+        inbound_advertise: args.inbound_advertise,
+        outbound_range: args.outbound_range,
+        dns_listen: Some(args.dns_listen),
+        resolvers: args.resolvers,
+        locality: Locality { region: args.region.into(), zone: args.zone.into() },
+        network: args.network,
+        admin: args.common.admin,
+        drain_limit: process::DRAIN_TIME,
+        ..Options::new(join, &args.workload, args.app_ports, telemetry)
+    };
+    let drain = process::drain_on_signal();
+    tombolo_sidecar::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

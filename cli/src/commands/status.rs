@@ -31,7 +31,7 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
 }
 
 /// Nested JSON as indented lines; a list of flat objects as a table.
-fn print_value(value: &serde_json::Value, depth: usize) {
+pub fn print_value(value: &serde_json::Value, depth: usize) {
     let indent = "  ".repeat(depth);
     let Some(object) = value.as_object() else {
         println!("{indent}{}", plain(value));

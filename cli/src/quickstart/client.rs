@@ -98,10 +98,15 @@ impl Session {
         }
     }
 
+    async fn kept(&mut self) -> Option<SendRequest<Empty<Bytes>>> {
+        let mut kept = self.sender.take()?;
+        kept.ready().await.is_ok().then_some(kept)
+    }
+
     async fn attempt(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
-        let mut sender = match self.sender.take() {
-            Some(mut kept) if kept.ready().await.is_ok() => kept,
-            _ => self.client.connect().await?,
+        let mut sender = match self.kept().await {
+            Some(kept) => kept,
+            None => self.client.connect().await?,
         };
         let mut request = Request::builder().uri(path).header("host", HOST);
         for (name, value) in headers {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tombolo_proto::v1::{
-    ApplyRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, StatusRequest, apply_request::File,
+    ApplyRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
 };
 
 use super::{
@@ -20,6 +20,8 @@ pub struct Workload {
     /// e.g. `checkout-v2`.
     pub name: &'static str,
     namespace: &'static str,
+    /// Where the demo service listens.
+    pub app: SocketAddr,
     /// The sidecar's inbound listener.
     pub inbound: SocketAddr,
     /// The sidecar's admin listener.
@@ -95,6 +97,7 @@ impl Cluster {
             list.extend(["--state-dir".into(), directory.join("gateway").display().to_string()]);
             list.extend(["--join-token".into(), format!("@{}", directory.join("gateway.token").display())]);
             list.extend(args(["--region", name]));
+            list.extend(access_log(&logs, &format!("{name}-gateway")));
             list
         };
         let mut cluster = Self {
@@ -139,6 +142,7 @@ impl Cluster {
         sidecar.extend(["--inbound-listen".into(), inbound.to_string(), "--admin".into(), admin.to_string()]);
         sidecar.extend(["--outbound-range".into(), self._net.range(position), "--dns-listen".into(), dns.to_string()]);
         sidecar.extend(args(["--region", self.name, "--network", self.name]));
+        sidecar.extend(access_log(logs, &format!("{}-{}-sidecar", self.name, plan.name)));
         sidecar.extend(["--label".into(), format!("app={}", plan.app)]);
         sidecar.extend(["--label".into(), format!("version={}", plan.version)]);
         if let Some(lane) = plan.lane {
@@ -147,6 +151,7 @@ impl Cluster {
         Ok(Workload {
             name: plan.name,
             namespace: plan.namespace,
+            app,
             inbound,
             admin,
             service: Process::new(format!("{}-{}", self.name, plan.name), logs, service),
@@ -237,12 +242,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// The controller's status.
-    pub async fn status(&self) -> Result<serde_json::Value, Failure> {
-        let answer = self.operator().await?.status(StatusRequest {}).await.map_err(|s| Failure::new(s.message()))?;
-        serde_json::from_str(&answer.into_inner().json).map_err(|e| Failure::new(e.to_string()))
-    }
-
     /// The data plane with the services.
     pub fn data_plane(&mut self) -> impl Iterator<Item = &mut Process> {
         let workloads = self.workloads.iter_mut().flat_map(|w| [&mut w.service, &mut w.sidecar]);
@@ -260,6 +259,10 @@ impl Cluster {
         let sidecars = self.workloads.iter().map(|w| (w.sidecar.name().to_owned(), w.admin));
         sidecars.chain([(self.gateway.name().to_owned(), self.gateway_admin)]).collect()
     }
+}
+
+fn access_log(logs: &Path, name: &str) -> [String; 2] {
+    ["--access-log".into(), logs.join(format!("{name}.access.json")).display().to_string()]
 }
 
 fn make_dir(path: &Path) -> Result<(), Failure> {

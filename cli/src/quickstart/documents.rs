@@ -4,8 +4,6 @@ use crate::failure::Failure;
 
 /// The public host name.
 pub const HOST: &str = "shop.example.test";
-/// The port of every service of the quickstart.
-pub const SERVICE_PORT: u16 = 8080;
 
 const EAST: &str = include_str!("documents/east.yaml");
 const WEST: &str = include_str!("documents/west.yaml");

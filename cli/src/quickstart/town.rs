@@ -14,7 +14,7 @@ use super::{
     documents::{self, PublicCertificate},
     ports::Ports,
 };
-use crate::{commands::admin, failure::Failure, style};
+use crate::{commands::admin, demo::Reply, failure::Failure, style};
 
 /// How long a process may take to become ready.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -105,8 +105,17 @@ impl Town {
         self.wait_ready(&admins).await?;
         self.say("first requests through both clusters");
         let client = self.client()?;
-        for path in ["/", "/ledger"] {
-            self.wait_served(&client, path).await?;
+        // Each service counts as up once its sidecar has found it to answer; until then others stand in for it.
+        for (path, gray, service, version, cluster) in [
+            ("/", "stable", "payments", "v1", "east"),
+            ("/", "v2", "payments", "v2", "east"),
+            ("/buy", "stable", "checkout", "v1", "east"),
+            ("/ledger", "stable", "ledger", "v1", "west"),
+        ] {
+            let expected = |reply: &Reply| {
+                reply.find(service).is_some_and(|found| found.version == version && found.cluster == cluster)
+            };
+            self.wait_served(&client, path, &[("x-gray", gray)], expected).await?;
         }
         self.say("ready");
         Ok(())
@@ -137,15 +146,24 @@ impl Town {
         Ok(())
     }
 
-    /// Waits until the path is answered with 200.
-    pub async fn wait_served(&mut self, client: &Client, path: &str) -> Result<(), Failure> {
+    /// Waits until the path is answered as expected.
+    async fn wait_served(
+        &mut self,
+        client: &Client,
+        path: &str,
+        headers: &[(&str, &str)],
+        expected: impl Fn(&Reply) -> bool,
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + START_TIME;
         loop {
-            let answer = client.get(path, &[]).await.and_then(|a| a.reply());
-            match answer {
-                Ok(_) => return Ok(()),
-                Err(_) if Instant::now() < deadline => self.check_alive()?,
-                Err(why) => return Err(Failure::new(format!("{path} is not served after {START_TIME:?}: {why}"))),
+            let why = match client.get(path, headers).await.and_then(|a| a.reply()) {
+                Ok(reply) if expected(&reply) => return Ok(()),
+                Ok(reply) => format!("{reply:?}"),
+                Err(why) => why,
+            };
+            self.check_alive()?;
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!("{path} is not served after {START_TIME:?}: {why}")));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

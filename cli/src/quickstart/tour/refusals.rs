@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tombolo_core::model::{SpiffeId, TrustDomain};
+use tombolo_core::model::{SpiffeId, TrustDomain, opaque_sni};
 use tombolo_federation::ca::CertificateAuthority;
 
 use super::{StepResult, Tour, expect};
@@ -20,30 +20,39 @@ use super::{StepResult, Tour, expect};
 const TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: payments\r\nconnection: close\r\n\r\n";
 
+/// A workload's port at its sidecar's inbound.
+struct Target {
+    address: SocketAddr,
+    name: String,
+}
+
 /// What a client offers as proof.
 type Proof = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 pub async fn at_the_inbound(tour: &mut Tour<'_>) -> StepResult {
-    let inbound = tour.town.east.workload("checkout-v1")?.inbound;
+    let checkout = tour.town.east.workload("checkout-v1")?;
+    let domain = TrustDomain::parse("east.test").map_err(|e| e.to_string())?;
+    let name = opaque_sni(&domain, "shop", checkout.name, checkout.app.port());
+    let inbound = Target { address: checkout.inbound, name };
     let west_ca = tour.town.west.controller_state();
     let east_ca = tour.town.east.controller_state();
     let foreign = tour.town.root().join("foreign-ca");
 
     // The control: the same bytes with a good certificate are served, so that the refusals below mean something.
     let good = prove(&east_ca, "east.test", "east.test", "storefront")?;
-    let answer = ask_over_tls(inbound, Some(good)).await;
+    let answer = ask_over_tls(&inbound, Some(good)).await;
     expect(answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")), || {
         format!("a caller with a good certificate got {answer:?}")
     })?;
 
-    let plain = ask(TcpStream::connect(inbound).await.map_err(|e| e.to_string())?).await;
+    let plain = ask(TcpStream::connect(inbound.address).await.map_err(|e| e.to_string())?).await;
     refused("a plaintext client", plain)?;
     let certificate = prove(&foreign, "east.test", "east.test", "storefront")?;
-    refused("a client of a foreign CA", ask_over_tls(inbound, Some(certificate)).await)?;
+    refused("a client of a foreign CA", ask_over_tls(&inbound, Some(certificate)).await)?;
     // West's CA is known, but vouches only for west.test.
     let certificate = prove(&west_ca, "west.test", "east.test", "storefront")?;
-    refused("west's CA speaking for east", ask_over_tls(inbound, Some(certificate)).await)?;
-    refused("a client without a certificate", ask_over_tls(inbound, None).await)?;
+    refused("west's CA speaking for east", ask_over_tls(&inbound, Some(certificate)).await)?;
+    refused("a client without a certificate", ask_over_tls(&inbound, None).await)?;
 
     let status = tour.status("/forbidden").await?;
     expect(status == 403, || format!("storefront's call of payments was answered {status}, not 403"))?;
@@ -69,12 +78,12 @@ fn prove(state: &std::path::Path, domain: &str, claimed: &str, account: &str) ->
     let key = rcgen::KeyPair::generate().map_err(|e| text(&e))?;
     let request = rcgen::CertificateParams::default().serialize_request(&key).map_err(|e| text(&e))?;
     let lifetime = Duration::from_secs(600);
-    let chain = ca.sign_csr(request.der(), &id, lifetime, std::time::SystemTime::now()).map_err(|e| text(&e))?;
+    let issued = ca.sign_csr(request.der(), &id, lifetime, std::time::SystemTime::now()).map_err(|e| text(&e))?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| text(&e))?;
-    Ok((chain, key))
+    Ok((issued.chain, key))
 }
 
-async fn ask_over_tls(address: SocketAddr, proof: Option<Proof>) -> Result<String, String> {
+async fn ask_over_tls(target: &Target, proof: Option<Proof>) -> Result<String, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -86,9 +95,8 @@ async fn ask_over_tls(address: SocketAddr, proof: Option<Proof>) -> Result<Strin
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"mesh-h1".to_vec()];
-    config.enable_sni = false;
-    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
-    let name = ServerName::try_from("refusals.invalid").map_err(|e| e.to_string())?;
+    let stream = TcpStream::connect(target.address).await.map_err(|e| e.to_string())?;
+    let name = ServerName::try_from(target.name.clone()).map_err(|e| e.to_string())?;
     let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream);
     let stream = timeout(TIMEOUT, connecting).await.map_err(|_| "timeout")?.map_err(|e| e.to_string())?;
     ask(stream).await
