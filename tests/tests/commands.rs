@@ -48,7 +48,13 @@ fn check_reports_every_problem_at_once_and_exits_with_1() {
     fs::write(&file, text).unwrap();
     let (code, out, _) = run(["check", file.to_str().unwrap()]);
     assert_eq!(code, 1, "{out}");
-    for wanted in ["bad.yaml", "spec.hostname", "spec.rules[0].matches[0].path.type", "metadata.name", "spec.ports[0].port"] {
+    for wanted in [
+        "bad.yaml",
+        "spec.hostname",
+        "spec.rules[0].matches[0].path.type",
+        "metadata.name",
+        "spec.ports[0].port",
+    ] {
         assert!(out.contains(wanted), "{wanted} is not named in:\n{out}");
     }
     let (code, out, _) = run(["check", "--output", "json", file.to_str().unwrap()]);
@@ -95,7 +101,9 @@ fn explain_says_route_arm_and_why() {
 
 #[test]
 fn without_a_controller_the_operator_commands_say_what_to_do() {
-    for args in [["status", "--state-dir", "/nonexistent"], ["join-token", "--account=x", "--state-dir=/nonexistent"]] {
+    for args in
+        [["status", "--state-dir", "/nonexistent"], ["join-token", "--account=x", "--state-dir=/nonexistent"]]
+    {
         let (code, _, err) = run(args);
         assert_eq!(code, 1, "{err}");
         assert!(err.contains("/nonexistent/controller.sock") && err.contains("--state-dir"), "{err}");
@@ -107,7 +115,16 @@ fn help_names_every_command() {
     let (code, out, _) = run(["--help"]);
     assert_eq!(code, 0);
     for name in [
-        "gateway", "sidecar", "controller", "quickstart", "check", "explain", "apply", "get", "join-token", "peer",
+        "gateway",
+        "sidecar",
+        "controller",
+        "quickstart",
+        "check",
+        "explain",
+        "apply",
+        "get",
+        "join-token",
+        "peer",
         "status",
     ] {
         assert!(out.contains(&format!("  {name}")), "{name} is not in:\n{out}");

@@ -13,10 +13,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tombolo-gateway", &["tombolo-core", "tombolo-proto"]),
     ("tombolo-sidecar", &["tombolo-core", "tombolo-proto"]),
     ("tombolo-federation", &["tombolo-core", "tombolo-proto"]),
-    ("tombolo", &["tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"]),
+    (
+        "tombolo",
+        &["tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"],
+    ),
     (
         "tombolo-tests",
-        &["tombolo", "tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"],
+        &[
+            "tombolo",
+            "tombolo-core",
+            "tombolo-proto",
+            "tombolo-gateway",
+            "tombolo-sidecar",
+            "tombolo-federation",
+        ],
     ),
 ];
 
@@ -51,7 +61,8 @@ fn crates_depend_only_downwards() {
 
 /// Folders of `core` that stay free of I/O and async: what is decided can be tested and explained without a socket.
 const PURE: &[&str] = &["core/src/model", "core/src/decide", "core/src/balance"];
-const IMPURE: &[&str] = &["tokio::", "pingora", "std::fs", "async fn", "SystemTime::now", "Instant::now", "TcpStream"];
+const IMPURE: &[&str] =
+    &["tokio::", "pingora", "std::fs", "async fn", "SystemTime::now", "Instant::now", "TcpStream"];
 
 #[test]
 fn the_pure_parts_of_core_stay_pure() {

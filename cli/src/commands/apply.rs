@@ -33,7 +33,10 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
     let answer = args.controller.connect().await?.apply(request).await.map_err(refused)?.into_inner();
     if !answer.errors.is_empty() {
         let count = answer.errors.len();
-        return Err(Failure::new(format!("nothing was applied, {count} problem(s):\n{}", answer.errors.join("\n"))));
+        return Err(Failure::new(format!(
+            "nothing was applied, {count} problem(s):\n{}",
+            answer.errors.join("\n")
+        )));
     }
     for change in &answer.changes {
         println!("{change}");

@@ -54,7 +54,9 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 /// Says where the request would go.
 pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
     if args.url.host().is_none() {
-        return Err(Failure::usage("give the whole URL with scheme and host, e.g. https://shop.example.test/buy"));
+        return Err(Failure::usage(
+            "give the whole URL with scheme and host, e.g. https://shop.example.test/buy",
+        ));
     }
     let mut question = Question::new(args.method.as_str(), &args.url.to_string()).map_err(usage)?;
     for (name, value) in &args.headers {
@@ -73,7 +75,8 @@ fn usage(error: impl std::fmt::Display) -> Failure {
 
 /// The running proxy decides by what it has in force.
 async fn ask(address: SocketAddr, question: &Question, output: Output) -> Result<(), Failure> {
-    let (status, body) = admin::get(address, &format!("/explain?{}", question.to_query())).await.map_err(Failure::new)?;
+    let (status, body) =
+        admin::get(address, &format!("/explain?{}", question.to_query())).await.map_err(Failure::new)?;
     if status != 200 {
         return Err(Failure::new(body.trim_end().to_owned()));
     }
@@ -100,9 +103,8 @@ fn decide_on_files(paths: &[PathBuf], question: &Question, output: Output) -> Re
     let services = resources::static_services(&parsed.resources, "local");
     let snapshot = Snapshot { version: 1, config, services, ..Default::default() };
     let wants_tls = question.url.scheme_str() == Some("https");
-    let is_tls = |bind: &decide::Bind| {
-        bind.listeners.iter().any(|l| l.protocol == decide::ListenerProtocol::Https)
-    };
+    let is_tls =
+        |bind: &decide::Bind| bind.listeners.iter().any(|l| l.protocol == decide::ListenerProtocol::Https);
     let binds = &snapshot.config.binds;
     let by_port = binds.iter().find(|bind| bind.key.port == question.port());
     let bind = by_port.or_else(|| binds.iter().find(|bind| is_tls(bind) == wants_tls)).or(binds.first());

@@ -34,8 +34,11 @@ enum Output {
 
 /// Asks the controller and prints what it holds.
 pub async fn run(args: GetArgs) -> Result<(), Failure> {
-    let request =
-        GetRequest { kind: args.kind, namespace: args.namespace, name: args.name.clone().unwrap_or_default() };
+    let request = GetRequest {
+        kind: args.kind,
+        namespace: args.namespace,
+        name: args.name.clone().unwrap_or_default(),
+    };
     let answer = args.controller.connect().await?.get(request).await.map_err(refused)?.into_inner();
     let documents: Vec<serde_json::Value> = answer
         .documents_json

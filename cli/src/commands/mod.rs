@@ -1,15 +1,15 @@
 //! One file for each command.
 
+pub mod admin;
 pub mod apply;
 pub mod check;
 pub mod controller;
 pub mod explain;
 pub mod gateway;
 pub mod get;
-pub mod admin;
 mod operator;
-mod process;
 pub mod peer;
+mod process;
 pub mod sidecar;
 pub mod status;
 pub mod token;

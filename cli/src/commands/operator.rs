@@ -22,7 +22,12 @@ pub struct ControllerSocket {
     #[arg(long, env = "TOMBOLO_CONTROLLER_SOCKET", value_name = "PATH")]
     controller_socket: Option<PathBuf>,
     /// The controller's state directory, in which the socket lies
-    #[arg(long, env = "TOMBOLO_STATE_DIR", value_name = "DIR", default_value = "/var/lib/tombolo/controller")]
+    #[arg(
+        long,
+        env = "TOMBOLO_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/tombolo/controller"
+    )]
     state_dir: PathBuf,
 }
 
@@ -43,7 +48,9 @@ impl ControllerSocket {
                 root_cause(&error)
             ))
         })?;
-        Ok(OperatorClient::new(channel).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20))
+        Ok(OperatorClient::new(channel)
+            .max_decoding_message_size(64 << 20)
+            .max_encoding_message_size(64 << 20))
     }
 }
 

@@ -37,7 +37,10 @@ pub async fn run(command: PeerCommand) -> Result<(), Failure> {
             let request = PeerJoinRequest { token: super::token::read(&token)? };
             let answer = controller.connect().await?.peer_join(request).await.map_err(refused)?.into_inner();
             println!("linked with cluster {} (trust domain {})", answer.cluster, answer.trust_domain);
-            println!("what crosses the link is for a Peer document named {} to say, on each side", answer.cluster);
+            println!(
+                "what crosses the link is for a Peer document named {} to say, on each side",
+                answer.cluster
+            );
         }
     }
     Ok(())

@@ -20,7 +20,8 @@ pub struct StatusArgs {
 
 /// Asks the controller how the cluster is.
 pub async fn run(args: StatusArgs) -> Result<(), Failure> {
-    let answer = args.controller.connect().await?.status(StatusRequest {}).await.map_err(refused)?.into_inner();
+    let answer =
+        args.controller.connect().await?.status(StatusRequest {}).await.map_err(refused)?.into_inner();
     let status: serde_json::Value = serde_json::from_str(&answer.json)
         .map_err(|e| Failure::new(format!("the controller's answer is not JSON: {e}")))?;
     match args.output {
@@ -85,7 +86,8 @@ pub fn print_rows<'a>(headings: &[&str], rows: impl Iterator<Item = &'a [String]
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
     println!("  {}", style::dim(&line(headings.to_vec())));

@@ -68,7 +68,12 @@ impl Caller {
         }
     }
 
-    async fn attempt(&self, url: &Uri, incoming: &HeaderMap, forget_baggage: bool) -> Result<(u16, Bytes), String> {
+    async fn attempt(
+        &self,
+        url: &Uri,
+        incoming: &HeaderMap,
+        forget_baggage: bool,
+    ) -> Result<(u16, Bytes), String> {
         let host = url.host().unwrap_or_default();
         let address = self.resolve(host).await?;
         let authority = SocketAddr::new(address, url.port_u16().unwrap_or(80));

@@ -49,7 +49,8 @@ pub struct DemoArgs {
 }
 
 fn parse_call(text: &str) -> Result<(String, hyper::Uri), String> {
-    let (path, url) = text.split_once('=').ok_or("write PATH=URL, e.g. /=http://checkout.shop.svc.cluster.local/")?;
+    let (path, url) =
+        text.split_once('=').ok_or("write PATH=URL, e.g. /=http://checkout.shop.svc.cluster.local/")?;
     let url: hyper::Uri = url.parse().map_err(|e| format!("{url:?} is not a URL: {e}"))?;
     if !path.starts_with('/') || url.host().is_none() {
         return Err("PATH begins with '/', and URL has a host".into());
@@ -104,7 +105,8 @@ async fn accept(listener: TcpListener, service: Arc<Service>) {
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
-        let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let header =
+            |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let mut reply = Reply {
             service: self.args.name.clone(),
             version: self.args.version.clone(),

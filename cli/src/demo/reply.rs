@@ -68,7 +68,10 @@ impl Reply {
 
 /// The `URI=` part of an `x-forwarded-client-cert` header.
 pub fn caller_uri(header: &str) -> Option<String> {
-    header.split(';').find_map(|part| part.trim().strip_prefix("URI=")).map(|uri| uri.trim_matches('"').to_owned())
+    header
+        .split(';')
+        .find_map(|part| part.trim().strip_prefix("URI="))
+        .map(|uri| uri.trim_matches('"').to_owned())
 }
 
 #[cfg(test)]
@@ -90,7 +93,8 @@ mod tests {
     fn finds_a_service_down_the_chain_and_survives_json() {
         let failed = Outcome::Failed { url: "http://x/".into(), status: Some(403), error: "no".into() };
         let inner = Outcome::Reply(Box::new(reply("payments", vec![])));
-        let outer = reply("storefront", vec![failed, Outcome::Reply(Box::new(reply("checkout", vec![inner])))]);
+        let outer =
+            reply("storefront", vec![failed, Outcome::Reply(Box::new(reply("checkout", vec![inner])))]);
         let json = serde_json::to_string(&outer).expect("serializes");
         let back: Reply = serde_json::from_str(&json).expect("parses");
         assert_eq!(back, outer);

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, ServerName}};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -122,6 +125,7 @@ impl Session {
 
 async fn read(response: hyper::Response<Incoming>) -> Result<Answer, String> {
     let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|e| format!("body: {e}"))?;
+    let body =
+        Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|e| format!("body: {e}"))?;
     Ok(Answer { status, body: body.to_bytes() })
 }

@@ -93,7 +93,12 @@ impl Cluster {
         let gateway_args = {
             let mut list = args(["gateway", "--address", "127.0.0.1", "--controller"]);
             list.extend([listen.to_string(), "--mesh-listen".into(), mesh.to_string()]);
-            list.extend(["--port-offset".into(), offset.to_string(), "--admin".into(), gateway_admin.to_string()]);
+            list.extend([
+                "--port-offset".into(),
+                offset.to_string(),
+                "--admin".into(),
+                gateway_admin.to_string(),
+            ]);
             list.extend(["--state-dir".into(), directory.join("gateway").display().to_string()]);
             list.extend(["--join-token".into(), format!("@{}", directory.join("gateway.token").display())]);
             list.extend(args(["--region", name]));
@@ -129,7 +134,8 @@ impl Cluster {
     ) -> Result<Workload, Failure> {
         let (app, inbound, admin) = (ports.next()?, ports.next()?, ports.next()?);
         let dns = self._net.dns(position);
-        let mut service = args(["demo-service", "--name", plan.app, "--version", plan.version, "--cluster", self.name]);
+        let mut service =
+            args(["demo-service", "--name", plan.app, "--version", plan.version, "--cluster", self.name]);
         service.extend(["--listen".into(), app.to_string(), "--dns".into(), dns.to_string()]);
         service.extend(plan.calls.iter().flat_map(|call| ["--call".to_owned(), (*call).to_owned()]));
         service.extend(plan.forget_baggage.then(|| "--forget-baggage".to_owned()));
@@ -140,7 +146,12 @@ impl Cluster {
         sidecar.extend(["--join-token".into(), format!("@{}", token_file.display())]);
         sidecar.extend(["--state-dir".into(), self.directory.join(plan.name).display().to_string()]);
         sidecar.extend(["--inbound-listen".into(), inbound.to_string(), "--admin".into(), admin.to_string()]);
-        sidecar.extend(["--outbound-range".into(), self._net.range(position), "--dns-listen".into(), dns.to_string()]);
+        sidecar.extend([
+            "--outbound-range".into(),
+            self._net.range(position),
+            "--dns-listen".into(),
+            dns.to_string(),
+        ]);
         sidecar.extend(args(["--region", self.name, "--network", self.name]));
         sidecar.extend(access_log(logs, &format!("{}-{}-sidecar", self.name, plan.name)));
         sidecar.extend(["--label".into(), format!("app={}", plan.app)]);
@@ -199,7 +210,8 @@ impl Cluster {
     pub async fn apply(&self, name: &str, text: &str) -> Result<u64, Failure> {
         let files = vec![File { name: name.into(), text: text.into() }];
         let request = ApplyRequest { files, author: "quickstart".into(), dry_run: false };
-        let answer = self.operator().await?.apply(request).await.map_err(|s| Failure::new(s.message()))?.into_inner();
+        let answer =
+            self.operator().await?.apply(request).await.map_err(|s| Failure::new(s.message()))?.into_inner();
         if answer.errors.is_empty() {
             return Ok(answer.generation);
         }
@@ -221,7 +233,8 @@ impl Cluster {
         let account = |w: &Workload| w.name.split('-').next().unwrap_or_default().to_owned();
         let of_workloads = self.workloads.iter().map(|w| (w.namespace, account(w), w.token_file.clone()));
         for (namespace, account, file) in of_workloads.chain([(gateway.0, gateway.1.to_owned(), gateway.2)]) {
-            let request = JoinTokenRequest { namespace: namespace.into(), account, ttl_seconds: 600, uses: 1 };
+            let request =
+                JoinTokenRequest { namespace: namespace.into(), account, ttl_seconds: 600, uses: 1 };
             let answer = operator.join_token(request).await.map_err(|s| Failure::new(s.message()))?;
             write_private(&file, &answer.into_inner().token)?;
         }
@@ -231,7 +244,8 @@ impl Cluster {
     /// A token for a peer.
     pub async fn peer_token(&self) -> Result<String, Failure> {
         let request = PeerTokenRequest { ttl_seconds: 300 };
-        let answer = self.operator().await?.peer_token(request).await.map_err(|s| Failure::new(s.message()))?;
+        let answer =
+            self.operator().await?.peer_token(request).await.map_err(|s| Failure::new(s.message()))?;
         Ok(answer.into_inner().token)
     }
 

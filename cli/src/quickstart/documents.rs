@@ -79,7 +79,10 @@ mod tests {
         for cluster in ["east", "west"] {
             let text = of_cluster(cluster, &certificate).expect("documents");
             let parsed = resources::parse(&[resources::Source { name: cluster.into(), text }]);
-            assert_eq!(parsed.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
+            assert_eq!(
+                parsed.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                Vec::<String>::new()
+            );
             let compiled = decide::compile(&parsed.resources);
             let report = resources::report(&parsed, &compiled.status);
             assert!(report.is_clean(), "{report}");

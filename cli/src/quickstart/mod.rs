@@ -76,7 +76,13 @@ fn print_guide(town: &Town) {
         format!("{program} explain --admin {} GET {url}/ -H 'x-gray: v2'", town.east.gateway_admin()),
     );
     say("how east is", format!("{program} status --state-dir {}", town.east.controller_state().display()));
-    say("change something and apply it", format!("{program} apply --state-dir {} -f {}",
-        town.east.controller_state().display(), town.east.documents_file().display()));
+    say(
+        "change something and apply it",
+        format!(
+            "{program} apply --state-dir {} -f {}",
+            town.east.controller_state().display(),
+            town.east.documents_file().display()
+        ),
+    );
     println!("\n{}", style::dim(&format!("logs: {}    Ctrl-C stops everything", town.logs().display())));
 }

@@ -20,8 +20,9 @@ impl Ports {
     /// The next address on 127.0.0.1.
     pub fn next(&mut self) -> Result<SocketAddr, Failure> {
         let wanted = self.next.unwrap_or(0);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
-            .map_err(|e| Failure::new(format!("port {wanted} is not free: {e}; choose another --port-base")))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|e| {
+            Failure::new(format!("port {wanted} is not free: {e}; choose another --port-base"))
+        })?;
         let address = listener.local_addr().map_err(|e| Failure::new(e.to_string()))?;
         if let Some(next) = &mut self.next {
             *next = next.checked_add(1).ok_or_else(|| Failure::usage("--port-base is too high"))?;

@@ -46,7 +46,8 @@ impl Process {
 
     /// Starts it. The log is appended to.
     pub fn start(&mut self) -> Result<(), Failure> {
-        let program = std::env::current_exe().map_err(|e| Failure::new(format!("cannot find this program: {e}")))?;
+        let program =
+            std::env::current_exe().map_err(|e| Failure::new(format!("cannot find this program: {e}")))?;
         let log = self.open_log()?;
         let errors = log.try_clone().map_err(|e| self.failure("cannot share its log", &e))?;
         let mut child = Command::new(program)
@@ -101,7 +102,9 @@ impl Process {
         let Some((child, _)) = &mut self.running else { return Ok(()) };
         match child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(Failure::new(format!("{} ended ({status}):\n{}", self.name, self.tail()))),
+            Ok(Some(status)) => {
+                Err(Failure::new(format!("{} ended ({status}):\n{}", self.name, self.tail())))
+            }
             Err(error) => Err(Failure::new(format!("{}: {error}", self.name))),
         }
     }

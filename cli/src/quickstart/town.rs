@@ -82,7 +82,8 @@ impl Town {
 
     /// Brings everything up and waits until it serves, telling of each stage.
     pub async fn start(&mut self) -> Result<(), Failure> {
-        std::fs::write(self.public_ca_file(), self.certificate.root_pem()).map_err(|e| Failure::new(e.to_string()))?;
+        std::fs::write(self.public_ca_file(), self.certificate.root_pem())
+            .map_err(|e| Failure::new(e.to_string()))?;
         println!("{}", style::dim(&format!("state in {}", self.root.display())));
         self.say("controllers of east and west");
         for cluster in [&mut self.east, &mut self.west] {
@@ -101,7 +102,8 @@ impl Town {
         for process in self.east.data_plane().chain(self.west.data_plane()) {
             process.start()?;
         }
-        let admins: Vec<_> = [&self.east, &self.west].iter().flat_map(|c| c.proxy_admins()).map(|(_, a)| a).collect();
+        let admins: Vec<_> =
+            [&self.east, &self.west].iter().flat_map(|c| c.proxy_admins()).map(|(_, a)| a).collect();
         self.wait_ready(&admins).await?;
         self.say("first requests through both clusters");
         let client = self.client()?;
@@ -138,7 +140,9 @@ impl Town {
                 if Instant::now() > deadline {
                     let why = answer.map_or_else(|e| e.to_string(), |(_, body)| body);
                     let tail = self.tail_of(*address);
-                    return Err(Failure::new(format!("{address} is not ready after {START_TIME:?}: {why}\n{tail}")));
+                    return Err(Failure::new(format!(
+                        "{address} is not ready after {START_TIME:?}: {why}\n{tail}"
+                    )));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -33,7 +33,9 @@ pub async fn calls_across_clusters(tour: &mut Tour<'_>) -> StepResult {
     expect(passed >= 1.0, || "west's gateway passed no connection through".into())?;
     let decrypted = admin::metric(west, "tombolo_requests_total").await?;
     expect(decrypted == 0.0, || format!("west's gateway itself saw {decrypted} requests"))?;
-    Ok(format!("20 of 20, caller east's storefront; {passed} connection(s) passed by SNI, 0 requests decrypted"))
+    Ok(format!(
+        "20 of 20, caller east's storefront; {passed} connection(s) passed by SNI, 0 requests decrypted"
+    ))
 }
 
 pub async fn endpoint_dies_under_load(tour: &mut Tour<'_>) -> StepResult {

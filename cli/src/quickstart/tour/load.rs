@@ -84,7 +84,8 @@ impl Load {
                     let began = Instant::now();
                     let answer = session.get(path, &[("x-gray", "stable")]).await;
                     let outcome = answer.and_then(|a| a.reply()).and_then(|reply| {
-                        let checkout = reply.find("checkout").ok_or_else(|| format!("no checkout in {reply:?}"))?;
+                        let checkout =
+                            reply.find("checkout").ok_or_else(|| format!("no checkout in {reply:?}"))?;
                         Ok(checkout.cluster.clone())
                     });
                     let sample = Sample { at: Instant::now(), took: began.elapsed(), outcome };
@@ -119,6 +120,8 @@ pub fn none_failed(samples: &[Sample]) -> Result<(), String> {
     let failures: Vec<&String> = samples.iter().filter_map(|s| s.outcome.as_ref().err()).collect();
     match failures.first() {
         None => Ok(()),
-        Some(first) => Err(format!("{} of {} requests failed, first: {first}", failures.len(), samples.len())),
+        Some(first) => {
+            Err(format!("{} of {} requests failed, first: {first}", failures.len(), samples.len()))
+        }
     }
 }

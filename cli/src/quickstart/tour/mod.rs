@@ -78,7 +78,12 @@ impl Tour<'_> {
     }
 
     /// Polls until the condition holds. `what` says what was waited for.
-    async fn wait_until<F>(&self, what: &str, limit: Duration, mut condition: impl FnMut() -> F) -> Result<Duration, String>
+    async fn wait_until<F>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> F,
+    ) -> Result<Duration, String>
     where
         F: Future<Output = Result<bool, String>>,
     {

@@ -15,7 +15,9 @@ pub async fn reaches_the_stable_version(tour: &mut Tour<'_>) -> StepResult {
     expect(direct.service == "checkout" && direct.version == "v1", || format!("/buy reached {direct:?}"))?;
     let reply = tour.reply("/", &headers).await?;
     let caller = reply.caller.as_deref().unwrap_or("nobody");
-    expect(caller == "spiffe://east.test/ns/tombolo-system/sa/gateway", || format!("storefront saw {caller}"))?;
+    expect(caller == "spiffe://east.test/ns/tombolo-system/sa/gateway", || {
+        format!("storefront saw {caller}")
+    })?;
     Ok("20 of 20 requests, and storefront saw the gateway's SPIFFE ID".into())
 }
 

@@ -1,6 +1,6 @@
 //! Step 9: who is refused at a sidecar's inbound.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -39,18 +39,20 @@ pub async fn at_the_inbound(tour: &mut Tour<'_>) -> StepResult {
     let foreign = tour.town.root().join("foreign-ca");
 
     // The control: the same bytes with a good certificate are served, so that the refusals below mean something.
-    let good = prove(&east_ca, "east.test", "east.test", "storefront")?;
-    let answer = ask_over_tls(&inbound, Some(good)).await;
-    expect(answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")), || {
-        format!("a caller with a good certificate got {answer:?}")
-    })?;
+    let storefront = "spiffe://east.test/ns/shop/sa/storefront";
+    for good in [prove(&east_ca)?, forge(&east_ca.join("ca/ca.pem"), storefront)?] {
+        let answer = ask_over_tls(&inbound, Some(good)).await;
+        expect(answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")), || {
+            format!("a caller with a good certificate got {answer:?}")
+        })?;
+    }
 
     let plain = ask(TcpStream::connect(inbound.address).await.map_err(|e| e.to_string())?).await;
     refused("a plaintext client", plain)?;
-    let certificate = prove(&foreign, "east.test", "east.test", "storefront")?;
+    let certificate = prove(&foreign)?;
     refused("a client of a foreign CA", ask_over_tls(&inbound, Some(certificate)).await)?;
     // West's CA is known, but vouches only for west.test.
-    let certificate = prove(&west_ca, "west.test", "east.test", "storefront")?;
+    let certificate = forge(&west_ca.join("ca/ca.pem"), storefront)?;
     refused("west's CA speaking for east", ask_over_tls(&inbound, Some(certificate)).await)?;
     refused("a client without a certificate", ask_over_tls(&inbound, None).await)?;
 
@@ -68,19 +70,41 @@ fn refused(who: &str, answer: Result<String, String>) -> Result<(), String> {
     }
 }
 
-/// A certificate for `claimed`, signed by the CA in this state directory, whose own domain is `domain`.
-fn prove(state: &std::path::Path, domain: &str, claimed: &str, account: &str) -> Result<Proof, String> {
+/// A certificate of east's storefront, signed by the CA in this state directory (a new one, if there is none).
+fn prove(state: &Path) -> Result<Proof, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let domain = TrustDomain::parse(domain).map_err(|e| text(&e))?;
-    let claimed = TrustDomain::parse(claimed).map_err(|e| text(&e))?;
-    let id = SpiffeId::new(claimed, "shop", account).map_err(|e| text(&e))?;
+    let domain = TrustDomain::parse("east.test").map_err(|e| text(&e))?;
+    let id = SpiffeId::new(domain.clone(), "shop", "storefront").map_err(|e| text(&e))?;
     let ca = CertificateAuthority::open_or_create(&state.join("ca"), &domain).map_err(|e| text(&e))?;
     let key = rcgen::KeyPair::generate().map_err(|e| text(&e))?;
     let request = rcgen::CertificateParams::default().serialize_request(&key).map_err(|e| text(&e))?;
     let lifetime = Duration::from_secs(600);
-    let issued = ca.sign_csr(request.der(), &id, lifetime, std::time::SystemTime::now()).map_err(|e| text(&e))?;
+    let issued =
+        ca.sign_csr(request.der(), &id, lifetime, std::time::SystemTime::now()).map_err(|e| text(&e))?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| text(&e))?;
     Ok((issued.chain, key))
+}
+
+/// What a stolen CA key would sign: our own CA refuses to sign for another trust domain, so this does without it.
+fn forge(ca: &Path, id: &str) -> Result<Proof, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let pem = std::fs::read_to_string(ca).map_err(|e| text(&e))?;
+    let key_at = pem.find("-----BEGIN PRIVATE KEY").ok_or("the CA's file has no key")?;
+    let certificate_at = pem.find("-----BEGIN CERTIFICATE").ok_or("the CA's file has no certificate")?;
+    let (key, certificate) = (pem.get(key_at..), pem.get(certificate_at..));
+    let ca_key = rcgen::KeyPair::from_pem(key.unwrap_or_default()).map_err(|e| text(&e))?;
+    let issuer =
+        rcgen::Issuer::from_ca_cert_pem(certificate.unwrap_or_default(), ca_key).map_err(|e| text(&e))?;
+    let mut params = rcgen::CertificateParams::default();
+    let uri = rcgen::string::Ia5String::try_from(id).map_err(|e| text(&e))?;
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let key = rcgen::KeyPair::generate().map_err(|e| text(&e))?;
+    let leaf = params.signed_by(&key, &issuer).map_err(|e| text(&e))?;
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| text(&e))?;
+    Ok((vec![leaf.der().clone()], key))
 }
 
 async fn ask_over_tls(target: &Target, proof: Option<Proof>) -> Result<String, String> {

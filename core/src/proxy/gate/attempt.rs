@@ -7,10 +7,16 @@ use http::Method;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource};
 
-use super::{context::Context, failure::Failure, trace::random};
+use pingora_http::ResponseHeader;
+
+use super::{
+    context::Context,
+    failure::{self, Failure},
+    trace::random,
+};
 use crate::{
     decide::{Backend, Decision},
-    model::{AppProtocol, Endpoint},
+    model::{AppProtocol, Endpoint, Transport},
     proxy::{
         MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
         upstream::{CONNECT_TIMEOUT, is_of_address, plaintext_peer},
@@ -156,10 +162,19 @@ pub(super) struct Sent<'a> {
     pub truncated: bool,
 }
 
-/// True if this response is to be thrown away for another try.
-pub(super) fn wants_other(context: &Context, status: u16, request: &Sent<'_>) -> bool {
+/// True if this response is to be thrown away for another try: for its status, or because the sidecar over there says that
+/// the application broke off.
+pub(super) fn wants_other(context: &Context, response: &ResponseHeader, request: &Sent<'_>) -> bool {
+    let status = response.status.as_u16();
     let listed = context.decision.as_ref().is_some_and(|decision| decision.retry.codes.contains(&status));
-    listed && !request.answered && !request.truncated && request.method.is_idempotent() && may_move(context)
+    let in_mesh =
+        context.tries.endpoint.as_ref().is_some_and(|e| matches!(e.transport, Transport::Mesh { .. }));
+    let broken = status == 502 && in_mesh && failure::is_plain_answer(&response.headers);
+    (listed || broken)
+        && !request.answered
+        && !request.truncated
+        && request.method.is_idempotent()
+        && may_move(context)
 }
 
 /// The other side said that it has not begun: GOAWAY without an error for streams it did not take, or REFUSED_STREAM

@@ -74,6 +74,14 @@ fn of_downstream(kind: &ErrorType) -> Failure {
     }
 }
 
+/// By this name a proxy is known to have answered by itself.
+const SERVER: &str = "tombolo";
+
+/// True if these are the headers of an answer that a proxy made, and not the application behind it.
+pub(super) fn is_plain_answer(headers: &http::HeaderMap) -> bool {
+    headers.get(http::header::SERVER).is_some_and(|server| server == SERVER)
+}
+
 /// The answer's head and body to a failure: the status in words, and nothing of the inside.
 pub(super) fn plain_answer(status: StatusCode) -> pingora_error::Result<(ResponseHeader, Bytes)> {
     let body = match status.canonical_reason() {
@@ -82,7 +90,7 @@ pub(super) fn plain_answer(status: StatusCode) -> pingora_error::Result<(Respons
         None => Bytes::new(),
     };
     let mut head = ResponseHeader::build(status, Some(4))?;
-    head.insert_header(http::header::SERVER, "tombolo")?;
+    head.insert_header(http::header::SERVER, SERVER)?;
     if !body.is_empty() {
         head.insert_header(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
     }

@@ -150,7 +150,7 @@ impl ProxyHttp for Gate {
         }
         let status = response.status.as_u16();
         context.tries.latency = context.tries.begun.map(|begun| begun.elapsed());
-        if attempt::wants_other(context, status, &sent(session)) {
+        if attempt::wants_other(context, response, &sent(session)) {
             context.tries.discarded = true;
             let mut error = Error::explain(ErrorType::HTTPStatus(status), "tried again for its status");
             error.as_up();
