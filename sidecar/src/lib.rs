@@ -9,6 +9,7 @@ mod following;
 mod health;
 mod inbound;
 mod lanes;
+mod living;
 pub mod loopback;
 mod options;
 mod outbound;

@@ -1,11 +1,6 @@
 //! A sidecar that runs.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -21,7 +16,7 @@ use tombolo_core::{
     model::{NameError, ServiceKey, opaque_sni},
     proxy::{
         Acceptor, EngineError, EngineParts, Entry, HttpEngine, ListenLimits, MeshProtocol, MeshUpstream,
-        Serving, bind, serve,
+        bind, serve,
     },
     tls::TlsError,
 };
@@ -33,6 +28,7 @@ use crate::{
     health::Probe,
     inbound::{InboundDirector, LaneObserver, Names},
     lanes::Lanes,
+    living::Living,
     options::Options,
     outbound::{OutboundDirector, Uses},
     pages::{Served, SidecarPages},
@@ -41,11 +37,6 @@ use crate::{
 /// What may be spoken on the inbound listener.
 const INBOUND_ALPN: &[&str] =
     &[MeshProtocol::Http2.alpn(), MeshProtocol::Http1.alpn(), MeshProtocol::Tcp.alpn()];
-/// The controller is given so long to take note that the workload goes away.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// After that, callers have so long to hear of it before the inbound listener closes.
-const SETTLE: Duration = Duration::from_millis(500);
-
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -201,7 +192,7 @@ pub(crate) struct Core {
     pub workload: InboundWorkload,
     pub feeder: Arc<PoolFeeder>,
     pub discovery: Discovery,
-    discovering: Discovering,
+    pub discovering: Discovering,
 }
 
 impl Core {
@@ -363,46 +354,4 @@ async fn serve_admin(
     };
     let bound = lifecycle::admin::serve(address, shown, stop).await;
     bound.map(Some).map_err(listen("admin pages", address))
-}
-
-/// Everything that lives as long as the sidecar.
-struct Living {
-    options: Options,
-    member: Member,
-    core: Core,
-    probe: Probe,
-    registration: Registration,
-    config: MeshServerConfig,
-    dns: Option<Dns>,
-    serving: Serving,
-    stop: watch::Sender<bool>,
-    following: Following,
-}
-
-impl Living {
-    async fn run(self, mut drain: Drain) {
-        let Self { options, member, core, probe, registration, config, dns, serving, stop, mut following } =
-            self;
-        tokio::select! {
-            () = following.run() => {}
-            () = drain.signalled() => {}
-        }
-        tracing::info!("draining");
-        if !registration.withdraw(FAREWELL).await {
-            tracing::warn!("the controller has not taken note that this workload goes away");
-        }
-        // The application's own calls go on meanwhile.
-        tokio::select! {
-            () = following.run() => {}
-            () = tokio::time::sleep(SETTLE) => {}
-        }
-        serving.stop();
-        let finished = serving.drained(options.drain_limit).await;
-        stop.send_replace(true);
-        let outbound = following.into_listeners().drained(options.drain_limit).await;
-        if !(finished && outbound) {
-            tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
-        }
-        drop((member, core.discovering, probe, config, dns));
-    }
 }

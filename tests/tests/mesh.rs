@@ -4,7 +4,13 @@
 
 mod world;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -15,6 +21,8 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    sync::watch,
+    task::JoinSet,
 };
 use tokio_rustls::TlsConnector;
 use tombolo_core::{
@@ -139,6 +147,83 @@ async fn knock(
         Some(answer)
     };
     soon("an end", talking).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn losing_endpoints_loses_no_request() {
+    let east = Cluster::start("east").await;
+    east.apply(&service("shop", "checkout")).await;
+    let apps = [App::new("one").await, App::new("two").await, App::new("three").await];
+    let label = [("app", "checkout")];
+    let _one = east.sidecar("shop", "checkout", "checkout-1", &label, &apps[0]).await;
+    let two = east.sidecar("shop", "checkout", "checkout-2", &label, &apps[1]).await;
+    let _three = east.sidecar("shop", "checkout", "checkout-3", &label, &apps[2]).await;
+    let mut front =
+        east.sidecar("shop", "storefront", "storefront-1", &[], &App::new("storefront").await).await;
+    let address = front.outbound("cluster/shop/checkout").await;
+    let says = |name: &'static str| {
+        move |answer: &Result<world::Answer, String>| answer.as_ref().is_ok_and(|a| a.body.starts_with(name))
+    };
+    for name in ["one", "two", "three"] {
+        until(name, || get(address, "checkout", "/", &[]), says(name)).await;
+    }
+    let load = Load::start(address);
+    load.goes_on().await;
+    // The process is killed: its sidecar is still there.
+    apps[0].kill();
+    load.goes_on().await;
+    // The workload goes away in order.
+    two.end().await;
+    load.goes_on().await;
+    let (requests, failures) = load.end().await;
+    assert!(failures.is_empty(), "{} of {requests} failed: {:?}", failures.len(), failures.first());
+    let last = get(address, "checkout", "/", &[]).await.unwrap();
+    assert_eq!(last.body, format!("three<-{STOREFRONT}"));
+}
+
+/// Requests without end, from several clients.
+struct Load {
+    stop: watch::Sender<bool>,
+    sent: Arc<AtomicUsize>,
+    clients: JoinSet<Vec<String>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (sent, mut clients) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+        for _ in 0..4 {
+            let (sent, stopped) = (Arc::clone(&sent), stopped.clone());
+            clients.spawn(async move {
+                let mut failures = Vec::new();
+                while !*stopped.borrow() {
+                    match get(address, "checkout", "/", &[]).await {
+                        Ok(answer) if answer.status == StatusCode::OK => {}
+                        other => failures.push(format!("{other:?}")),
+                    }
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                failures
+            });
+        }
+        Self { stop, sent, clients }
+    }
+
+    /// Waits until many more requests were answered.
+    async fn goes_on(&self) {
+        let enough = self.sent.load(Ordering::Relaxed) + 400;
+        let going = async || self.sent.load(Ordering::Relaxed);
+        until("load", going, |sent| *sent >= enough).await;
+    }
+
+    async fn end(mut self) -> (usize, Vec<String>) {
+        self.stop.send_replace(true);
+        let mut failures = Vec::new();
+        while let Some(client) = soon("the end of the load", self.clients.join_next()).await {
+            failures.extend(client.unwrap());
+        }
+        (self.sent.load(Ordering::Relaxed), failures)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,7 +21,10 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
 use tombolo_core::{
     decide::BindKey,
     identity::Token,
@@ -111,26 +114,20 @@ pub async fn get(to: SocketAddr, host: &str, path: &str, fields: &[(&str, &str)]
 pub struct App {
     pub address: SocketAddr,
     next: Arc<Mutex<Option<(SocketAddr, String)>>>,
+    serving: Arc<JoinHandle<()>>,
 }
 
 impl App {
     pub async fn new(name: &'static str) -> Self {
         let listener = TcpListener::bind(local()).await.unwrap();
-        let app = Self { address: listener.local_addr().unwrap(), next: Arc::default() };
-        let next = Arc::clone(&app.next);
-        tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let next = Arc::clone(&next);
-                let answer = service_fn(move |request: Request<Incoming>| {
-                    let next = next.lock().unwrap().clone();
-                    async move { Ok::<_, std::convert::Infallible>(respond(name, next, &request).await) }
-                });
-                let serving = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(serving.serve_connection(TokioIo::new(tcp), answer));
-            }
-        });
-        app
+        let (address, next) = (listener.local_addr().unwrap(), Arc::<Mutex<_>>::default());
+        let serving = tokio::spawn(serve(name, listener, Arc::clone(&next)));
+        Self { address, next, serving: Arc::new(serving) }
+    }
+
+    /// Ends at once, as a killed process does: its connections break.
+    pub fn kill(&self) {
+        self.serving.abort();
     }
 
     /// From now on it calls this address, by this host, whenever it is called.
@@ -139,7 +136,23 @@ impl App {
     }
 }
 
-/// `NAME(CALLER'S ACCOUNT)` and, after a space, what the next one says. Passes on nothing but `traceparent`.
+async fn serve(name: &'static str, listener: TcpListener, next: Arc<Mutex<Option<(SocketAddr, String)>>>) {
+    // Dropped with this future, and every connection with it.
+    let mut connections = JoinSet::new();
+    loop {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let next = Arc::clone(&next);
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let next = next.lock().unwrap().clone();
+            async move { Ok::<_, std::convert::Infallible>(respond(name, next, &request).await) }
+        });
+        connections
+            .spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), answer));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// `NAME<-CALLER` and, after a space, what the next one says. Passes on nothing but `traceparent`.
 async fn respond(
     name: &str,
     next: Option<(SocketAddr, String)>,

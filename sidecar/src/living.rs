@@ -1,0 +1,60 @@
+//! A sidecar's life, and its end in order.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tombolo_core::{
+    lifecycle::Drain,
+    member::{Member, MeshServerConfig, Registration},
+    proxy::Serving,
+};
+
+use crate::{dns::Dns, following::Following, health::Probe, options::Options, running::Core};
+
+/// The controller is given so long to take note that the workload goes away.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// After that, callers have so long to hear of it before the inbound listener closes.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Everything that lives as long as the sidecar.
+pub(crate) struct Living {
+    pub options: Options,
+    pub member: Member,
+    pub core: Core,
+    pub probe: Probe,
+    pub registration: Registration,
+    pub config: MeshServerConfig,
+    pub dns: Option<Dns>,
+    pub serving: Serving,
+    pub stop: watch::Sender<bool>,
+    pub following: Following,
+}
+
+impl Living {
+    /// Lives until the drain, then ends in order: deregistered first, the application's own calls last.
+    pub async fn run(self, mut drain: Drain) {
+        let Self { options, member, core, probe, registration, config, dns, serving, stop, mut following } =
+            self;
+        tokio::select! {
+            () = following.run() => {}
+            () = drain.signalled() => {}
+        }
+        tracing::info!("draining");
+        if !registration.withdraw(FAREWELL).await {
+            tracing::warn!("the controller has not taken note that this workload goes away");
+        }
+        // The application's own calls go on meanwhile.
+        tokio::select! {
+            () = following.run() => {}
+            () = tokio::time::sleep(SETTLE) => {}
+        }
+        serving.stop();
+        let finished = serving.drained(options.drain_limit).await;
+        stop.send_replace(true);
+        let outbound = following.into_listeners().drained(options.drain_limit).await;
+        if !(finished && outbound) {
+            tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
+        }
+        drop((member, core.discovering, probe, config, dns));
+    }
+}
