@@ -61,9 +61,8 @@ impl InboundDirector {
             route: format!("workload/{}/{name}", workload.namespace).into(),
             rule: "inbound".into(),
             filters: Arc::default(),
-            // Once more, as the application may just have closed a connection that was kept. That it does not answer
-            // at all is the caller's to know: it has other endpoints.
-            retry: Retry { attempts: 1, codes: Arc::from([]) },
+            // That the application does not answer is the caller's to know: it has other endpoints.
+            retry: Retry { attempts: 0, codes: Arc::from([]) },
             mirrors: Arc::from([]),
         };
         Self { own, workload, app, names, lanes, shared }
