@@ -162,13 +162,16 @@ impl Keeping {
         };
         let mut beat = Duration::from_secs(1);
         let mut leaving = false;
+        // Each request gets one answer: the farewell has been heard when none is owed any more.
+        let mut unanswered: u32 = 1;
         loop {
             let say = tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         *answered = true;
                         beat = self.take(answer);
-                        if leaving {
+                        unanswered = unanswered.saturating_sub(1);
+                        if leaving && unanswered == 0 {
                             return End::Withdrawn;
                         }
                         false
@@ -184,8 +187,11 @@ impl Keeping {
                     true
                 }
             };
-            if say && requests.try_send(self.request()).is_err() {
-                return broken(&"the controller reads nothing");
+            if say {
+                unanswered = unanswered.saturating_add(1);
+                if requests.try_send(self.request()).is_err() {
+                    return broken(&"the controller reads nothing");
+                }
             }
         }
     }

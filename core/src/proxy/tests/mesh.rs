@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{
     clients::*,
     harness::*,
+    retries::rude,
     streams::{echo, upgraded},
 };
 use crate::{
@@ -235,6 +236,24 @@ async fn another_sidecar_is_tried_when_one_is_away() {
         assert_eq!(status(&post(caller.outbound().address(), "body").await), 200);
         assert_eq!(app.last().body, "body");
         assert_eq!(caller.logged().await.tries, 2);
+    }
+}
+
+/// The application died with a request in hand: its sidecar says 502, and a request that may be repeated is, elsewhere.
+#[tokio::test]
+async fn what_an_application_broke_off_is_tried_at_another_sidecar() {
+    let world = World::new();
+    for (decision, protocol) in PROTOCOLS {
+        let (app, dying) = (App::named("ledger").await, rude().await);
+        let (good, bad) = (world.beside(app.address, protocol), world.beside(dying, protocol));
+        let (good, bad) = (good.inbound(), bad.inbound());
+        let endpoints = [world.endpoint(&bad), world.endpoint(&good)];
+        let caller = world.caller().forwards(decision()).with(endpoints.clone());
+        assert_eq!(status(&get(caller.outbound().address(), "").await), 200);
+        assert_eq!(caller.logged().await.tries, 2);
+        let caller = world.caller().forwards(decision()).with(endpoints);
+        assert_eq!(status(&post(caller.outbound().address(), "body").await), 502);
+        assert_eq!(caller.logged().await.tries, 1);
     }
 }
 

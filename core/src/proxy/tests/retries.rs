@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// An application that reads a request's head and hangs up.
-async fn rude() -> std::net::SocketAddr {
+pub async fn rude() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
