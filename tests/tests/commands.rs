@@ -94,7 +94,7 @@ fn explain_says_route_arm_and_why() {
         run(["explain", "--config", path, "--output", "json", "--header", "x-gray: v2", "--", "GET", url]);
     assert_eq!(code, 0);
     let explanation: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(explanation["arm"], "v2", "{out}");
+    assert_eq!(explanation["result"]["arm"], "v2", "{out}");
     let (_, out, _) = run(["explain", "--config", path, "--", "GET", "http://elsewhere.example.test/"]);
     assert!(out.contains("404"), "{out}");
 }

@@ -40,7 +40,7 @@ pub struct ExplainArgs {
     output: Output,
     /// e.g. GET
     method: Method,
-    /// With scheme and host, e.g. https://shop.example.test/buy?x=1
+    /// With scheme and host, e.g. `https://shop.example.test/buy?x=1`
     url: Uri,
 }
 
