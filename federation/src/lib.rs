@@ -14,5 +14,5 @@ mod state;
 mod status;
 mod store;
 
-pub use running::{Options, Running, StartError, start};
+pub use running::{Bounds, Options, Running, StartError, start, start_with};
 pub use store::StoreError;

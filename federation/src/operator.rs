@@ -5,14 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::oneshot;
 use tombolo_core::{
     identity::{Purpose, Token},
-    resources::Source,
+    resources::{Problem, Source},
 };
 use tombolo_proto::v1::{
     ApplyRequest, ApplyResponse, GetRequest, GetResponse, JoinTokenRequest, PeerJoinRequest,
-    PeerJoinResponse, PeerTokenRequest, StatusRequest, StatusResponse, TokenResponse,
-    operator_server::Operator,
+    PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerTokenRequest, StatusRequest, StatusResponse,
+    TokenResponse, TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
@@ -84,18 +85,25 @@ impl Operator for OperatorService {
         let sources: Vec<Source> = files.into_iter().map(|f| Source { name: f.name, text: f.text }).collect();
         let author: String = author.chars().take(128).collect();
         let now = self.now_unix();
-        let mut changes = Vec::new();
-        let mut number = 0;
-        let outcome = self.state.change_documents(|documents| {
-            let proposal = documents.apply(&sources, &author, now)?;
-            changes.clone_from(&proposal.generation.changes);
-            number = proposal.generation.number;
-            Ok(if dry_run { None } else { Some(proposal) })
-        });
-        Ok(Response::new(match outcome.map_err(internal)? {
-            Ok(_) => ApplyResponse { generation: number, changes, errors: Vec::new() },
-            Err::<_, Vec<tombolo_core::resources::Problem>>(problems) => ApplyResponse {
-                generation: self.state.with_documents(|documents| documents.generation().number),
+        let (sender, proposed) = oneshot::channel();
+        let outcome = self.state.change_documents(
+            move |documents| {
+                let proposal = documents.apply(&sources, &author, now)?;
+                // The receiver waits below.
+                let _told = sender.send((proposal.generation.number, proposal.generation.changes.clone()));
+                Ok(if dry_run { None } else { Some(proposal) })
+            },
+            false,
+        );
+        let in_force = || self.state.documents().generation().number;
+        Ok(Response::new(match outcome.await.map_err(internal)? {
+            Ok(()) => {
+                let (number, changes) = proposed.await.map_err(internal)?;
+                let generation = if dry_run { in_force() } else { number };
+                ApplyResponse { generation, changes, errors: Vec::new() }
+            }
+            Err::<_, Vec<Problem>>(problems) => ApplyResponse {
+                generation: in_force(),
                 changes: Vec::new(),
                 errors: problems.iter().map(ToString::to_string).collect(),
             },
@@ -106,7 +114,7 @@ impl Operator for OperatorService {
         let GetRequest { kind, namespace, name } = request.into_inner();
         let documents_json = match kind.to_ascii_lowercase().as_str() {
             "endpoints" | "endpointsets" => self.endpoints(&namespace, &name),
-            _ => self.state.with_documents(|documents| documents.get(&kind, &namespace, &name)),
+            _ => self.state.documents().get(&kind, &namespace, &name),
         };
         Ok(Response::new(GetResponse { documents_json }))
     }
@@ -128,7 +136,7 @@ impl Operator for OperatorService {
         let ttl = Duration::from_secs(u64::from(if ttl_seconds == 0 { JOIN_TTL } else { ttl_seconds }));
         let now = SystemTime::now();
         let issued = self.state.with_tokens(|tokens| tokens.join.issue(grant, ttl, uses.max(1), now));
-        let issued = issued.map_err(internal)?.map_err(refused)?;
+        let issued = issued.await.map_err(internal)?.map_err(refused)?;
         let token = self.token(Purpose::Join { namespace, account }, issued)?;
         Ok(Response::new(TokenResponse { token }))
     }
@@ -140,7 +148,7 @@ impl Operator for OperatorService {
         let seconds = request.into_inner().ttl_seconds;
         let ttl = Duration::from_secs(u64::from(if seconds == 0 { PEER_TTL } else { seconds }));
         let issued = self.state.with_tokens(|tokens| tokens.peer.issue((), ttl, 1, SystemTime::now()));
-        let issued = issued.map_err(internal)?.map_err(refused)?;
+        let issued = issued.await.map_err(internal)?.map_err(refused)?;
         let token = self.token(Purpose::Peer { cluster: self.state.cluster.to_string() }, issued)?;
         Ok(Response::new(TokenResponse { token }))
     }
@@ -152,6 +160,27 @@ impl Operator for OperatorService {
         let (cluster, trust_domain) =
             self.peering.join(&request.into_inner().token).await.map_err(refused)?;
         Ok(Response::new(PeerJoinResponse { cluster, trust_domain }))
+    }
+
+    async fn peer_revoke(
+        &self,
+        request: Request<PeerRevokeRequest>,
+    ) -> Result<Response<PeerRevokeResponse>, Status> {
+        self.peering.revoke(&request.into_inner().cluster).map_err(Status::not_found)?;
+        Ok(Response::new(PeerRevokeResponse {}))
+    }
+
+    async fn token_revoke(
+        &self,
+        request: Request<TokenRevokeRequest>,
+    ) -> Result<Response<TokenRevokeResponse>, Status> {
+        let token = Token::parse(request.into_inner().token.trim()).map_err(refused)?;
+        let revoked = self.state.with_tokens(|tokens| match token.purpose {
+            Purpose::Join { .. } => tokens.join.revoke(&token.secret),
+            Purpose::Peer { .. } => tokens.peer.revoke(&token.secret),
+        });
+        revoked.await.map_err(internal)?.map_err(refused)?;
+        Ok(Response::new(TokenRevokeResponse {}))
     }
 }
 

@@ -1,8 +1,11 @@
 //! What proxies ask of the controller: certificates and registration. Discovery is in [`crate::discovery`].
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_core::{
     model::{SpiffeId, opaque_sni},
@@ -17,36 +20,61 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     ca::DEFAULT_TTL,
     discovery::Viewer,
-    index::{Event, Name, Refusal, RefusalKind, Registration},
-    running::LEASE_SECONDS,
+    index::{Event, MAX_OWN_GATEWAYS, MAX_REGISTRATIONS, Name, Refusal, RefusalKind, Registration},
+    running::stopped,
     state::State,
 };
 
+/// Registrations on one stream within [`RATE_SPAN`]; a caller with more is cut off. A sidecar sends one every five
+/// seconds, and one with each change of its health.
+const RATE: u32 = 100;
+const RATE_SPAN: Duration = Duration::from_secs(10);
+
 /// Both services.
 #[derive(Clone, Debug)]
-pub struct Services(pub Arc<State>);
+pub struct Services {
+    state: Arc<State>,
+    /// Registration streams: at the bound one more is refused. A workload may have two while one takes the other's place.
+    streams: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Services {
+    /// Until `stop` turns true.
+    pub fn new(state: Arc<State>, stop: watch::Receiver<bool>) -> Self {
+        Self { state, streams: Arc::new(Semaphore::new(MAX_REGISTRATIONS + MAX_OWN_GATEWAYS)), stop }
+    }
+}
 
 #[tonic::async_trait]
 impl Identity for Services {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let caller = peer(&request).and_then(|peer| peer.id.clone());
-        let request = request.into_inner();
-        let state = &self.0;
+        let SignRequest { csr_der, join_token } = request.into_inner();
+        let state = &self.state;
         let now = SystemTime::now();
-        let id = if request.join_token.is_empty() {
-            own(caller.as_ref(), state)?.clone()
-        } else {
-            let redeemed = state.with_tokens(|tokens| tokens.join.redeem(&request.join_token, now));
-            let grant = redeemed.map_err(internal)?.map_err(|error| {
-                state.telemetry.bad_input("token");
-                Status::permission_denied(error.to_string())
-            })?;
-            SpiffeId::new(state.trust_domain.clone(), &grant.namespace, &grant.account).map_err(internal)?
+        let sign = |id: SpiffeId| {
+            let issued = state.ca.sign_csr(&csr_der, &id, DEFAULT_TTL, now).map_err(|error| {
+                state.telemetry.bad_input("certificate_request");
+                Status::invalid_argument(error.to_string())
+            });
+            issued.map(|issued| (id, issued))
         };
-        let issued = state.ca.sign_csr(&request.csr_der, &id, DEFAULT_TTL, now).map_err(|error| {
-            state.telemetry.bad_input("certificate");
-            Status::invalid_argument(error.to_string())
-        })?;
+        let (id, issued) = if join_token.is_empty() {
+            sign(own(caller.as_ref(), state)?.clone())?
+        } else {
+            let _place = state.unproven().ok_or_else(busy)?;
+            // A request that is refused does not spend the token.
+            let redeemed = state.with_tokens(|tokens| {
+                let grant = tokens.join.redeem(&join_token, now).map_err(|error| {
+                    state.telemetry.bad_input("token");
+                    Status::permission_denied(error.to_string())
+                })?;
+                let id = SpiffeId::new(state.trust_domain.clone(), &grant.namespace, &grant.account);
+                sign(id.map_err(internal)?)
+            });
+            redeemed.await.map_err(internal)??
+        };
         tracing::info!(%id, "signed a certificate");
         let not_after = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Ok(Response::new(SignResponse {
@@ -57,9 +85,15 @@ impl Identity for Services {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Status {
+/// The controller's own failure, e.g. a full disk. Safe to try again.
+pub(crate) fn internal(error: impl std::fmt::Display) -> Status {
     tracing::error!(%error, "a request failed");
-    Status::internal("the controller failed; its log says how")
+    Status::unavailable("the controller failed; its log says how")
+}
+
+/// Too many at a time.
+pub(crate) fn busy() -> Status {
+    Status::resource_exhausted("too many at a time; try again")
 }
 
 /// A caller of this cluster's own trust domain.
@@ -80,10 +114,20 @@ impl Registry for Services {
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        let id = own(Some(require_id(&request)?), &self.0)?.clone();
+        let id = own(Some(require_id(&request)?), &self.state)?.clone();
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| busy())?;
         let (sender, receiver) = mpsc::channel(4);
-        let registering = Registering { state: self.0.clone(), id, session: self.0.session(), name: None };
-        tokio::spawn(registering.run(request.into_inner(), sender));
+        let state = Arc::clone(&self.state);
+        let registering = Registering { session: state.session(), state, id, name: None };
+        let mut stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = registering.run(request.into_inner(), sender) => {}
+                // Nothing is said of the workload: the controller goes, not it.
+                () = stopped(&mut stop) => {}
+            }
+            drop(place);
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -102,12 +146,23 @@ impl Registering {
         mut requests: Streaming<RegisterRequest>,
         responses: mpsc::Sender<Result<RegisterResponse, Status>>,
     ) {
+        let (mut since, mut count) = (Instant::now(), 0);
         loop {
             let request = tokio::select! {
                 request = requests.message() => request,
                 () = responses.closed() => break,
             };
             let Ok(Some(request)) = request else { break };
+            if since.elapsed() > RATE_SPAN {
+                (since, count) = (Instant::now(), 0);
+            }
+            count += 1;
+            if count > RATE {
+                self.state.telemetry.bad_input("control_limit");
+                // It may be gone.
+                let _told = responses.send(Err(busy())).await;
+                break;
+            }
             let response = self.take(request).map_err(|refusal| {
                 tracing::warn!(id = %self.id, %refusal, "a registration is refused");
                 status(&refusal)
@@ -144,7 +199,7 @@ impl Registering {
         match self.state.apply(event).into_iter().next() {
             Some(refusal) => Err(refusal),
             None => Ok(RegisterResponse {
-                lease_seconds: LEASE_SECONDS,
+                lease_seconds: self.state.lease_seconds,
                 inbound,
                 cluster: self.state.cluster.to_string(),
             }),

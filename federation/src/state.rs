@@ -11,10 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
     identity::Credentials,
-    model::{SpiffeId, TrustBundle, TrustBundles, TrustDomain},
+    model::{TrustBundle, TrustBundles, TrustDomain},
     resources::Problem,
     telemetry::Telemetry,
     tls::{self, TlsError},
@@ -25,9 +25,12 @@ use crate::{
     ca::{CertificateAuthority, JoinTokens, TokenBook},
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
-    index::{Changes, Event, Index, Kind, Moment, Refusal, Session},
-    store::{Store, StoreError},
+    index::{Changes, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
+    store::{self, Store, StoreError, Write},
 };
+
+/// Calls at a time of those who have no certificate yet: one more is told to come again.
+const MAX_UNPROVEN: usize = 64;
 
 /// Tells [`Moment`]s: the wall clock at the start, counted on by the monotonic one.
 #[derive(Debug)]
@@ -50,16 +53,20 @@ impl Clock {
     }
 }
 
+/// Tokens by which peers are linked: they grant nothing but that.
+pub type PeerTokens = TokenBook<()>;
+
 /// Both books of tokens.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tokens {
     /// For workloads and gateways.
     pub join: JoinTokens,
     /// For peers.
-    pub peer: TokenBook<()>,
+    pub peer: PeerTokens,
 }
 
-/// Everything shared. Locks are held for a moment only, never across an await.
+/// Everything shared. The index is locked for a moment only, never across an await. Changes of documents and of tokens
+/// wait one for the other, as each waits for the disk.
 pub struct State {
     /// The cluster's name.
     pub cluster: Arc<str>,
@@ -75,15 +82,22 @@ pub struct State {
     pub telemetry: Arc<Telemetry>,
     /// Where this controller is reached, `HOST:PORT`.
     pub addresses: Vec<String>,
+    /// How long a registration lives without a heartbeat, in seconds.
+    pub lease_seconds: u32,
     store: Store,
     clock: Clock,
     index: Mutex<Index>,
-    documents: Mutex<Documents>,
-    tokens: Mutex<Tokens>,
+    documents: ArcSwap<Documents>,
+    changing: tokio::sync::Mutex<()>,
+    tokens: tokio::sync::Mutex<Tokens>,
     exports: watch::Sender<u64>,
+    peers: watch::Sender<u64>,
+    unproven: Semaphore,
     sessions: AtomicU64,
     credentials: ArcSwap<Credentials>,
     server: Arc<ArcSwap<ServerConfig>>,
+    /// Closes when the last user of this state is gone and the file is closed: declared last, dropped last.
+    _alive: mpsc::Sender<()>,
 }
 
 /// What a state is made of.
@@ -104,10 +118,27 @@ pub struct StateParts {
     pub index: Index,
     /// The configuration that was kept.
     pub documents: Documents,
+    /// The tokens that were kept.
+    pub tokens: Tokens,
     /// Counters.
     pub telemetry: Arc<Telemetry>,
     /// The time.
     pub clock: Clock,
+    /// How long a registration lives without a heartbeat, in seconds.
+    pub lease_seconds: u32,
+    /// Closes when all is over.
+    pub alive: mpsc::Sender<()>,
+}
+
+/// How a refusal is counted.
+fn counted_as(kind: RefusalKind) -> &'static str {
+    match kind {
+        RefusalKind::Malformed => "control_malformed",
+        RefusalKind::Policy => "control_policy",
+        RefusalKind::Identity => "control_identity",
+        RefusalKind::Limit => "control_limit",
+        RefusalKind::Outdated => "control_outdated",
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,13 +147,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl State {
     /// Puts it together and publishes what was kept.
-    pub fn new(parts: StateParts) -> Result<Arc<Self>, StateError> {
+    pub fn new(parts: StateParts) -> Result<Arc<Self>, TlsError> {
         let trust_domain = parts.ca.trust_domain().clone();
         let server = server_config(&parts.credentials, own_trust(parts.ca.bundle()))?;
-        let tokens = Tokens {
-            join: parts.store.get("tokens/join")?.unwrap_or_default(),
-            peer: parts.store.get("tokens/peer")?.unwrap_or_default(),
-        };
         let state = Arc::new(Self {
             cluster: parts.cluster,
             trust_domain,
@@ -133,13 +160,18 @@ impl State {
             store: parts.store,
             clock: parts.clock,
             index: Mutex::new(parts.index),
-            documents: Mutex::new(parts.documents),
-            tokens: Mutex::new(tokens),
+            documents: ArcSwap::from_pointee(parts.documents),
+            changing: tokio::sync::Mutex::default(),
+            tokens: tokio::sync::Mutex::new(parts.tokens),
             exports: watch::Sender::new(0),
+            peers: watch::Sender::new(0),
+            unproven: Semaphore::new(MAX_UNPROVEN),
             sessions: AtomicU64::new(0),
             credentials: ArcSwap::new(parts.credentials),
             server: Arc::new(ArcSwap::new(server)),
             ca: parts.ca,
+            lease_seconds: parts.lease_seconds,
+            _alive: parts.alive,
         });
         state.apply(Event::OwnBundle(state.own_bundle()));
         state.configured();
@@ -156,16 +188,29 @@ impl State {
         self.sessions.fetch_add(1, Relaxed) + 1
     }
 
-    /// Something happened: what comes of it is published and kept.
+    /// Takes an event, publishes and saves what comes of it. What is refused is counted, and told to the caller.
     pub fn apply(&self, event: Event) -> Vec<Refusal> {
+        let refusals = self.apply_quietly(event);
+        for refusal in &refusals {
+            tracing::debug!(object = refusal.object, reason = refusal.reason, "refused");
+            self.telemetry.bad_input(counted_as(refusal.kind));
+        }
+        refusals
+    }
+
+    /// As [`Self::apply`], where a refusal is nothing unusual.
+    pub fn apply_quietly(&self, event: Event) -> Vec<Refusal> {
+        let is_about_peers = matches!(
+            &event,
+            Event::Peer { event: PeerEvent::Linked(_) | PeerEvent::Revoked | PeerEvent::Left { .. }, .. }
+        );
         let mut index = locked(&self.index);
         let refusals = index.apply(event, self.clock.now());
         let changes = index.publish();
         self.publish(&index, changes);
         drop(index);
-        for refusal in &refusals {
-            tracing::debug!(object = refusal.object, reason = refusal.reason, "refused");
-            self.telemetry.bad_input("control");
+        if is_about_peers {
+            self.peers.send_modify(|count| *count += 1);
         }
         refusals
     }
@@ -179,7 +224,7 @@ impl State {
                 value: change.resource.map(|resource| resource.encode()),
             }));
         }
-        self.store.save(changes.saves);
+        self.store.save(changes.saves.into_iter().map(Write::from));
         if changes.exports {
             self.exports.send_modify(|count| *count += 1);
         }
@@ -222,14 +267,29 @@ impl State {
         look(&locked(&self.index))
     }
 
-    /// Looks at the documents.
-    pub fn with_documents<T>(&self, look: impl FnOnce(&Documents) -> T) -> T {
-        look(&locked(&self.documents))
+    /// The documents in force.
+    pub fn documents(&self) -> Arc<Documents> {
+        self.documents.load_full()
     }
 
     /// Changes with each change of what some peer is told.
     pub fn exports(&self) -> watch::Receiver<u64> {
         self.exports.subscribe()
+    }
+
+    /// Changes with each peer that is linked, revoked or gone.
+    pub fn peers(&self) -> watch::Receiver<u64> {
+        self.peers.subscribe()
+    }
+
+    /// A place for a call of somebody who has no certificate; none if too many are under way.
+    pub fn unproven(&self) -> Option<SemaphorePermit<'_>> {
+        self.unproven.try_acquire().ok()
+    }
+
+    /// Writes to the disk that failed.
+    pub fn store_failures(&self) -> u64 {
+        self.store.failures()
     }
 
     /// This cluster's own bundle, for the wire.
@@ -246,49 +306,65 @@ impl State {
         }
     }
 
-    /// Changes the documents by what `propose` makes of them: kept first, then in force. `None` changes nothing.
-    pub fn change_documents<E>(
+    /// Changes the documents by what `propose` makes of them: kept first, then in force. `None` changes nothing. Reading
+    /// many documents takes its time, so `propose` runs where it may block. With `despite_disk` a generation is in force
+    /// even if it cannot be kept: files can be read again after a restart.
+    pub async fn change_documents<E: Send + 'static>(
         &self,
-        propose: impl FnOnce(&Documents) -> Result<Option<Proposal>, E>,
-    ) -> Result<Result<u64, E>, StoreError> {
-        let mut documents = locked(&self.documents);
-        let proposal = match propose(&documents) {
-            Ok(Some(proposal)) => proposal,
-            Ok(None) => return Ok(Ok(documents.generation().number)),
-            Err(error) => return Ok(Err(error)),
+        propose: impl FnOnce(&Documents) -> Result<Option<Proposal>, E> + Send + 'static,
+        despite_disk: bool,
+    ) -> Result<Result<(), E>, StoreError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let before = self.documents();
+        let proposing = tokio::task::spawn_blocking(move || propose(&before)).await;
+        let proposal = match proposing {
+            Ok(Ok(Some(proposal))) => proposal,
+            Ok(Ok(None)) => return Ok(Ok(())),
+            Ok(Err(error)) => return Ok(Err(error)),
+            // It panicked, or the process ends.
+            Err(_) => return Err(StoreError::Abandoned),
         };
-        let number = proposal.generation.number;
-        if proposal.generation.documents != documents.generation().documents
-            || proposal.generation.from_files != documents.generation().from_files
-        {
-            self.store.put_generation(&proposal.generation)?;
+        let (new, old) = (&proposal.generation, self.documents());
+        if new.documents != old.generation().documents || new.from_files != old.generation().from_files {
+            match self.store.commit(store::generation(new)).await {
+                Err(error) if !despite_disk => return Err(error),
+                _ => {}
+            }
         }
-        documents.adopt(proposal);
-        drop(documents);
+        let mut next = Documents::clone(&old);
+        next.adopt(proposal);
+        self.documents.store(Arc::new(next));
         self.configured();
-        Ok(Ok(number))
+        Ok(Ok(()))
     }
 
     fn configured(&self) {
-        let (configuration, generation) = {
-            let documents = locked(&self.documents);
-            let number = documents.generation().number;
-            (config::configuration(number, documents.resources(), &self.cluster), number)
-        };
+        let documents = self.documents();
+        let generation = documents.generation().number;
         self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
+        let configuration =
+            config::configuration(generation, documents.resources(), &self.cluster, &self.trust_domain);
         self.apply(Event::Configured(Arc::new(configuration)));
     }
 
-    /// Uses the books of tokens; what changes in them is kept before anybody gets an answer.
-    pub fn with_tokens<T>(&self, work: impl FnOnce(&mut Tokens) -> T) -> Result<T, StoreError> {
-        let mut tokens = locked(&self.tokens);
-        let outcome = work(&mut tokens);
+    /// Changes the books of tokens, if `work` succeeds and the disk takes it: a token that was used stays used.
+    pub async fn with_tokens<T, E>(
+        &self,
+        work: impl FnOnce(&mut Tokens) -> Result<T, E>,
+    ) -> Result<Result<T, E>, StoreError> {
+        let mut tokens = self.tokens.lock().await;
+        let mut next = tokens.clone();
+        let outcome = match work(&mut next) {
+            Ok(outcome) => outcome,
+            Err(error) => return Ok(Err(error)),
+        };
         let now = SystemTime::now();
-        tokens.join.forget_expired(now);
-        tokens.peer.forget_expired(now);
-        self.store.put("tokens/join", &tokens.join)?;
-        self.store.put("tokens/peer", &tokens.peer)?;
-        Ok(outcome)
+        next.join.forget_expired(now);
+        next.peer.forget_expired(now);
+        let writes = vec![store::join_tokens(&next.join), store::peer_tokens(&next.peer)];
+        self.store.commit(writes).await?;
+        *tokens = next;
+        Ok(Ok(outcome))
     }
 
     /// Problems of kept or watched documents, told.
@@ -298,17 +374,6 @@ impl State {
             tracing::error!(%problem, "not in force; the last good one stays");
         }
     }
-}
-
-/// Why the state cannot be put together.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
 }
 
 fn server_config(
@@ -353,11 +418,6 @@ pub fn bundle_model(message: &v1::TrustBundle) -> Option<TrustBundle> {
     let bundle = TrustBundle::new(domain, roots, message.sequence).ok()?;
     tls::check_bundle(&bundle).ok()?;
     Some(bundle)
-}
-
-/// The controller of a trust domain.
-pub fn controller_of(trust_domain: &TrustDomain) -> SpiffeId {
-    SpiffeId::controller(trust_domain)
 }
 
 impl fmt::Debug for State {

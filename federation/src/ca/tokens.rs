@@ -126,6 +126,11 @@ impl<G: Clone> TokenBook<G> {
         Ok(entry.grant.clone())
     }
 
+    /// Takes a token back: from now on it is not known.
+    pub fn revoke(&mut self, secret: &Secret) -> Result<(), TokenBookError> {
+        self.entries.remove(&secret.hash()).map(|_| ()).ok_or(TokenBookError::Unknown)
+    }
+
     /// Forgets what expired. Used-up tokens are kept until then, so that their second use is told from a wrong one.
     pub fn forget_expired(&mut self, now: SystemTime) {
         let now = unix(now);

@@ -1,15 +1,17 @@
 //! From documents to what the index and the proxies need of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{
-    model::{Endpoint, EndpointHealth, Reach, Scope, ServiceKey, TrustDomain},
-    resources::{ResourceSet, kinds, static_services},
+    model::{
+        Endpoint, EndpointHealth, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain, opaque_sni,
+    },
+    resources::{ObjectKey, ResourceSet, kinds, static_services},
 };
 use tombolo_proto::v1;
 
-use crate::index::{Configuration, Name, PeerPolicy, ServiceSpec};
+use crate::index::{Configuration, MAX_LABELS, Name, PeerPolicy, ServiceSpec};
 
 /// Kinds that proxies compile. Secrets go to gateways alone, as edge certificates; the rest is the controller's own.
 const FOR_PROXIES: &[&str] = &[
@@ -26,12 +28,17 @@ const FOR_PROXIES: &[&str] = &[
 ];
 
 /// One generation as the index takes it.
-pub fn configuration(generation: u64, resources: &ResourceSet, cluster: &str) -> Configuration {
+pub fn configuration(
+    generation: u64,
+    resources: &ResourceSet,
+    cluster: &str,
+    trust_domain: &TrustDomain,
+) -> Configuration {
     let documents =
         resources.documents().filter(|(_, document)| FOR_PROXIES.contains(&document.object.kind()));
     Configuration {
         generation,
-        services: services(resources, cluster),
+        services: services(resources, cluster, trust_domain),
         exports: exports(resources),
         peers: peers(resources),
         documents: documents
@@ -41,7 +48,11 @@ pub fn configuration(generation: u64, resources: &ResourceSet, cluster: &str) ->
     }
 }
 
-fn services(resources: &ResourceSet, cluster: &str) -> BTreeMap<Name, ServiceSpec> {
+fn services(
+    resources: &ResourceSet,
+    cluster: &str,
+    trust_domain: &TrustDomain,
+) -> BTreeMap<Name, ServiceSpec> {
     let fixed = static_services(resources, cluster);
     let spec = |(key, service): (&tombolo_core::resources::ObjectKey, &std::sync::Arc<_>)| {
         let service: &tombolo_core::resources::Object<kinds::Service> = service;
@@ -49,7 +60,7 @@ fn services(resources: &ResourceSet, cluster: &str) -> BTreeMap<Name, ServiceSpe
             ServiceKey::new(Scope::Cluster, &key.namespace, &key.name).ok().and_then(|k| fixed.get(&k));
         let endpoints = entry.map(|entry| &entry.endpoints).into_iter().flatten();
         let list = |(port, list): (&u16, &std::sync::Arc<[std::sync::Arc<Endpoint>]>)| {
-            (*port, list.iter().map(|endpoint| wire(endpoint)).collect())
+            (*port, list.iter().map(|e| meshed(resources, trust_domain, wire(e))).collect())
         };
         let spec = ServiceSpec {
             selector: service.spec.selector.clone(),
@@ -61,7 +72,30 @@ fn services(resources: &ResourceSet, cluster: &str) -> BTreeMap<Name, ServiceSpe
     resources.services.iter().map(spec).collect()
 }
 
-/// An endpoint from documents: without a sidecar.
+/// The endpoint as it is known in the mesh: its id is unique over all clusters, and where a sidecar stands before its
+/// workload it has an identity and a server name.
+fn meshed(resources: &ResourceSet, trust_domain: &TrustDomain, mut endpoint: v1::Endpoint) -> v1::Endpoint {
+    let workload = {
+        let mut parts = endpoint.id.split('/');
+        let (namespace, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        // An EndpointSlice's ids end in an address, a Workload's in a port.
+        let port: Option<u16> = parts.next().and_then(|port| port.parse().ok());
+        port.and_then(|port| Some((resources.workloads.get(&ObjectKey::new(namespace, name))?, port)))
+    };
+    if let Some((workload, port)) = workload {
+        endpoint.network.clone_from(&workload.spec.network);
+        let (meta, account) = (&workload.meta, workload.spec.account.as_deref());
+        let identity = account.map(|account| SpiffeId::new(trust_domain.clone(), &meta.namespace, account));
+        if let Some(Ok(identity)) = identity {
+            endpoint.spiffe_id = identity.to_string();
+            endpoint.sni = opaque_sni(trust_domain, &meta.namespace, &meta.name, port);
+        }
+    }
+    endpoint.id = format!("{trust_domain}/{}", endpoint.id);
+    endpoint
+}
+
+/// An endpoint from documents, without a sidecar.
 fn wire(endpoint: &Endpoint) -> v1::Endpoint {
     let address = match &endpoint.reach {
         Reach::Direct(address) => address.to_string(),
@@ -80,12 +114,19 @@ fn wire(endpoint: &Endpoint) -> v1::Endpoint {
             zone: endpoint.locality.zone.to_string(),
         }),
         weight: endpoint.weight,
-        labels: endpoint.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        labels: labels(endpoint),
         health: health.into(),
         cluster: endpoint.cluster.to_string(),
         target_port: endpoint.target_port.into(),
         ..Default::default()
     }
+}
+
+/// Proxies refuse a whole service for one endpoint in a lane that is none, or with too many labels.
+fn labels(endpoint: &Endpoint) -> HashMap<String, String> {
+    let fits = |key: &str| key != LANE_LABEL || endpoint.lane.is_some();
+    let labels = endpoint.labels.iter().filter(|(key, _)| fits(key)).take(MAX_LABELS);
+    labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 fn exports(resources: &ResourceSet) -> BTreeMap<Name, i64> {
@@ -127,4 +168,79 @@ fn certificates(resources: &ResourceSet) -> BTreeMap<String, v1::EdgeCertificate
         }
     }
     all
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tombolo_core::resources::{Source, parse};
+
+    use super::*;
+
+    const TEXT: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: ledger, namespace: bank }
+spec: { selector: { app: ledger }, ports: [{ name: http, port: 80, targetPort: 8080 }] }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Workload
+metadata: { name: old, namespace: bank }
+spec: { address: 192.0.2.1, ports: [{ port: 8080 }], labels: { app: ledger, tombolo.dev/lane: No_Lane } }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Workload
+metadata: { name: vm, namespace: bank }
+spec: { address: 192.0.2.2, ports: [{ port: 8080 }], labels: { app: ledger }, account: ledger, network: dmz }
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: { name: ledger, namespace: bank, creationTimestamp: "1970-01-01T00:01:40Z" }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: cert, namespace: bank }
+type: kubernetes.io/tls
+stringData: { tls.crt: c, tls.key: k }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: { name: west }
+spec: { trustDomain: west.example, import: { services: [{ namespace: bank, name: "*" }] } }
+"#;
+
+    fn derived() -> Configuration {
+        let parsed = parse(&[Source { name: "t".into(), text: TEXT.into() }]);
+        assert_eq!(parsed.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
+        configuration(7, &parsed.resources, "east", &TrustDomain::parse("east.example").unwrap())
+    }
+
+    #[test]
+    fn workloads_of_documents_are_endpoints_with_an_identity_where_they_have_an_account() {
+        let configuration = derived();
+        let endpoints = &configuration.services[&Name::new("bank", "ledger")].fixed[&80];
+        let find = |id: &str| endpoints.iter().find(|e| e.id == id).unwrap();
+        let old = find("east.example/bank/old/8080");
+        assert_eq!(
+            (old.spiffe_id.as_str(), old.sni.as_str(), old.address.as_str()),
+            ("", "", "192.0.2.1:8080")
+        );
+        assert!(!old.labels.contains_key(LANE_LABEL) && old.labels.contains_key("app"));
+        let vm = find("east.example/bank/vm/8080");
+        assert_eq!(vm.spiffe_id, "spiffe://east.example/ns/bank/sa/ledger");
+        let domain = TrustDomain::parse("east.example").unwrap();
+        assert_eq!(vm.sni, opaque_sni(&domain, "bank", "vm", 8080));
+        assert_eq!(vm.network, "dmz");
+    }
+
+    #[test]
+    fn secrets_and_peers_are_not_among_the_documents_for_proxies() {
+        let configuration = derived();
+        let names: Vec<_> = configuration.documents.keys().map(String::as_str).collect();
+        assert_eq!(names, ["/Service/bank/ledger", "multicluster.x-k8s.io/ServiceExport/bank/ledger"]);
+        assert_eq!(configuration.certificates["bank/cert"].key_pem.as_ref(), b"k");
+        assert_eq!(configuration.exports[&Name::new("bank", "ledger")], 100);
+        assert!(configuration.peers["west"].import.cover("bank", "x"));
+        assert_eq!(configuration.generation, 7);
+    }
 }

@@ -3,14 +3,31 @@
 mod derive;
 mod files;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use tombolo_core::resources::{self, Document, Parsed, Problem, ResourceSet, Source};
 
 pub use derive::configuration;
 pub use files::Watcher;
 
-use crate::store::Generation;
+/// One generation of configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// Its number, from 1.
+    pub number: u64,
+    /// When, in seconds since the Unix epoch.
+    pub when_unix: i64,
+    /// Who.
+    pub author: String,
+    /// What changed, a line each.
+    pub changes: Vec<String>,
+    /// Every document as JSON, by key.
+    pub documents: BTreeMap<String, String>,
+    /// Keys of documents that came from files: gone when they are gone from there.
+    pub from_files: BTreeSet<String>,
+}
 
 /// Documents in force.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +46,12 @@ pub struct Proposal {
 }
 
 impl Documents {
-    /// From what was kept. A document that this version refuses is left out, and told.
-    pub fn restore(generation: Generation) -> (Self, Vec<Problem>) {
+    /// From what was kept. A document that this version refuses is left out, and told. `follows_files`: there are files
+    /// to follow; else what came from files earlier stays, and is from now on changed by `apply`.
+    pub fn restore(mut generation: Generation, follows_files: bool) -> (Self, Vec<Problem>) {
+        if !follows_files {
+            generation.from_files.clear();
+        }
         let mut resources = ResourceSet::default();
         let mut problems = Vec::new();
         for (key, json) in &generation.documents {
@@ -64,18 +85,29 @@ impl Documents {
         if !problems.is_empty() {
             return Err(problems);
         }
+        // Else the next look at the files would undo it, or not, depending on what changes there.
+        let in_files = new.documents().filter(|(key, _)| self.generation.from_files.contains(*key));
+        let problems: Vec<Problem> = in_files.map(|(key, _)| from_file(key)).collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let documents = new.documents().map(|(_, document)| Document::clone(document)).collect();
         Ok(self.change(documents, BTreeSet::new(), false, author, now_unix))
     }
 
     /// What these files would make: each valid document; those that came from files before and are in none any more go.
-    /// None if nothing changes.
-    pub fn follow(&self, sources: &[Source], now_unix: i64) -> (Option<Proposal>, Vec<Problem>) {
+    /// None if nothing changes. `complete`: every file could be read; else nothing goes.
+    pub fn follow(
+        &self,
+        sources: &[Source],
+        complete: bool,
+        now_unix: i64,
+    ) -> (Option<Proposal>, Vec<Problem>) {
         let Parsed { resources: new, problems } = resources::parse(sources);
         let documents: Vec<Document> =
             new.documents().map(|(_, document)| Document::clone(document)).collect();
         // While something does not parse, what is not found may be in there: nothing goes.
-        let gone = if problems.is_empty() {
+        let gone = if complete && problems.is_empty() {
             let there: BTreeSet<String> = documents.iter().map(Document::key).collect();
             self.generation.from_files.difference(&there).cloned().collect()
         } else {
@@ -137,6 +169,15 @@ impl Documents {
                 && (name.is_empty() || meta.name == name)
         };
         self.resources.documents().map(|(_, d)| d).filter(fits).map(|d| without_secrets(d)).collect()
+    }
+}
+
+/// Why a document that comes from a file is not applied.
+fn from_file(key: &str) -> Problem {
+    Problem {
+        object: Some(shown(key)),
+        hint: Some("change it in the controller's --config".into()),
+        ..Problem::of_file("apply", "comes from the controller's own files")
     }
 }
 
@@ -214,24 +255,39 @@ mod tests {
     fn files_take_away_only_what_they_gave_and_only_when_all_parse() {
         let none = Documents::default();
         let documents = adopted(none.clone(), none.apply(&source(A), "me", 1).unwrap());
-        let (proposal, problems) = documents.follow(&source(B), 2);
+        let (proposal, problems) = documents.follow(&source(B), true, 2);
         assert!(problems.is_empty());
         let documents = adopted(documents, proposal.unwrap());
         assert_eq!(documents.resources().len(), 2);
         // Something does not parse: b stays, although no file has it.
-        let (proposal, problems) = documents.follow(&source(BAD), 3);
+        let (proposal, problems) = documents.follow(&source(BAD), true, 3);
         assert!(proposal.is_none() && !problems.is_empty());
-        let (proposal, _) = documents.follow(&[], 4);
+        // A file cannot be read: the same.
+        assert!(documents.follow(&[], false, 4).0.is_none());
+        let (proposal, _) = documents.follow(&[], true, 4);
         let documents = adopted(documents, proposal.unwrap());
         assert_eq!(documents.resources().len(), 1);
-        assert!(documents.follow(&[], 5).0.is_none());
+        assert!(documents.follow(&[], true, 5).0.is_none());
+    }
+
+    #[test]
+    fn what_comes_from_files_is_not_applied_as_long_as_there_are_files() {
+        let none = Documents::default();
+        let (proposal, _) = none.follow(&source(A), true, 1);
+        let documents = adopted(none, proposal.unwrap());
+        let problems = documents.apply(&source(A), "me", 2).unwrap_err();
+        assert!(problems[0].to_string().contains("namespace a"), "{}", problems[0]);
+        let (kept, _) = Documents::restore(documents.generation().clone(), true);
+        assert!(kept.apply(&source(A), "me", 2).is_err());
+        let (freed, _) = Documents::restore(documents.generation().clone(), false);
+        assert!(freed.apply(&source(A), "me", 2).is_ok());
     }
 
     #[test]
     fn a_generation_survives_being_kept() {
         let none = Documents::default();
         let proposal = none.apply(&source(&format!("{A}{B}")), "me", 1).unwrap();
-        let (restored, problems) = Documents::restore(proposal.generation.clone());
+        let (restored, problems) = Documents::restore(proposal.generation.clone(), false);
         assert!(problems.is_empty());
         assert_eq!(restored.resources().len(), 2);
         assert_eq!(restored.generation(), &proposal.generation);

@@ -73,36 +73,38 @@ impl Index {
         Ok(peer)
     }
 
-    fn linked(&mut self, cluster: &Arc<str>, identity: PeerIdentity, now: Moment) -> Taken {
-        let object = format!("peer {cluster}");
-        if **cluster == *self.settings.cluster {
-            return Err(Refusal::new(RefusalKind::Identity, object, "it has this cluster's own name"));
+    /// Whether a cluster with this identity could be linked.
+    pub fn check_linked(&self, cluster: &str, identity: &PeerIdentity) -> Result<(), Refusal> {
+        let refuse = |kind, reason: String| Err(Refusal::new(kind, format!("peer {cluster}"), reason));
+        let foreign = |reason: &str| refuse(RefusalKind::Identity, reason.to_owned());
+        if *cluster == *self.settings.cluster {
+            return foreign("it has this cluster's own name");
         }
         if identity.trust_domain == self.settings.trust_domain {
-            return Err(Refusal::new(
-                RefusalKind::Identity,
-                object,
-                "it has this cluster's own trust domain",
-            ));
+            return foreign("it has this cluster's own trust domain");
         }
         let twin = self.peers.iter().find(|(name, peer)| {
-            *name != cluster && peer.ended.is_none() && peer.identity.trust_domain == identity.trust_domain
+            ***name != *cluster && peer.ended.is_none() && peer.identity.trust_domain == identity.trust_domain
         });
         if let Some((twin, _)) = twin {
-            let reason = format!("its trust domain is that of the peer {twin}");
-            return Err(Refusal::new(RefusalKind::Identity, object, reason));
+            return foreign(&format!("its trust domain is that of the peer {twin}"));
         }
-        let room = self.peers.len() < MAX_PEERS;
-        match self.peers.get_mut(cluster) {
+        match self.peers.get(cluster) {
             Some(peer) if peer.ended.is_none() && peer.identity.trust_domain != identity.trust_domain => {
-                let reason = "a peer of that name with another trust domain is linked; revoke it first";
-                return Err(Refusal::new(RefusalKind::Identity, object, reason));
+                foreign("a peer of that name with another trust domain is linked; revoke it first")
             }
+            None if self.peers.len() >= MAX_PEERS => {
+                refuse(RefusalKind::Limit, format!("more than {MAX_PEERS} peers"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn linked(&mut self, cluster: &Arc<str>, identity: PeerIdentity, now: Moment) -> Taken {
+        self.check_linked(cluster, &identity)?;
+        match self.peers.get_mut(cluster) {
             // Linked again: what is held stays.
             Some(peer) if peer.ended.is_none() => peer.identity = identity,
-            None if !room => {
-                return Err(Refusal::new(RefusalKind::Limit, object, format!("more than {MAX_PEERS} peers")));
-            }
             _ => {
                 let epoch = self.next_epoch();
                 let peer = Peer::new(identity, epoch, now, self.settings.peer_lease);

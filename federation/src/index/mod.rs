@@ -29,9 +29,10 @@ use tombolo_proto::v1;
 pub use configuration::{Configuration, PeerPolicy, ServiceSpec};
 pub use event::{Event, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Session};
 pub use exports::{ExportLog, Update};
+pub use link::MAX_PEERS;
 pub use output::{Change, Changes, Gateway, Kind, Resource, Save};
 pub use peers::{Ended, Link, MAX_GATEWAYS, Peer, SavedPeer};
-pub use registrations::{Leases, MAX_REGISTRATIONS, Registration};
+pub use registrations::{Leases, MAX_LABELS, MAX_REGISTRATIONS, Registration};
 pub use services::Conflict;
 pub use vips::{MAX_VIP, VipChange, Vips};
 
@@ -316,6 +317,9 @@ type Taken = Result<Vec<Refusal>, Refusal>;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::kit;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

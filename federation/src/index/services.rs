@@ -68,6 +68,9 @@ impl Index {
                 let mut endpoint = endpoint.clone();
                 // A plaintext endpoint has no SNI by which a gateway could pass a peer on to it.
                 endpoint.exported = exported && !endpoint.spiffe_id.is_empty();
+                if endpoint.network.is_empty() {
+                    endpoint.network = self.settings.network.to_string();
+                }
                 list.insert(endpoint.id.clone(), endpoint);
             }
             if spec.selector.is_empty() {

@@ -11,7 +11,7 @@ use tombolo_proto::v1;
 use super::*;
 
 /// The parts of tests that the model needs as well.
-pub(super) mod kit {
+pub(crate) mod kit {
     use std::collections::BTreeMap;
 
     use tombolo_core::resources::kinds::{ServicePattern, ServicePatterns, ServicePortSpec};

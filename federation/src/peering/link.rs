@@ -1,0 +1,283 @@
+//! One link, the same from both sides.
+//!
+//! Reading never waits for writing: two sides that tell each other much at once would wait for each other for ever.
+//! What is to be said waits in two queues: updates, which are made only when all earlier ones are sent (so their bound
+//! is that of the exports themselves), and short answers, which are bounded here.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Interval, interval},
+};
+use tokio_stream::{Stream, StreamExt};
+use tombolo_proto::v1::{Ack, Hello, LinkMessage, Ping, Pong, Refused, Synced, link_message::Message};
+use tonic::Status;
+
+use crate::{
+    index::{Ended, Event, Name, PeerEvent, Refusal, RefusalKind, Session, Update},
+    running::stopped,
+    state::State,
+};
+
+/// A sign of life is sent this often.
+const PING: Duration = Duration::from_secs(5);
+/// A link on which nothing comes, or nothing can be sent, for longer is dead.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// Short answers that wait. A peer that asks for more without reading is cut off.
+const MAX_ANSWERS: usize = 1024;
+/// Refusals that are told on one link; the rest is only counted.
+const MAX_REFUSALS: u32 = 1000;
+/// What a Refused message is about when it ends the link, and why.
+const LINK: &str = "link";
+const REVOKED: &str = "revoked";
+
+/// Where messages go.
+pub(super) type Outgoing = mpsc::Sender<Result<LinkMessage, Status>>;
+
+/// One link.
+pub(super) struct Link {
+    state: Arc<State>,
+    cluster: Arc<str>,
+    session: Session,
+    out: Outgoing,
+    answers: VecDeque<Message>,
+    updates: VecDeque<Message>,
+    /// Up to which revision the peer is told; none until its Hello has come.
+    told: Option<u64>,
+    refusals: u32,
+}
+
+/// How a link ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The process ends, or the peer is none any more.
+    Over,
+    /// It broke; this is why.
+    Broken(String),
+}
+
+fn broken<T>(reason: impl Into<String>) -> Result<T, End> {
+    Err(End::Broken(reason.into()))
+}
+
+impl Link {
+    pub fn new(state: Arc<State>, cluster: Arc<str>, out: Outgoing) -> Self {
+        let session = state.session();
+        let (answers, updates) = (VecDeque::new(), VecDeque::new());
+        Self { state, cluster, session, out, answers, updates, told: None, refusals: 0 }
+    }
+
+    /// Runs until it breaks, the peer is revoked, or `stop` turns true. Returns whether it ever was in use, and its end.
+    pub async fn run<S>(mut self, incoming: S, stop: watch::Receiver<bool>) -> (bool, End)
+    where
+        S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
+    {
+        let end = match self.serve(incoming, stop).await {
+            Ok(()) => End::Over,
+            Err(end) => end,
+        };
+        let used = self.told.is_some();
+        if used {
+            // Refused if a younger link is in use: then this one's end means nothing.
+            self.state.apply_quietly(self.peer(PeerEvent::Disconnected { session: self.session }));
+        }
+        (used, end)
+    }
+
+    async fn serve<S>(&mut self, mut incoming: S, mut stop: watch::Receiver<bool>) -> Result<(), End>
+    where
+        S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
+    {
+        let (mut exports, mut peers) = (self.state.exports(), self.state.peers());
+        let mut ping: Interval = interval(PING);
+        let (mut heard, mut sent, mut pings) = (Instant::now(), Instant::now(), 0);
+        let out = self.out.clone();
+        self.greet()?;
+        loop {
+            let idle = self.answers.is_empty() && self.updates.is_empty();
+            if idle {
+                sent = Instant::now();
+            }
+            tokio::select! {
+                permit = out.reserve(), if !idle => {
+                    let Ok(permit) = permit else { return broken("the link has ended") };
+                    let message = self.answers.pop_front().or_else(|| self.updates.pop_front());
+                    permit.send(Ok(LinkMessage { message }));
+                    sent = Instant::now();
+                }
+                message = incoming.next() => {
+                    heard = Instant::now();
+                    match message {
+                        Some(Ok(message)) => self.take(message.message)?,
+                        Some(Err(status)) => return broken(status.message()),
+                        None => return broken("the peer has ended the link"),
+                    }
+                }
+                Ok(()) = exports.changed(), if self.told.is_some() && self.updates.is_empty() => self.tell()?,
+                Ok(()) = peers.changed() => if self.is_revoked() {
+                    return self.part(incoming).await;
+                },
+                _ = ping.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        return broken("the peer is silent");
+                    }
+                    if sent.elapsed() > SILENCE {
+                        return broken("the peer takes nothing");
+                    }
+                    pings += 1;
+                    self.answer(Message::Ping(Ping { id: pings }))?;
+                }
+                () = stopped(&mut stop) => return Ok(()),
+            }
+        }
+    }
+
+    fn peer(&self, event: PeerEvent) -> Event {
+        Event::Peer { cluster: Arc::clone(&self.cluster), event }
+    }
+
+    fn is_revoked(&self) -> bool {
+        let ended = |peer: &crate::index::Peer| peer.ended == Some(Ended::Revoked);
+        self.state.with_index(|index| index.peer(&self.cluster).is_none_or(ended))
+    }
+
+    /// Says that this side ended the link for good, so that the peer need not take it for a failure.
+    async fn part<S>(&mut self, mut incoming: S) -> Result<(), End>
+    where
+        S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
+    {
+        let message = Some(Message::Refused(Refused { object: LINK.into(), reason: REVOKED.into() }));
+        let farewell = async {
+            if self.out.send(Ok(LinkMessage { message })).await.is_ok() {
+                // Until the peer hangs up: what is on the way would be lost with the connection.
+                while let Some(Ok(_)) = incoming.next().await {}
+            }
+        };
+        // A peer that does not listen finds out by its handshake.
+        let _heard = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+        Ok(())
+    }
+
+    fn answer(&mut self, message: Message) -> Result<(), End> {
+        if self.answers.len() >= MAX_ANSWERS {
+            return broken("the peer asks without reading");
+        }
+        self.answers.push_back(message);
+        Ok(())
+    }
+
+    /// What is held, where this side's exports stand, and its roots.
+    fn greet(&mut self) -> Result<(), End> {
+        let hello = self.state.with_index(|index| {
+            let peer = index.peer(&self.cluster).filter(|peer| peer.ended.is_none())?;
+            let (have_epoch, have_revision) = peer.have.clone().unwrap_or_default();
+            let epoch = peer.exports.epoch().to_owned();
+            let (cluster, network) = (self.state.cluster.to_string(), self.state.network.clone());
+            Some(Hello { cluster, have_epoch, have_revision, epoch, network })
+        });
+        let Some(hello) = hello else { return Err(End::Over) };
+        self.answer(Message::Hello(hello))?;
+        self.answer(Message::Bundle(self.state.own_bundle()))
+    }
+
+    /// The peer says what it has: it is told the rest.
+    fn hello(&mut self, hello: Hello) -> Result<(), End> {
+        if self.told.is_some() {
+            return broken("a second Hello");
+        }
+        if *hello.cluster != *self.cluster {
+            return broken(format!("the peer says that it is {:.64}", hello.cluster));
+        }
+        let Hello { epoch, network, have_epoch, have_revision, .. } = hello;
+        let event = PeerEvent::Hello { session: self.session, epoch, network };
+        if let Some(refusal) = self.state.apply(self.peer(event)).into_iter().next() {
+            return broken(refusal.to_string());
+        }
+        let update = self
+            .state
+            .with_index(|index| Some(index.peer(&self.cluster)?.exports.resume(&have_epoch, have_revision)));
+        match update {
+            Some(update) => self.queue(update),
+            None => return Err(End::Over),
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self) -> Result<(), End> {
+        let update = self.state.with_index(|index| Some(index.peer(&self.cluster)?.exports.since(self.told)));
+        let Some(update) = update else { return Err(End::Over) };
+        // The change may have been of another peer's exports.
+        if self.told != Some(update.revision) {
+            self.queue(update);
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, update: Update) {
+        self.updates.extend(update.services.into_iter().map(Message::Service));
+        self.updates.extend(update.withdrawn.into_iter().map(Message::Withdrawn));
+        self.updates.extend(update.gateways.map(Message::Gateways));
+        let synced = Synced { revision: update.revision, full: update.full };
+        self.updates.push_back(Message::Synced(synced));
+        self.told = Some(update.revision);
+    }
+
+    fn take(&mut self, message: Option<Message>) -> Result<(), End> {
+        // A kind of message that this version does not know: from a younger peer, and no reason to part.
+        let Some(message) = message else { return Ok(()) };
+        let session = self.session;
+        if let Message::Hello(hello) = message {
+            return self.hello(hello);
+        }
+        if self.told.is_none() {
+            return broken("the peer's first message is no Hello");
+        }
+        let event = match message {
+            Message::Bundle(bundle) => PeerEvent::Bundle { session, bundle },
+            Message::Service(service) => PeerEvent::Service { session, service },
+            Message::Withdrawn(w) => PeerEvent::Withdrawn { session, name: Name::new(&w.namespace, &w.name) },
+            Message::Gateways(gateways) => {
+                PeerEvent::Gateways { session, addresses: gateways.mesh_addresses }
+            }
+            Message::Synced(Synced { revision, full }) => {
+                self.answer(Message::Ack(Ack { revision }))?;
+                PeerEvent::Synced { session, revision, full }
+            }
+            Message::Ack(ack) => PeerEvent::Acked { session, revision: ack.revision },
+            Message::Ping(ping) => {
+                self.answer(Message::Pong(Pong { id: ping.id }))?;
+                PeerEvent::Heard { session }
+            }
+            Message::Refused(refused) => self.refused(&refused),
+            Message::Pong(_) | Message::Hello(_) => PeerEvent::Heard { session },
+        };
+        for refusal in self.state.apply(self.peer(event)) {
+            self.refuse(refusal)?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, refused: &Refused) -> PeerEvent {
+        let session = self.session;
+        if refused.object == LINK && refused.reason == REVOKED {
+            tracing::warn!(peer = %self.cluster, "the peer has ended the link for good");
+            return PeerEvent::Left { session };
+        }
+        let (object, reason) = (format!("{:.128}", refused.object), format!("{:.256}", refused.reason));
+        tracing::warn!(peer = %self.cluster, object, reason, "the peer refuses");
+        PeerEvent::Heard { session }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), End> {
+        if refusal.object == LINK && refusal.kind == RefusalKind::Outdated {
+            return broken(refusal.reason);
+        }
+        tracing::warn!(peer = %self.cluster, %refusal, "not taken from the peer");
+        self.refusals += 1;
+        if self.refusals > MAX_REFUSALS {
+            return Ok(());
+        }
+        self.answer(Message::Refused(Refused { object: refusal.object, reason: refusal.reason }))
+    }
+}

@@ -1,0 +1,276 @@
+//! Putting a controller together.
+
+mod serve;
+mod tasks;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tombolo_core::{
+    lifecycle::{
+        Readiness,
+        admin::{self, Admin},
+    },
+    model::TrustDomain,
+    telemetry::Telemetry,
+    tls::TlsError,
+};
+
+use crate::{
+    ca::{CaError, CertificateAuthority, DEFAULT_TTL},
+    config::Documents,
+    discovery::DeltaServer,
+    index::{Index, Settings},
+    operator::OperatorService,
+    peering::Peering,
+    state::{Clock, State, StateParts, Tokens},
+    status,
+    store::{Saved, Store, StoreError},
+};
+
+/// How often leases are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long the end of everything may take.
+const END: Duration = Duration::from_secs(5);
+
+/// For how long things are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// A registration outlives its last heartbeat by this; whole seconds count, 3 to 3600.
+    pub lease: Duration,
+    /// After a restart, what was registered or imported is believed for so long without a sign of life.
+    pub restart_grace: Duration,
+    /// A peer that is silent for so long is stale: its endpoints are used last.
+    pub peer_lease: Duration,
+    /// A peer that is silent for so long has no endpoints any more.
+    pub peer_drop: Duration,
+    /// How often files of configuration are looked at.
+    pub look: Duration,
+}
+
+impl Default for Bounds {
+    /// 15 s, 60 s, 15 s, 24 h, 1 s.
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            restart_grace: Duration::from_secs(60),
+            peer_lease: Duration::from_secs(15),
+            peer_drop: Duration::from_secs(24 * 3600),
+            look: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Everything that a controller is told at its start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where CA, configuration and registrations are kept.
+    pub state_dir: PathBuf,
+    /// Where proxies and peers reach it; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The same as they see it, `HOST:PORT`; none: as it is bound.
+    pub advertise: Vec<String>,
+    /// Files and directories of documents.
+    pub config: Vec<PathBuf>,
+    /// The network; empty: one of its own, named as the cluster.
+    pub network: String,
+    /// Where the admin pages are; none: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Counters.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// Why a controller does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cluster's name.
+    #[error("the cluster's name: {0}")]
+    Cluster(#[from] tombolo_core::model::NameError),
+    /// The certificate authority.
+    #[error("the certificate authority: {0}")]
+    Ca(#[from] CaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A token must be able to tell where the controller is reached.
+    #[error("--advertise is needed: nobody else reaches {0}")]
+    Advertise(SocketAddr),
+    /// A listener.
+    #[error("{what} on {place}: {source}")]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No randomness.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+/// A controller that runs.
+pub struct Running {
+    /// Where proxies and peers reach it.
+    pub address: SocketAddr,
+    /// Where its admin pages are.
+    pub admin: Option<SocketAddr>,
+    /// The operators' socket.
+    pub socket: PathBuf,
+    stop: watch::Sender<bool>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Running {
+    /// Ends it, without waiting. Proxies go on with what they have.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ends it, and waits until all connections are closed and the state is on the disk, five seconds at most. False: it
+    /// took longer.
+    pub async fn shutdown(mut self) -> bool {
+        self.stop();
+        timeout(END, self.ended.recv()).await.is_ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Starts a controller. Returns when it listens and all that was kept, and that is in files, is published.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    start_with(options, Bounds::default()).await
+}
+
+/// As [`start`], with other bounds.
+pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, StartError> {
+    tombolo_core::model::check_dns_label(&options.cluster)?;
+    let failed = |what, place: String| move |source| StartError::Bind { what, place, source };
+    let listener = TcpListener::bind(options.listen).await;
+    let listener = listener.map_err(failed("the controller", options.listen.to_string()))?;
+    let address = listener.local_addr().map_err(failed("the controller", options.listen.to_string()))?;
+    let (alive, ended) = mpsc::channel(1);
+    let readiness = Readiness::default();
+    let published = readiness.task("configuration");
+    let building = (options.clone(), readiness.clone());
+    // The store, the authority's key and the kept documents are read from the disk.
+    let built = tokio::task::spawn_blocking(move || build(&building.0, &bounds, address, alive)).await;
+    let state = built.map_err(|_| StoreError::Abandoned)??;
+    let (stop, stopped) = watch::channel(false);
+    let discovery = DeltaServer::new(Arc::clone(&state.resources), state.trust_domain.clone());
+    let running = |socket, admin| Running { address, admin, socket, stop, ended };
+
+    tasks::follow_files(&state, options.config.clone(), bounds.look, stopped.clone()).await;
+    // From here on answers are the whole truth.
+    state.resources.set_synced();
+    published.done();
+    tokio::spawn(tasks::keep_time(Arc::clone(&state), TICK, stopped.clone()));
+    tokio::spawn(tasks::renew(Arc::clone(&state), stopped.clone()));
+    let peering = Peering::start(Arc::clone(&state), stopped.clone());
+    serve::mesh(&state, listener, &discovery, &peering, stopped.clone());
+    let pages = status::ControllerPages { state: Arc::clone(&state), discovery: discovery.clone() };
+    let operator = OperatorService { state, peering, discovery };
+    let socket = serve::operators(&options.state_dir, operator, stopped.clone())?;
+    let admin = match options.admin {
+        None => None,
+        Some(place) => {
+            let admin = Admin { readiness, telemetry: options.telemetry, pages: Arc::new(pages) };
+            let bound = admin::serve(place, admin, stopped).await;
+            Some(bound.map_err(failed("the admin listener", place.to_string()))?)
+        }
+    };
+    Ok(running(socket, admin))
+}
+
+/// Resolves when the controller is told to stop.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that it is gone altogether.
+    let _stopped = stop.wait_for(|stop| *stop).await;
+}
+
+/// Where others reach the controller.
+fn addresses(options: &Options, bound: SocketAddr) -> Result<Vec<String>, StartError> {
+    match options.advertise.as_slice() {
+        [] if bound.ip().is_unspecified() => Err(StartError::Advertise(bound)),
+        [] => Ok(vec![bound.to_string()]),
+        given => Ok(given.to_vec()),
+    }
+}
+
+fn build(
+    options: &Options,
+    bounds: &Bounds,
+    bound: SocketAddr,
+    alive: mpsc::Sender<()>,
+) -> Result<Arc<State>, StartError> {
+    let addresses = addresses(options, bound)?;
+    let (store, content) = Store::open(&options.state_dir)?;
+    let saved = Saved::read(content);
+    let ca = CertificateAuthority::open_or_create(&options.state_dir.join("ca"), &options.trust_domain)?;
+    let credentials = ca.controller_credentials(DEFAULT_TTL, SystemTime::now())?;
+    let clock = Clock::start();
+    let mut epoch = [0; 8];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut epoch)
+        .map_err(|_| StartError::Random)?;
+    let network = if options.network.is_empty() { &options.cluster } else { &options.network };
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let lease_seconds = u32::try_from(bounds.lease.as_secs()).unwrap_or(u32::MAX).clamp(3, 3600);
+    let settings = Settings {
+        cluster: options.cluster.as_str().into(),
+        trust_domain: options.trust_domain.clone(),
+        network: network.as_str().into(),
+        epoch: format!("{:016x}", u64::from_le_bytes(epoch)).into(),
+        lease: i64::from(lease_seconds) * 1000,
+        restart_grace: millis(bounds.restart_grace),
+        peer_lease: millis(bounds.peer_lease),
+        peer_drop: millis(bounds.peer_drop),
+    };
+    let index = Index::new(settings, saved.index, clock.now());
+    let (documents, problems) = Documents::restore(saved.generation, !options.config.is_empty());
+    let state = State::new(StateParts {
+        cluster: options.cluster.as_str().into(),
+        network: network.clone(),
+        ca,
+        credentials,
+        addresses,
+        store,
+        index,
+        documents,
+        tokens: Tokens { join: saved.join_tokens, peer: saved.peer_tokens },
+        telemetry: Arc::clone(&options.telemetry),
+        clock,
+        lease_seconds,
+        alive,
+    })?;
+    (0..saved.damaged).for_each(|_| state.telemetry.bad_input("saved_record"));
+    state.tell(&problems);
+    Ok(state)
+}

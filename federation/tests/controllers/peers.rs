@@ -1,0 +1,237 @@
+//! Two controllers and the link between them.
+
+use std::time::{Duration, SystemTime};
+
+use tombolo_core::{
+    discovery::type_url,
+    identity::Token,
+    model::SpiffeId,
+    tls::{self, grpc},
+};
+use tombolo_federation::Bounds;
+use tombolo_proto::v1::{
+    HandshakeRequest, PeerRevokeRequest, TokenRevokeRequest, peering_client::PeeringClient,
+};
+use tonic::Code;
+
+use crate::kit::*;
+
+const KEY: &str = "clusterset/bank/ledger";
+const EAST: &str = "east.example/bank/ledger-1/8080";
+const WEST: &str = "west.example/bank/ledger-1/8080";
+
+/// Both clusters have `ledger`; west also has a gateway. Linked.
+struct Pair {
+    east: Cluster,
+    west: Cluster,
+    _gateway: Registered,
+    _ledger: Registered,
+}
+
+async fn pair() -> Pair {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    east.apply(&documents(&[], "west")).await;
+    west.apply(&documents(&["ledger"], "east")).await;
+    let member = west.member("tombolo-system", "gateway").await;
+    let gateway = member.register(gateway("203.0.113.9:15443")).await;
+    let ledger = west.member("bank", "ledger").await.register(workload("ledger-1", "ledger")).await;
+    linked(&east, &west).await;
+    Pair { east, west, _gateway: gateway, _ledger: ledger }
+}
+
+#[tokio::test]
+async fn an_exported_service_is_reached_through_the_peers_gateway() {
+    let Pair { east, west, .. } = &pair().await;
+    let member = east.member("bank", "shop").await;
+    let mut discovered = member.discover(type_url::ENDPOINT_SET).await;
+    let endpoints = discovered.endpoints(KEY, &[WEST]).await;
+    let endpoint = &endpoints[0];
+    assert_eq!((endpoint.address.as_str(), endpoint.cluster.as_str()), ("", "west"));
+    assert_eq!(endpoint.via, ["203.0.113.9:15443"]);
+    assert_eq!(endpoint.spiffe_id, "spiffe://west.example/ns/bank/sa/ledger");
+    let mut bundles = member.discover(type_url::TRUST_BUNDLE).await;
+    bundles.until("both bundles", |held| (held.len() == 2).then_some(())).await;
+    // In west its gateway may pass peers on to it.
+    let mut there = west.member("bank", "shop").await.discover(type_url::ENDPOINT_SET).await;
+    assert!(there.endpoints("cluster/bank/ledger", &[WEST]).await[0].exported);
+    west.until_peer("east", "confirmed", |p| p["confirmed"] == p["revision"] && p["exported"] == 1).await;
+    // A new endpoint, then no export any more.
+    let second = west.member("bank", "ledger").await.register(workload("ledger-2", "ledger")).await;
+    discovered.endpoints(KEY, &[WEST, "west.example/bank/ledger-2/8080"]).await;
+    second.drain().await;
+    discovered.endpoints(KEY, &[WEST]).await;
+    west.apply("apiVersion: tombolo.dev/v1alpha1\nkind: Peer\nmetadata: { name: east }\nspec: { trustDomain: east.example }\n")
+        .await;
+    discovered.until("withdrawn", |held| (!held.contains_key(KEY)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_link_comes_back_after_either_side_was_away_and_nothing_vanishes_meanwhile() {
+    let mut pair = pair().await;
+    let member = pair.east.member("bank", "shop").await;
+    let mut discovered = member.discover(type_url::ENDPOINT_SET).await;
+    discovered.endpoints(KEY, &[WEST]).await;
+    // The exporting side: a new history, everything anew.
+    pair.west.stop().await;
+    pair.east.until_peer("west", "link down", |p| p["connected"] == false).await;
+    pair.west.try_again().await.unwrap();
+    pair.east.until_peer("west", "synced anew", |p| p["connected"] == true && p["state"] == "synced").await;
+    assert_eq!(discovered.endpoints(KEY, &[WEST]).await.len(), 1);
+    // The importing side: it has what it had before it hears of anyone.
+    pair.west.stop().await;
+    pair.east.restart().await;
+    let mut discovered = member.discover(type_url::ENDPOINT_SET).await;
+    let endpoints = discovered.endpoints(KEY, &[WEST]).await;
+    assert_eq!((endpoints[0].stale, endpoints[0].via.len()), (false, 1));
+    pair.west.try_again().await.unwrap();
+    pair.east.until_peer("west", "synced anew", |p| p["connected"] == true && p["state"] == "synced").await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_stale_and_then_dropped() {
+    let bounds = Bounds {
+        peer_lease: Duration::from_secs(2),
+        peer_drop: Duration::from_secs(5),
+        restart_grace: Duration::from_secs(2),
+        ..Bounds::default()
+    };
+    let east = Cluster::start_with("east", bounds, Vec::new()).await;
+    let mut west = Cluster::start("west").await;
+    east.apply(&documents(&["ledger"], "west")).await;
+    west.apply(&documents(&["ledger"], "east")).await;
+    let gateway = west.member("tombolo-system", "gateway").await.register(gateway("203.0.113.9:15443")).await;
+    let ledger = west.member("bank", "ledger").await.register(workload("ledger-1", "ledger")).await;
+    let member = east.member("bank", "ledger").await;
+    let _own = member.register(workload("ledger-1", "ledger")).await;
+    linked(&east, &west).await;
+    let mut discovered = member.discover(type_url::ENDPOINT_SET).await;
+    discovered.endpoints(KEY, &[EAST, WEST]).await;
+    west.stop().await;
+    drop((gateway, ledger));
+    let peer = east.until_peer("west", "stale", |p| p["state"] == "stale").await;
+    assert!(peer["staleSince"].as_str().is_some_and(|since| since.ends_with('Z')), "{peer}");
+    let endpoints = discovered.until("the stale endpoint", |held| {
+        let set: tombolo_proto::v1::EndpointSet = prost::Message::decode(held[KEY].as_slice()).unwrap();
+        let all: Vec<_> = set.ports.into_iter().flat_map(|list| list.endpoints).collect();
+        all.iter().any(|endpoint| endpoint.stale).then_some(all)
+    });
+    assert_eq!(endpoints.await.len(), 2);
+    discovered.endpoints(KEY, &[EAST]).await;
+}
+
+#[tokio::test]
+async fn a_revoked_peer_hears_of_it_and_both_sides_forget_each_other() {
+    let Pair { east, west, .. } = &pair().await;
+    let member = east.member("bank", "shop").await;
+    let mut discovered = member.discover(type_url::ENDPOINT_SET).await;
+    discovered.endpoints(KEY, &[WEST]).await;
+    let request = PeerRevokeRequest { cluster: "east".into() };
+    west.operator().await.peer_revoke(request).await.unwrap();
+    let here = west.until_peer("east", "withdrawn", |p| p["state"] == "withdrawn").await;
+    assert_eq!(here["endedBy"], "here");
+    let there = east.until_peer("west", "withdrawn", |p| p["state"] == "withdrawn").await;
+    assert_eq!(there["endedBy"], "peer");
+    discovered.until("gone", |held| (!held.contains_key(KEY)).then_some(())).await;
+    let mut bundles = member.discover(type_url::TRUST_BUNDLE).await;
+    bundles.until("the own bundle alone", |held| (held.keys().eq(["east.example"])).then_some(())).await;
+    let unknown = PeerRevokeRequest { cluster: "north".into() };
+    assert_eq!(west.operator().await.peer_revoke(unknown).await.unwrap_err().code(), Code::NotFound);
+    // Linked anew, by a new token, this time the other way round.
+    let token = east.peer_token(60).await;
+    west.peer_join(&token).await.unwrap();
+    discovered.endpoints(KEY, &[WEST]).await;
+}
+
+#[tokio::test]
+async fn joining_twice_moves_the_link_and_does_not_double_it() {
+    let Pair { east, west, .. } = &pair().await;
+    let token = east.peer_token(60).await;
+    west.peer_join(&token).await.unwrap();
+    let token = west.peer_token(60).await;
+    east.peer_join(&token).await.unwrap();
+    let mut discovered = east.member("bank", "shop").await.discover(type_url::ENDPOINT_SET).await;
+    discovered.endpoints(KEY, &[WEST]).await;
+    let second = west.member("bank", "ledger").await.register(workload("ledger-2", "ledger")).await;
+    discovered.endpoints(KEY, &[WEST, "west.example/bank/ledger-2/8080"]).await;
+    second.drain().await;
+    discovered.endpoints(KEY, &[WEST]).await;
+}
+
+#[tokio::test]
+async fn peer_tokens_that_are_used_expired_revoked_or_damaged_link_nobody() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    let refused = async |token: &str, word: &str| {
+        let status = east.peer_join(token).await.unwrap_err();
+        assert!(status.message().contains(word), "{word}: {}", status.message());
+        assert_eq!(west.status().await["peers"].as_array().unwrap().len(), 0);
+    };
+    let own = east.peer_token(60).await;
+    refused(&own, "own trust domain").await;
+    let token = west.peer_token(60).await;
+    let mut damaged = token.clone();
+    damaged.replace_range(40..41, if &token[40..41] == "A" { "B" } else { "A" });
+    refused(&damaged, "damaged").await;
+    let parsed = Token::parse(&token).unwrap();
+    let tampered = Token { root_sha256: [7; 32], ..parsed.clone() };
+    refused(&tampered.print().unwrap(), "").await;
+    let join = west.join_token("bank", "ledger", 1).await;
+    refused(&join.print().unwrap(), "join token").await;
+    let revoked = west.peer_token(60).await;
+    west.operator().await.token_revoke(TokenRevokeRequest { token: revoked.clone() }).await.unwrap();
+    refused(&revoked, "not known").await;
+    // Expired: seen by the one who joins, and by the one who issued it.
+    let short = Token::parse(&west.peer_token(1).await).unwrap();
+    soon("expired", async {
+        while short.check_time(SystemTime::now()).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    refused(&short.print().unwrap(), "expired").await;
+    let controller = SpiffeId::controller(&short.trust_domain);
+    let config = tls::bootstrap_client(&short.trust_domain, short.root_sha256, &controller).unwrap();
+    let channel = grpc::connect(&short.addresses, config).await.unwrap();
+    let ca = tombolo_core::identity::testing::FakeCa::new("north.example");
+    let cluster = tombolo_proto::v1::ClusterInfo {
+        name: "north".into(),
+        bundle: Some(tombolo_proto::v1::TrustBundle {
+            trust_domain: "north.example".into(),
+            roots_der: vec![ca.root().to_vec().into()],
+            sequence: 1,
+            refresh_hint_seconds: 0,
+        }),
+        controller_addresses: vec!["127.0.0.1:1".into()],
+    };
+    let shake = async |secret: &str, cluster: tombolo_proto::v1::ClusterInfo| {
+        let request = HandshakeRequest { secret: secret.into(), cluster: Some(cluster) };
+        PeeringClient::new(channel.clone()).handshake(request).await.map_err(|status| status.code())
+    };
+    assert_eq!(shake(short.secret.reveal(), cluster.clone()).await.err(), Some(Code::PermissionDenied));
+    // Who claims this cluster's own name or trust domain is refused, and the token is not spent.
+    let secret = parsed.secret.reveal();
+    let impostor = tombolo_proto::v1::ClusterInfo { name: "west".into(), ..cluster.clone() };
+    assert_eq!(shake(secret, impostor).await.err(), Some(Code::FailedPrecondition));
+    assert_eq!(west.status().await["peers"].as_array().unwrap().len(), 0);
+    east.peer_join(&token).await.unwrap();
+    // Used once.
+    assert_eq!(shake(secret, cluster).await.err(), Some(Code::PermissionDenied));
+}
+
+#[tokio::test]
+async fn two_sides_that_have_much_to_say_do_not_wait_for_each_other() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    let names = |side: &str| (0..1_500).map(|n| format!("{side}-{n}")).collect::<Vec<_>>();
+    let (easts, wests) = (names("e"), names("w"));
+    let refs = |names: &[String]| documents(&names.iter().map(String::as_str).collect::<Vec<_>>(), "x");
+    let of = |names: &[String], peer: &str| {
+        refs(names)
+            .replace("name: x }", &format!("name: {peer} }}"))
+            .replace("x.example", &format!("{peer}.example"))
+    };
+    east.apply(&of(&easts, "west")).await;
+    west.apply(&of(&wests, "east")).await;
+    linked(&east, &west).await;
+    east.until_peer("west", "all of west's", |p| p["imported"] == 1_500).await;
+    west.until_peer("east", "all of east's", |p| p["imported"] == 1_500 && p["confirmed"] == p["revision"])
+        .await;
+}
