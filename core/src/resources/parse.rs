@@ -110,7 +110,7 @@ fn tree_of(place: Place<'_>, text: &str) -> Result<Value, Box<Problem>> {
     let outcome = if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|e| (Some(e.line()), e.to_string()))
     } else {
-        serde_saphyr::from_str(text).map_err(|e| {
+        yaml(text).map_err(|e| {
             let line = e.location().map(|l| usize::try_from(l.line()).unwrap_or(1));
             (line, e.without_snippet().to_string())
         })
@@ -118,7 +118,7 @@ fn tree_of(place: Place<'_>, text: &str) -> Result<Value, Box<Problem>> {
     outcome.or_else(|(line, message)| {
         // YAML in braces is not always JSON.
         if text.trim_start().starts_with('{')
-            && let Ok(tree) = serde_saphyr::from_str(text)
+            && let Ok(tree) = yaml(text)
         {
             return Ok(tree);
         }
@@ -130,6 +130,11 @@ fn tree_of(place: Place<'_>, text: &str) -> Result<Value, Box<Problem>> {
         );
         Err(Box::new(Problem { line: line.or(place.line), ..problem }))
     })
+}
+
+/// YAML 1.2: `true` and `false` are booleans; `y`, `no` and `on` are texts.
+fn yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
 }
 
 fn read_tree(place: Place<'_>, tree: Value, parsed: &mut Parsed, seen: &mut HashMap<String, String>) {
