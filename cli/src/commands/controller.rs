@@ -58,6 +58,8 @@ pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
     let running = tombolo_federation::start(options).await.map_err(|e| Failure::new(e.to_string()))?;
     println!("ready: controller on {}, operators' socket {}", running.address, running.socket.display());
     drain.signalled().await;
-    running.stop();
+    if !running.shutdown().await {
+        tracing::warn!("the end takes too long: what was not saved yet is lost");
+    }
     Ok(())
 }

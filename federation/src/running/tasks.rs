@@ -64,8 +64,26 @@ pub(super) async fn keep_time(state: Arc<State>, pause: Duration, mut stop: watc
             _ = ticks.tick() => drop(state.apply(Event::Tick)),
             () = stopped(&mut stop) => return,
         }
-        state.telemetry.set("store_failures", i64::try_from(state.store_failures()).unwrap_or(i64::MAX));
+        gauge(&state);
     }
+}
+
+/// Shows the state of things as metrics.
+fn gauge(state: &State) {
+    let counts = state.with_index(|index| {
+        let peers = |wanted: &str| index.peers().filter(|(_, peer)| peer.state() == wanted).count();
+        [
+            ("workloads", index.workloads().count()),
+            ("gateways", index.gateways().count()),
+            ("peers_synced", peers("synced")),
+            ("peers_stale", peers("stale")),
+            ("service_conflicts", index.conflicts().count()),
+        ]
+    });
+    for (kind, count) in counts {
+        state.telemetry.set(kind, i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    state.telemetry.set("store_failures", i64::try_from(state.store_failures()).unwrap_or(i64::MAX));
 }
 
 /// A fresh certificate for the controller, each half of a life. One that cannot be had is tried for again after a minute.
