@@ -94,10 +94,15 @@ fn split(text: &str) -> Vec<(usize, &str)> {
         }
     };
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        let rest = line.strip_prefix("---").map(str::trim_end);
-        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" #")) {
-            keep(first_line, start, offset);
-            (first_line, start) = (number + 1, offset + line.len());
+        if let Some(rest) = line.strip_prefix("---").map(str::trim_end) {
+            if rest.is_empty() || rest.starts_with(" #") {
+                keep(first_line, start, offset);
+                (first_line, start) = (number + 1, offset + line.len());
+            } else if rest.starts_with([' ', '\t']) {
+                // What follows on the marker's own line belongs to the next document: `--- { kind: ... }`.
+                keep(first_line, start, offset);
+                (first_line, start) = (number, offset + "---".len());
+            }
         }
         offset += line.len();
     }
@@ -198,7 +203,7 @@ fn read_object(place: Place<'_>, mut tree: Value) -> Result<Document, Vec<Proble
                 return Ok(Document { object, json: tree });
             }
         }
-        Err(more) => problems.extend(more),
+        Err(more) => problems.extend(more.into_iter().map(|p| without_secrets(info.kind, p))),
     }
     Err(problems.into_iter().map(|field| problem(place, Some(name.clone()), field)).collect())
 }
@@ -280,6 +285,20 @@ fn check_meta(info: &KindInfo, meta: &ObjectMeta) -> Vec<FieldProblem> {
         note("metadata.creationTimestamp", format!("{time:?} is not a time as in RFC 3339"));
     }
     problems
+}
+
+/// serde quotes what it did not expect; what stands where a Secret keeps its values is never shown.
+fn without_secrets(kind: &str, problem: FieldProblem) -> FieldProblem {
+    let top = problem.field.split('.').next().unwrap_or_default();
+    if kind != "Secret" || !matches!(top, "data" | "stringData") {
+        return problem;
+    }
+    let (message, hint) = if problem.field == top {
+        ("is not a map of texts", "write `name: value` below it")
+    } else {
+        ("is not a text", "put the value in quotes")
+    };
+    FieldProblem { message: message.into(), hint: Some(hint.into()), ..problem }
 }
 
 fn prefixed(prefix: &str, problem: FieldProblem) -> FieldProblem {

@@ -219,6 +219,42 @@ fn a_secrets_values_are_never_shown() {
 }
 
 #[test]
+fn a_secrets_values_are_not_quoted_when_they_have_the_wrong_type() {
+    for (body, field) in [
+        ("data: hunter2", "data"),
+        ("stringData: [hunter2]", "stringData"),
+        ("stringData: { pin: 314159 }", "stringData.pin"),
+        ("data: { pin: 314159 }", "data.pin"),
+        ("data: { a.b: 314159 }", "data.a.b"),
+    ] {
+        let parsed = read(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{ name: s }}\n{body}\n"));
+        let told: Vec<String> = parsed.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(parsed.problems.len(), 1, "{told:?}");
+        assert_eq!(parsed.problems[0].field, field);
+        assert!(!told[0].contains("hunter2") && !told[0].contains("314159"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_document_may_begin_on_the_line_of_its_marker() {
+    let namespace =
+        |name: &str| format!("--- {{ apiVersion: v1, kind: Namespace, metadata: {{ {name} }} }}\n");
+    let parsed = read(&format!("{}{}{}", namespace("name: a"), namespace("nam: b"), namespace("name: c")));
+    assert_eq!(parsed.resources.namespaces.len(), 2, "{:?}", parsed.problems);
+    assert!(!parsed.problems.is_empty());
+    assert!(parsed.problems.iter().all(|p| (p.document, p.line) == (2, Some(2))), "{:?}", parsed.problems);
+}
+
+#[test]
+fn problems_beyond_the_bound_are_owned_up_to() {
+    let faults = |count: usize| route(&format!("{{ hostnames: [{}] }}", vec!["1"; count].join(",")));
+    assert_eq!(problems(&faults(64)).len(), 64);
+    let told = problems(&faults(65));
+    assert_eq!(told.len(), 65);
+    assert!(told[64].1.contains("not listed"), "{:?}", told[64]);
+}
+
+#[test]
 fn bounds_hold() {
     let huge = Source { name: "huge".into(), text: " ".repeat(MAX_SOURCE_BYTES + 1) };
     assert!(parse(&[huge]).problems[0].message.contains("larger than"));

@@ -9,7 +9,7 @@ use serde_path_to_error::{Path, Segment};
 
 use super::{nearest::nearest, object::Shape};
 
-/// Problems of one document that are told; the rest is left for the next try.
+/// Problems of one document that are told; one more says that there are others, which are left for the next try.
 const MAX_PROBLEMS: usize = 64;
 
 /// What is wrong with a field, before its place in files is known.
@@ -28,6 +28,9 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<FieldProb
     let mut cut_fields: Vec<String> = Vec::new();
     for _ in 0..2 * MAX_PROBLEMS {
         if problems.len() == MAX_PROBLEMS {
+            if serde_path_to_error::deserialize::<_, T>(&tree).is_err() {
+                problems.push(more_problems());
+            }
             break;
         }
         let error = match serde_path_to_error::deserialize::<_, T>(&tree) {
@@ -53,6 +56,14 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<FieldProb
         }
     }
     Err(problems)
+}
+
+fn more_problems() -> FieldProblem {
+    FieldProblem {
+        field: String::new(),
+        message: format!("has more than {MAX_PROBLEMS} problems; the others are not listed"),
+        hint: Some("repair these first".into()),
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
