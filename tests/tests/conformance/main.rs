@@ -1,0 +1,15 @@
+//! The scenarios of the Gateway API's conformance suite (v1.6, profiles GATEWAY-HTTP, GATEWAY-GRPC and GATEWAY-TLS), in
+//! our words, against the real binary: documents in a directory, `tombolo gateway --config` serving them, status from
+//! `tombolo check --output json`, requests over real sockets to the addresses that the status shows.
+//!
+//! A test bears the short name of the suite's test in snake case.
+// Not every scenario that these were made for is there yet.
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used)]
+
+mod backend;
+mod certificates;
+mod client;
+mod report;
+mod smoke;
+mod world;
