@@ -206,6 +206,9 @@ kinds! {
     gateway_classes: GatewayClass = GatewayClass, "GatewayClass", "gateway.networking.k8s.io", &["v1", "v1beta1"], false, Spec;
     gateways: Gateway = Gateway, "Gateway", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
     http_routes: HttpRoute = HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
+    tls_routes: TlsRoute = TlsRoute, "TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], true, Spec;
+    tcp_routes: TcpRoute = TcpRoute, "TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], true, Spec;
+    backend_tls_policies: BackendTlsPolicy = BackendTlsPolicy, "BackendTLSPolicy", "gateway.networking.k8s.io", &["v1", "v1alpha3"], true, Spec;
     reference_grants: ReferenceGrant = ReferenceGrant, "ReferenceGrant", "gateway.networking.k8s.io", &["v1", "v1beta1", "v1alpha2"], true, Spec;
     namespaces: Namespace = Namespace, "Namespace", "", &["v1"], false, Root;
     services: Service = Service, "Service", "", &["v1"], true, Spec;

@@ -1,3 +1,5 @@
+mod stream;
+
 use std::path::PathBuf;
 
 use proptest::prelude::*;

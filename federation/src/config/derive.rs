@@ -7,7 +7,7 @@ use tombolo_core::{
     model::{
         Endpoint, EndpointHealth, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain, opaque_sni,
     },
-    resources::{ObjectKey, ResourceSet, kinds, static_services},
+    resources::{AnyObject, ObjectKey, ResourceSet, kinds, static_services},
 };
 use tombolo_proto::v1;
 
@@ -18,6 +18,9 @@ const FOR_PROXIES: &[&str] = &[
     "GatewayClass",
     "Gateway",
     "HTTPRoute",
+    "TLSRoute",
+    "TCPRoute",
+    "BackendTLSPolicy",
     "ReferenceGrant",
     "Namespace",
     "Service",
@@ -34,8 +37,7 @@ pub fn configuration(
     cluster: &str,
     trust_domain: &TrustDomain,
 ) -> Configuration {
-    let documents =
-        resources.documents().filter(|(_, document)| FOR_PROXIES.contains(&document.object.kind()));
+    let documents = resources.documents().filter(|(_, document)| is_for_proxies(&document.object));
     Configuration {
         generation,
         services: services(resources, cluster, trust_domain),
@@ -45,6 +47,14 @@ pub fn configuration(
             .map(|(key, d)| (key.clone(), v1::ConfigDocument { json: d.to_json() }))
             .collect(),
         certificates: certificates(resources),
+    }
+}
+
+/// Of ConfigMaps only those with certificate authorities: proxies use no others.
+fn is_for_proxies(object: &AnyObject) -> bool {
+    match object {
+        AnyObject::ConfigMap(map) => map.spec.data.contains_key("ca.crt"),
+        other => FOR_PROXIES.contains(&other.kind()),
     }
 }
 

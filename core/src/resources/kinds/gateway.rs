@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::GatewayTls;
+
 /// GatewayClass: whose gateways these are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -33,6 +35,9 @@ pub struct Gateway {
     /// Labels and annotations for what is made of it; not used.
     #[serde(default)]
     pub infrastructure: Option<Value>,
+    /// What clients have to show, and what is shown to backends.
+    #[serde(default)]
+    pub tls: Option<GatewayTls>,
 }
 
 /// An address of a Gateway.

@@ -3,8 +3,10 @@
 
 mod core_v1;
 mod gateway;
+mod gateway_tls;
 mod mesh;
 mod route;
+mod stream;
 
 pub use core_v1::{
     ConfigMap, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ReferenceGrant,
@@ -13,6 +15,10 @@ pub use core_v1::{
 pub use gateway::{
     AllowedRoutes, CertificateRef, FromNamespaces, Gateway, GatewayAddress, GatewayClass, LabelExpression,
     ListenerSpec, ListenerTls, NamespaceSelector, RouteGroupKind, RouteNamespaces, TlsMode,
+};
+pub use gateway_tls::{
+    FrontendPortTls, FrontendTls, FrontendTlsConfig, FrontendValidation, FrontendValidationMode,
+    GatewayBackendTls, GatewayTls,
 };
 pub use mesh::{
     Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, CookieRule, ForcedRule,
@@ -25,4 +31,8 @@ pub use route::{
     HeaderValueSpec, HttpRoute, MirrorFilter, ParentRef, PathMatchSpec, PathMatchType, PathModifier,
     PathModifierType, QueryMatchSpec, RedirectFilter, RewriteFilter, RouteMatch, RouteRetry, RouteRule,
     RouteTimeouts, SessionPersistence,
+};
+pub use stream::{
+    BackendTlsPolicy, BackendTlsValidation, LocalRef, PolicyTargetRef, StreamRule, SubjectAltName,
+    SubjectAltNameType, TcpRoute, TlsRoute,
 };

@@ -16,6 +16,9 @@ pub(super) fn gateway_class(c: &mut Checker, class: &GatewayClass) {
 }
 
 pub(super) fn gateway(c: &mut Checker, gateway: &Gateway) {
+    if let Some(tls) = &gateway.tls {
+        c.at("tls", |c| super::stream::gateway_tls(c, tls));
+    }
     let count = gateway.listeners.len();
     c.at("listeners", |c| {
         c.require((1..=64).contains(&count), format!("has {count} entries"), "use 1 to 64")

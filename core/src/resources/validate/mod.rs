@@ -4,6 +4,7 @@ mod common;
 mod edge;
 mod mesh;
 mod routes;
+mod stream;
 
 use common::Checker;
 
@@ -17,6 +18,9 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
         AnyObject::GatewayClass(o) => c.at("spec", |c| edge::gateway_class(c, &o.spec)),
         AnyObject::Gateway(o) => c.at("spec", |c| edge::gateway(c, &o.spec)),
         AnyObject::HttpRoute(o) => c.at("spec", |c| routes::http_route(c, &o.spec)),
+        AnyObject::TlsRoute(o) => c.at("spec", |c| stream::tls_route(c, &o.spec, &o.api_version)),
+        AnyObject::TcpRoute(o) => c.at("spec", |c| stream::tcp_route(c, &o.spec)),
+        AnyObject::BackendTlsPolicy(o) => c.at("spec", |c| stream::backend_tls_policy(c, &o.spec)),
         AnyObject::ReferenceGrant(o) => c.at("spec", |c| edge::reference_grant(c, &o.spec)),
         AnyObject::Service(o) => c.at("spec", |c| edge::service(c, &o.spec)),
         AnyObject::Secret(o) => edge::secret(c, &o.spec),
