@@ -12,7 +12,7 @@ use http::StatusCode;
 use tombolo_core::{
     decide::{
         ArmReason, Backend, Caller, Decision, Filters, InboundWorkload, LocalAnswer, Mirror, Outcome,
-        RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
+        Policies, RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
     },
     model::{AppProtocol, Snapshot, TrustDomain},
     proxy::{Arrival, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
@@ -102,6 +102,7 @@ impl InboundDirector {
             retry: self.shared.retry.clone(),
             set_cookie: None,
             mirrors: Arc::clone(&self.shared.mirrors),
+            policies: Policies::default(),
         }
     }
 }

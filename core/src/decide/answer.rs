@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::Policies;
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -42,6 +43,8 @@ pub struct Decision {
     pub set_cookie: Option<HeaderValue>,
     /// Copies to send elsewhere.
     pub mirrors: Arc<[Mirror]>,
+    /// What TrafficPolicies ask of the request, at the edge.
+    pub policies: Policies,
 }
 
 /// Why an arm was chosen.

@@ -6,6 +6,7 @@ use super::{
     Backend,
     authorize::Policies,
     host::HostPattern,
+    policy::PolicyTable,
     services::{Mesh, rule_services},
     table::RouteTable,
 };
@@ -23,6 +24,7 @@ pub struct Compiled {
     pub status: Vec<ObjectStatus>,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
+    pub(crate) edge_policies: PolicyTable,
 }
 
 impl Compiled {

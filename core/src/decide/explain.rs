@@ -244,6 +244,7 @@ fn filters(decision: &Decision) -> Vec<String> {
             format!("rewrite path prefix {matched} to {replacement}")
         }
     }));
+    out.extend(decision.policies.lines());
     out
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderValue, StatusCode};
 
 use super::{
-    ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, RequestHead,
-    Retry, Timeouts,
+    ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies,
+    RequestHead, Retry, Timeouts,
     gray::{Release, WhenUnavailable},
     rule::{Action, NO_BACKEND, Rule, Target, Weighted},
     trace::Trace,
@@ -211,6 +211,7 @@ impl Request<'_> {
             retry: course.retry.clone(),
             set_cookie: gray.set_cookie,
             mirrors: course.mirrors.clone(),
+            policies: Policies::default(),
         }))
     }
 

@@ -16,6 +16,7 @@ mod head;
 mod host;
 mod lane;
 mod matcher;
+mod policy;
 mod redirect;
 mod route;
 mod rule;
@@ -33,6 +34,10 @@ pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProt
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
+pub use policy::{
+    Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Policies, RateKey,
+    RateLimit, RequestLimits,
+};
 pub use route::{decide_edge, decide_mesh};
 
 #[cfg(test)]

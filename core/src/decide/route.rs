@@ -66,13 +66,19 @@ pub(crate) fn edge<T: Trace>(
     }
     let request =
         Request { snapshot, head, host, port: bind.key.port, caller, avail, lane: None, issue: true };
+    let policies = &snapshot.config.edge_policies;
     for listener in chosen {
         trace.place("listener", || format!("{}/{}", listener.gateway, listener.name));
         if let Some(entry) = listener.routes.find(host, head, trace) {
-            return request.carry_out(&entry.rule, trace);
+            let outcome = request.carry_out(&entry.rule, trace);
+            return policies.govern(listener, Some(&entry.rule.origin), head, caller, outcome);
         }
     }
-    unrouted(StatusCode::NOT_FOUND, "no_route")
+    let nowhere = unrouted(StatusCode::NOT_FOUND, "no_route");
+    match chosen.first() {
+        Some(listener) => policies.govern(listener, None, head, caller, nowhere),
+        None => nowhere,
+    }
 }
 
 /// True if the name in the ClientHello belongs to another listener than the host of the request.

@@ -13,6 +13,7 @@ use crate::{
 mod edge;
 mod gray;
 mod mesh;
+mod traffic;
 
 const BASE: &str = include_str!("tests/base.yaml");
 

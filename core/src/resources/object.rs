@@ -220,6 +220,7 @@ kinds! {
     gray_releases: GrayRelease = GrayRelease, "GrayRelease", "tombolo.dev", &["v1alpha1"], true, Spec;
     workloads: Workload = Workload, "Workload", "tombolo.dev", &["v1alpha1"], true, Spec;
     authorization_policies: AuthorizationPolicy = AuthorizationPolicy, "AuthorizationPolicy", "tombolo.dev", &["v1alpha1"], true, Spec;
+    traffic_policies: TrafficPolicy = TrafficPolicy, "TrafficPolicy", "tombolo.dev", &["v1alpha1"], true, Spec;
     peers: Peer = Peer, "Peer", "tombolo.dev", &["v1alpha1"], false, Spec;
 }
 

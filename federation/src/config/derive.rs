@@ -28,6 +28,7 @@ const FOR_PROXIES: &[&str] = &[
     "ServiceImport",
     "GrayRelease",
     "AuthorizationPolicy",
+    "TrafficPolicy",
 ];
 
 /// One generation as the index takes it.

@@ -12,6 +12,7 @@ mod refs;
 mod releases;
 mod rules;
 mod status;
+mod traffic;
 
 use self::{mesh::MeshDraft, releases::Releases};
 use super::Compiled;
@@ -24,16 +25,19 @@ pub fn compile(resources: &ResourceSet) -> Compiled {
     let mut mesh = MeshDraft::default();
     let routes = attach::attach(resources, &releases, &mut gateways, &mut mesh);
     let (policies, policies_status) = policies::policies(resources);
+    let (edge_policies, traffic_status) = traffic::traffic_policies(resources);
     let mut status = gateways::status(resources, &gateways);
     status.extend(routes);
     status.append(&mut releases.status);
     status.extend(policies_status);
+    status.extend(traffic_status);
     status.extend(policies::checked_only(resources));
     Compiled {
         binds: gateways::binds(&mut gateways),
         status,
         mesh: mesh.finish(resources, &releases),
         policies,
+        edge_policies,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Status and attachment, from documents.
 
 mod gateways;
+mod traffic;
 
 use serde_json::Value;
 

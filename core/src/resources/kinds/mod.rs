@@ -7,6 +7,7 @@ mod gateway_tls;
 mod mesh;
 mod route;
 mod stream;
+mod traffic;
 
 pub use core_v1::{
     ConfigMap, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ReferenceGrant,
@@ -35,4 +36,8 @@ pub use route::{
 pub use stream::{
     BackendTlsPolicy, BackendTlsValidation, LocalRef, PolicyTargetRef, StreamRule, SubjectAltName,
     SubjectAltNameType, TcpRoute, TlsRoute,
+};
+pub use traffic::{
+    CompressionAlgorithm, CompressionSpec, IpAccessSpec, RateKeySpec, RateLimitSpec, RequestLimitsSpec,
+    TrafficPolicy, TrafficTargetRef,
 };

@@ -5,6 +5,7 @@ mod edge;
 mod mesh;
 mod routes;
 mod stream;
+mod traffic;
 
 use common::Checker;
 
@@ -28,6 +29,7 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
         AnyObject::GrayRelease(o) => c.at("spec", |c| mesh::gray_release(c, &o.spec)),
         AnyObject::Workload(o) => c.at("spec", |c| mesh::workload(c, &o.spec)),
         AnyObject::AuthorizationPolicy(o) => c.at("spec", |c| mesh::authorization_policy(c, &o.spec)),
+        AnyObject::TrafficPolicy(o) => c.at("spec", |c| traffic::traffic_policy(c, &o.spec)),
         AnyObject::Peer(o) => c.at("spec", |c| mesh::peer(c, &o.spec)),
         AnyObject::Namespace(_)
         | AnyObject::ConfigMap(_)

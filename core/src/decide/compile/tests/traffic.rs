@@ -1,0 +1,65 @@
+//! TrafficPolicies: status, and which one wins.
+
+use super::*;
+
+fn policy(name: &str, created: &str, spec: &str) -> String {
+    format!(
+        "
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{ name: {name}, namespace: shop, generation: 7, creationTimestamp: \"{created}\" }}
+spec: {{ {spec} }}
+"
+    )
+}
+
+const OLD: &str = "2024-01-01T00:00:00Z";
+const NEW: &str = "2025-01-01T00:00:00Z";
+const EDGE: &str = "group: gateway.networking.k8s.io, kind: Gateway, name: edge";
+
+fn ancestors(compiled: &Compiled, name: &str) -> Vec<Vec<String>> {
+    let status = status(compiled, "TrafficPolicy", name);
+    status["ancestors"].as_array().unwrap().iter().map(conditions).collect()
+}
+
+#[test]
+fn each_target_is_told_of() {
+    let route =
+        "parentRefs: [{ name: edge }], rules: [{ name: buy, backendRefs: [{ name: web, port: 80 }] }]";
+    let target = "group: gateway.networking.k8s.io, kind: HTTPRoute, name: web";
+    let refs = format!(
+        "targetRefs: [{{ {EDGE} }}, {{ {EDGE}, sectionName: http }}, {{ {EDGE}, sectionName: none }},
+           {{ {target} }}, {{ {target}, sectionName: buy }}, {{ {target}, sectionName: sell }},
+           {{ kind: Service, name: web }}, {{ kind: Service, name: nothing }}], maxConnections: 3"
+    );
+    let compiled = world(&[gateway("edge", HTTP), http_route("web", "shop", route), policy("p", OLD, &refs)]);
+    let (yes, no) = ("Accepted=True/Accepted", "Accepted=False/TargetNotFound");
+    let expected: Vec<Vec<String>> =
+        [yes, yes, no, yes, yes, no, yes, no].iter().map(|text| vec![(*text).to_owned()]).collect();
+    assert_eq!(ancestors(&compiled, "p"), expected);
+    let status = status(&compiled, "TrafficPolicy", "p");
+    let second = &status["ancestors"][1];
+    assert_eq!(second["ancestorRef"]["kind"], "Gateway");
+    assert_eq!(second["ancestorRef"]["sectionName"], "http");
+    assert_eq!(second["ancestorRef"]["namespace"], "shop");
+    assert_eq!(second["controllerName"], "tombolo.dev/gateway-controller");
+    assert_eq!(second["conditions"][0]["observedGeneration"], 7);
+}
+
+#[test]
+fn of_two_with_one_target_the_older_wins_field_by_field() {
+    let refs = format!("targetRefs: [{{ {EDGE} }}]");
+    let compiled = world(&[
+        gateway("edge", HTTP),
+        policy("a", NEW, &format!("{refs}, maxConnections: 1")),
+        policy("b", OLD, &format!("{refs}, maxConnections: 2, requestLimits: {{ bodyBytes: 1 }}")),
+        policy("c", NEW, &format!("{refs}, maxConnections: 3, rateLimit: {{ requests: 1 }}")),
+    ]);
+    assert_eq!(ancestors(&compiled, "b"), [["Accepted=True/Accepted"]]);
+    assert_eq!(ancestors(&compiled, "a"), [["Accepted=False/Conflicted", "Conflicted=True/Conflicted"]]);
+    assert_eq!(ancestors(&compiled, "c"), [["Accepted=True/Accepted", "Conflicted=True/Conflicted"]]);
+    let policy = compiled.edge_policies.gateways["shop/edge"].whole.as_ref().unwrap();
+    assert_eq!(policy.connections.as_ref().unwrap().most, 2);
+    assert_eq!(&*policy.rate.as_ref().unwrap().policy, "shop/c");
+}

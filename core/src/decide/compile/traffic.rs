@@ -1,0 +1,226 @@
+//! TrafficPolicies: what they target, who wins, and their status.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use http::HeaderName;
+use serde_json::{Value, json};
+
+use super::{
+    refs::{GATEWAY_GROUP, by_age},
+    status::{CONTROLLER, Conditions, Problem, object_status},
+};
+use crate::{
+    decide::policy::{
+        Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
+        RateKey, RateLimit, RequestLimits,
+    },
+    model::{Scope, ServiceKey},
+    resources::{
+        Object, ObjectKey, ObjectStatus, ResourceSet,
+        kinds::{
+            CompressionAlgorithm, CompressionSpec, IpAccessSpec, RateLimitSpec, TrafficPolicy,
+            TrafficTargetRef,
+        },
+        parse_duration,
+    },
+};
+
+/// Compressed where a policy names no content types.
+const TYPES: &[&str] = &[
+    "text/",
+    "application/json",
+    "application/javascript",
+    "application/xml",
+    "application/xhtml+xml",
+    "application/rss+xml",
+    "application/atom+xml",
+    "application/manifest+json",
+    "application/problem+json",
+    "application/ld+json",
+    "application/graphql-response+json",
+    "application/wasm",
+    "image/svg+xml",
+];
+
+/// What a targetRef leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Target {
+    Gateway(Arc<str>, Option<Arc<str>>),
+    Route(Arc<str>, Option<Arc<str>>),
+    Service(ServiceKey),
+}
+
+/// All policies by what they target, and their status.
+pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Vec<ObjectStatus>) {
+    let mut found: HashMap<Target, EdgePolicy> = HashMap::new();
+    let mut status = HashMap::new();
+    // The oldest first: what it says stays.
+    for (key, object) in by_age(&resources.traffic_policies) {
+        let compiled = compile(key, &object.spec);
+        let ancestors: Vec<Value> = object
+            .spec
+            .target_refs
+            .iter()
+            .map(|reference| {
+                let at = find(resources, &key.namespace, reference);
+                let taken = at.map(|at| found.entry(at).or_default().take(&compiled));
+                ancestor(object, reference, taken, &compiled)
+            })
+            .collect();
+        status.insert(key, object_status("TrafficPolicy", object, json!({ "ancestors": ancestors })));
+    }
+    let status = resources.traffic_policies.keys().filter_map(|key| status.remove(key)).collect();
+    (table(found), status)
+}
+
+/// The target, if it is there.
+fn find(resources: &ResourceSet, namespace: &str, reference: &TrafficTargetRef) -> Result<Target, Problem> {
+    let key = ObjectKey::new(namespace, &reference.name);
+    let missing = |what: String| Problem::new("TargetNotFound", format!("there is no {what}"));
+    let section: Option<Arc<str>> = reference.section_name.as_deref().map(Into::into);
+    let absent = || missing(format!("{} {key}", reference.kind));
+    let has = |mut names: Box<dyn Iterator<Item = &str> + '_>| match &section {
+        Some(section) if names.all(|name| name != &**section) => {
+            Err(missing(format!("section {section:?} in {} {key}", reference.kind)))
+        }
+        _ => Ok(()),
+    };
+    match (reference.group.as_str(), reference.kind.as_str()) {
+        (GATEWAY_GROUP, "Gateway") => {
+            let gateway = resources.gateways.get(&key).ok_or_else(absent)?;
+            has(Box::new(gateway.spec.listeners.iter().map(|listener| listener.name.as_str())))?;
+            Ok(Target::Gateway(key.to_string().into(), section))
+        }
+        (GATEWAY_GROUP, "HTTPRoute") => {
+            let route = resources.http_routes.get(&key).ok_or_else(absent)?;
+            has(Box::new(route.spec.rules.iter().filter_map(|rule| rule.name.as_deref())))?;
+            Ok(Target::Route(format!("httproute/{key}").into(), section))
+        }
+        ("", "Service") => {
+            resources.services.get(&key).ok_or_else(absent)?;
+            ServiceKey::new(Scope::Cluster, &key.namespace, &key.name)
+                .map(Target::Service)
+                .map_err(|_| absent())
+        }
+        _ => Err(absent()),
+    }
+}
+
+/// The status at one target (Gateway API PolicyAncestorStatus). `taken` are the fields that an older policy says.
+fn ancestor(
+    object: &Object<TrafficPolicy>,
+    reference: &TrafficTargetRef,
+    taken: Result<Vec<&'static str>, Problem>,
+    compiled: &EdgePolicy,
+) -> Value {
+    let mut conditions = Conditions::new(object.meta.generation);
+    match taken {
+        Err(problem) => conditions.good("Accepted", &[problem]),
+        Ok(fields) if fields.is_empty() => conditions.good("Accepted", &[]),
+        Ok(fields) => {
+            let message = format!("an older TrafficPolicy with this target has {}", fields.join(", "));
+            let nothing_left = fields.len() == said(compiled);
+            let accepted =
+                if nothing_left { &[Problem::new("Conflicted", message.clone())][..] } else { &[] };
+            conditions.good("Accepted", accepted);
+            conditions.add("Conflicted", "True", "Conflicted", message);
+        }
+    }
+    let mut ancestor = json!({
+        "group": reference.group,
+        "kind": reference.kind,
+        "namespace": object.meta.namespace,
+        "name": reference.name,
+    });
+    if let (Some(section), Some(ancestor)) = (&reference.section_name, ancestor.as_object_mut()) {
+        ancestor.insert("sectionName".into(), section.as_str().into());
+    }
+    json!({ "ancestorRef": ancestor, "controllerName": CONTROLLER, "conditions": conditions.value() })
+}
+
+/// How many fields a policy has.
+fn said(policy: &EdgePolicy) -> usize {
+    policy.clone().take(policy).len()
+}
+
+fn table(found: HashMap<Target, EdgePolicy>) -> PolicyTable {
+    let mut out = PolicyTable::default();
+    let mut all: Vec<(Target, EdgePolicy)> = found.into_iter().collect();
+    // A whole before its sections.
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (target, policy) in all {
+        match target {
+            Target::Gateway(key, section) => add(out.gateways.entry(key).or_default(), section, policy),
+            Target::Route(key, section) => add(out.routes.entry(key).or_default(), section, policy),
+            Target::Service(key) => drop(out.services.insert(key, Arc::new(policy))),
+        }
+    }
+    out
+}
+
+fn add(layers: &mut Layers, section: Option<Arc<str>>, policy: EdgePolicy) {
+    match (section, &layers.whole) {
+        (None, _) => layers.whole = Some(Arc::new(policy)),
+        (Some(name), Some(whole)) => drop(layers.sections.insert(name, Arc::new(policy.or(whole)))),
+        (Some(name), None) => drop(layers.sections.insert(name, Arc::new(policy))),
+    }
+}
+
+fn compile(key: &ObjectKey, spec: &TrafficPolicy) -> EdgePolicy {
+    let policy: Arc<str> = key.to_string().into();
+    EdgePolicy {
+        access: spec.ip_access.as_ref().map(|access| Arc::new(ip_access(access))),
+        limits: spec.request_limits.as_ref().map(|limits| RequestLimits {
+            body_bytes: limits.body_bytes,
+            header_bytes: limits.header_bytes,
+            header_count: limits.header_count,
+        }),
+        connections: spec
+            .max_connections
+            .map(|most| Arc::new(ConnectionLimit { policy: policy.clone(), most })),
+        rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy, limit))),
+        compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
+    }
+}
+
+fn ip_access(spec: &IpAccessSpec) -> IpAccess {
+    // What is no block was refused with its document.
+    let blocks = |texts: &[String]| Blocks::new(texts.iter().filter_map(|text| Cidr::parse(text).ok()));
+    IpAccess { allow: blocks(&spec.allow), deny: blocks(&spec.deny) }
+}
+
+fn rate_limit(policy: Arc<str>, spec: &RateLimitSpec) -> RateLimit {
+    let header = spec.key.header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+    RateLimit {
+        policy,
+        requests: spec.requests.max(1),
+        per: spec.per.as_deref().and_then(|per| parse_duration(per).ok()).unwrap_or(Duration::from_secs(1)),
+        burst: spec.burst.unwrap_or(spec.requests).max(1),
+        key: match (header, &spec.key.cookie) {
+            (Some(name), _) => RateKey::Header(name),
+            (None, Some(name)) => RateKey::Cookie(name.as_str().into()),
+            (None, None) => RateKey::Client,
+        },
+    }
+}
+
+fn compression(spec: &CompressionSpec) -> Compression {
+    let coding = |algorithm: &CompressionAlgorithm| match algorithm {
+        CompressionAlgorithm::Zstd => Coding::Zstd,
+        CompressionAlgorithm::Br => Coding::Brotli,
+        CompressionAlgorithm::Gzip => Coding::Gzip,
+    };
+    let algorithms: Vec<Coding> = match spec.algorithms.as_slice() {
+        [] => vec![Coding::Zstd, Coding::Brotli, Coding::Gzip],
+        some => some.iter().map(coding).collect(),
+    };
+    let content_types: Vec<Box<str>> = match spec.content_types.as_slice() {
+        [] => TYPES.iter().map(|text| (*text).into()).collect(),
+        some => some.iter().map(|text| text.to_ascii_lowercase().trim_end_matches('*').into()).collect(),
+    };
+    Compression {
+        algorithms: algorithms.into(),
+        content_types: content_types.into(),
+        min_bytes: spec.min_bytes.unwrap_or(1024),
+    }
+}

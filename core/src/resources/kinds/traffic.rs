@@ -1,0 +1,133 @@
+//! TrafficPolicy (`tombolo.dev/v1alpha1`): what the edge asks of requests before they are sent on.
+
+use serde::{Deserialize, Serialize};
+
+/// TrafficPolicy: limits, access and encoding for what it targets.
+///
+/// Each field beside `targetRefs` counts as a whole. Of several policies that cover a request the one with the most
+/// specific target wins, field by field: a Service, then a rule, a route, a listener, a Gateway.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficPolicy {
+    /// What it applies to, 1 to 16, in its own namespace.
+    pub target_refs: Vec<TrafficTargetRef>,
+    /// Which clients may come in.
+    #[serde(default)]
+    pub ip_access: Option<IpAccessSpec>,
+    /// How large requests may be.
+    #[serde(default)]
+    pub request_limits: Option<RequestLimitsSpec>,
+    /// Client connections at a time in one gateway whose requests are under this policy, at least 1. A request on one
+    /// more is answered 503, and its connection closed.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    /// How many requests a client may send.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimitSpec>,
+    /// How responses are compressed.
+    #[serde(default)]
+    pub compression: Option<CompressionSpec>,
+}
+
+/// What a policy applies to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficTargetRef {
+    /// Empty for a Service, else `gateway.networking.k8s.io`.
+    #[serde(default)]
+    pub group: String,
+    /// `Gateway`, `HTTPRoute`, `GRPCRoute` or `Service`.
+    pub kind: String,
+    /// Its name, in the policy's namespace.
+    pub name: String,
+    /// A listener of the Gateway, or a rule of the route by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// Addresses or blocks in CIDR notation. The address is the client's, after PROXY protocol and trusted hops.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IpAccessSpec {
+    /// Only these come in; everybody where empty.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// These do not, also where they are allowed.
+    #[serde(default)]
+    pub deny: Vec<String>,
+}
+
+/// Bounds of a request.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestLimitsSpec {
+    /// Bytes of the body; 413 above.
+    #[serde(default)]
+    pub body_bytes: Option<u64>,
+    /// Bytes of all header names and values together; 431 above.
+    #[serde(default)]
+    pub header_bytes: Option<u32>,
+    /// Header fields; 431 above.
+    #[serde(default)]
+    pub header_count: Option<u32>,
+}
+
+/// A token bucket for each key, kept in each gateway by itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimitSpec {
+    /// Requests in each `per`, 1 to 1,000,000.
+    pub requests: u32,
+    /// Duration, 1s to 24h; one second where absent.
+    #[serde(default)]
+    pub per: Option<String>,
+    /// Requests that may come at once, 1 to 1,000,000; `requests` where absent.
+    #[serde(default)]
+    pub burst: Option<u32>,
+    /// What has a bucket of its own; the client's address where absent.
+    #[serde(default)]
+    pub key: RateKeySpec,
+}
+
+/// The key of a bucket: exactly one, or none for the client's address. A request without the header or cookie
+/// is counted by its client's address.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateKeySpec {
+    /// The client's address; of IPv6, its /64.
+    #[serde(default, rename = "clientIP")]
+    pub client_ip: Option<bool>,
+    /// The value of this header.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// The value of this cookie.
+    #[serde(default)]
+    pub cookie: Option<String>,
+}
+
+/// Compression of responses.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompressionSpec {
+    /// In order of preference; `zstd`, `br`, `gzip` where empty.
+    #[serde(default)]
+    pub algorithms: Vec<CompressionAlgorithm>,
+    /// Content types, `TYPE/*` for all of a type; texts, JSON, JavaScript, XML, SVG and WebAssembly where empty.
+    #[serde(default)]
+    pub content_types: Vec<String>,
+    /// Shorter responses stay as they are; 1024 where absent.
+    #[serde(default)]
+    pub min_bytes: Option<u64>,
+}
+
+/// A content coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionAlgorithm {
+    /// RFC 1952.
+    Gzip,
+    /// Brotli, RFC 7932.
+    Br,
+    /// RFC 8878.
+    Zstd,
+}
