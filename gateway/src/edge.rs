@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 use tombolo_core::{
-    decide::{Bind, BindKey, Compiled, ListenerProtocol},
+    decide::{Bind, BindKey, Compiled, Listener, ListenerProtocol},
     member::{ListenerSet, Wanted},
     proxy::{Acceptor, ConnectionService, Entry, HttpEngine, ListenLimits, Serving},
     telemetry::Telemetry,
@@ -44,7 +44,7 @@ impl Edge {
             let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
             let acceptor = match (protocol, tls) {
                 (ListenerProtocol::Https, Some(tls)) => Acceptor::Tls(Arc::clone(&tls.config)),
-                (ListenerProtocol::Https | ListenerProtocol::Http, _) => Acceptor::Plain,
+                _ => Acceptor::Plain,
             };
             engine.http(acceptor, Entry::Edge(*key))
         };
@@ -61,7 +61,10 @@ impl Edge {
     pub fn apply(&mut self, config: &Compiled, certificates: &Certificates) -> Vec<String> {
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
-        for bind in &config.binds {
+        // Raw connections are not served yet.
+        let is_http =
+            |l: &Arc<Listener>| matches!(l.protocol, ListenerProtocol::Http | ListenerProtocol::Https);
+        for bind in config.binds.iter().filter(|bind| bind.listeners.iter().any(is_http)) {
             match self.prepare(bind, certificates) {
                 Ok(prepared) => drop(wanted.insert(bind.key, prepared)),
                 Err(problem) => problems.push(problem),
@@ -88,7 +91,10 @@ impl Edge {
                     format!("port {} plus the offset {offset} is past 65535", bind.key.port)
                 })?,
             };
-        let protocol = bind.listeners.first().map_or(ListenerProtocol::Http, |listener| listener.protocol);
+        let protocol = match bind.listeners.first() {
+            Some(listener) if listener.protocol.begins_with_tls() => ListenerProtocol::Https,
+            _ => ListenerProtocol::Http,
+        };
         if protocol == ListenerProtocol::Https {
             let missing = self.update_tls(bind, certificates).map_err(|error| error.to_string())?;
             for secret in missing {

@@ -100,10 +100,7 @@ fn listener(bind: &Bind, served: &Served) -> Value {
             "gateway": &*listener.gateway,
             "name": &*listener.name,
             "hostname": listener.hostname,
-            "protocol": match listener.protocol {
-                ListenerProtocol::Http => "HTTP",
-                ListenerProtocol::Https => "HTTPS",
-            },
+            "protocol": listener.protocol.name(),
             "certificates": listener.certificates,
         })
     });

@@ -7,7 +7,8 @@ use super::{
     authorize::Policies,
     host::HostPattern,
     policy::PolicyTable,
-    services::{Mesh, rule_services},
+    services::{Mesh, rule_services, weighted_services},
+    stream::StreamTable,
     table::RouteTable,
 };
 use crate::{
@@ -37,7 +38,10 @@ impl Compiled {
     pub fn edge_services(&self) -> BTreeSet<ServiceKey> {
         let mut out = BTreeSet::new();
         let listeners = self.binds.iter().flat_map(|bind| &bind.listeners);
-        listeners.flat_map(|listener| listener.routes.rules()).for_each(|rule| rule_services(rule, &mut out));
+        for listener in listeners {
+            listener.routes.rules().for_each(|rule| rule_services(rule, &mut out));
+            listener.streams.routes().for_each(|route| weighted_services(&route.backends, &mut out));
+        }
         out
     }
 
@@ -65,7 +69,7 @@ pub struct BindKey {
 pub struct Bind {
     /// Where.
     pub key: BindKey,
-    /// In order of precedence of their hostnames; all with the same kind of protocol (plain or TLS).
+    /// In order of precedence of their hostnames; all plain HTTP, all TCP, or all of protocols that begin with TLS.
     pub listeners: Vec<Arc<Listener>>,
 }
 
@@ -80,11 +84,12 @@ pub struct Listener {
     pub hostname: Option<Arc<str>>,
     /// Protocol.
     pub protocol: ListenerProtocol,
-    /// `NAMESPACE/NAME` of the Secrets that hold its certificates (HTTPS).
+    /// `NAMESPACE/NAME` of the Secrets that hold its certificates, where TLS is terminated.
     pub certificates: Vec<Arc<str>>,
     /// [`hostname`](Self::hostname) as it is compared.
     pub(crate) pattern: HostPattern,
     pub(crate) routes: Arc<RouteTable>,
+    pub(crate) streams: Arc<StreamTable>,
 }
 
 /// What a listener speaks.
@@ -94,6 +99,19 @@ pub enum ListenerProtocol {
     Http,
     /// HTTP/1.1 and h2 over TLS terminated here.
     Https,
+    /// Anything over TLS, passed on by its server name without being decrypted.
+    TlsPassthrough,
+    /// Anything over TLS terminated here.
+    TlsTerminate,
+    /// Anything.
+    Tcp,
+}
+
+impl ListenerProtocol {
+    /// True if a connection begins with a ClientHello.
+    pub fn begins_with_tls(self) -> bool {
+        matches!(self, Self::Https | Self::TlsPassthrough | Self::TlsTerminate)
+    }
 }
 
 /// Whether a backend, or a lane of it, can be served now. Answered by `balance`; in `explain` by the snapshot alone.

@@ -21,6 +21,7 @@ mod redirect;
 mod route;
 mod rule;
 mod services;
+mod stream;
 mod table;
 mod trace;
 
@@ -39,6 +40,7 @@ pub use policy::{
     RateLimit, RequestLimits,
 };
 pub use route::{decide_edge, decide_mesh};
+pub use stream::{StreamDecision, decide_stream};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -7,7 +7,7 @@ use super::{
     Backend,
     gray::{Release, WhenUnavailable},
     hash::NameMap,
-    rule::{Action, Rule, Target},
+    rule::{Action, Rule, Target, Weighted},
     table::RouteTable,
 };
 use crate::model::{AppProtocol, Scope, ServiceKey};
@@ -95,6 +95,11 @@ pub(crate) fn rule_services(rule: &Rule, out: &mut BTreeSet<ServiceKey>) {
         release_services(release, out);
     }
     out.extend(rule.mirrors.iter().filter_map(|mirror| key(&mirror.backend)).cloned());
+}
+
+/// The services that a choice by weight may send to.
+pub(crate) fn weighted_services(backends: &Weighted, out: &mut BTreeSet<ServiceKey>) {
+    backends.targets().for_each(|target| target_service(target, out));
 }
 
 fn release_services(release: &Release, out: &mut BTreeSet<ServiceKey>) {

@@ -1,4 +1,4 @@
-//! Attaching HTTPRoutes to what they name as their parents: listeners (the edge), services (the mesh, GAMMA).
+//! Attaching routes to what they name as their parents: listeners (the edge), services (the mesh, GAMMA).
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,14 +11,12 @@ use super::{
     releases::Releases,
     rules::{RouteRules, compile_rules},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
+    streams::{self, StreamRules},
 };
 use crate::{
     decide::host::HostPattern,
     model::{Scope, ServiceKey},
-    resources::{
-        Object, ObjectKey, ObjectStatus, ResourceSet,
-        kinds::{HttpRoute, ParentRef},
-    },
+    resources::{ObjectKey, ObjectStatus, ResourceSet, kinds::ParentRef},
 };
 
 /// Attaches every route; returns their status.
@@ -28,34 +26,55 @@ pub(super) fn attach(
     gateways: &mut [GatewayDraft<'_>],
     mesh: &mut MeshDraft,
 ) -> Vec<ObjectStatus> {
-    let by_key: HashMap<ObjectKey, usize> =
-        gateways.iter().enumerate().map(|(at, draft)| (draft.key.clone(), at)).collect();
     let mut out = Vec::new();
+    let mut places = Places { resources, by_key: positions(gateways), gateways, mesh };
     for (key, route) in &resources.http_routes {
         let rules = compile_rules(resources, releases, key, route);
-        let mut attachment =
-            Attaching { resources, key, rules: &rules, hosts: hosts(route), done: HashSet::new() };
-        let mut parents = Vec::new();
-        for parent in &route.spec.parent_refs {
-            let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-            let at = ObjectKey::new(namespace, &parent.name);
-            let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
-            let outcome = match (group, parent.kind.as_deref().unwrap_or("Gateway")) {
-                (GATEWAY_GROUP, "Gateway") => match by_key.get(&at).and_then(|at| gateways.get_mut(*at)) {
-                    Some(gateway) => attachment.with_gateway(parent, gateway),
-                    None if is_foreign(resources, &at) => continue,
-                    None => no_parent(format!("there is no Gateway {at} of a class of ours")),
-                },
-                ("" | "core", "Service") => attachment.with_service(parent, Scope::Cluster, &at, mesh),
-                (MCS_GROUP, "ServiceImport") => attachment.with_service(parent, Scope::Clusterset, &at, mesh),
-                // Somebody else's kind of parent, and status.
-                _ => continue,
-            };
-            parents.push(parent_status(parent, route, outcome.err(), &rules));
-        }
+        let attaching = Attaching {
+            kind: "HTTPRoute",
+            key,
+            generation: route.meta.generation,
+            hosts: hosts(&route.spec.hostnames),
+            cargo: Cargo::Requests(&rules),
+            done: HashSet::new(),
+        };
+        let parents = attaching.to(&route.spec.parent_refs, &mut places);
         out.push(object_status("HTTPRoute", route, json!({ "parents": parents })));
     }
+    let mut streams = HashMap::new();
+    for source in streams::sources(resources) {
+        let attaching = Attaching {
+            kind: source.kind,
+            key: source.key,
+            generation: source.generation,
+            hosts: source.hosts,
+            cargo: Cargo::Streams(&source.rules),
+            done: HashSet::new(),
+        };
+        let parents = attaching.to(source.parents, &mut places);
+        streams.insert((source.kind, source.key), json!({ "parents": parents }));
+    }
+    for (key, route) in &resources.tls_routes {
+        let stanza = streams.remove(&("TLSRoute", key)).unwrap_or_default();
+        out.push(object_status("TLSRoute", route, stanza));
+    }
+    for (key, route) in &resources.tcp_routes {
+        let stanza = streams.remove(&("TCPRoute", key)).unwrap_or_default();
+        out.push(object_status("TCPRoute", route, stanza));
+    }
     out
+}
+
+fn positions(gateways: &[GatewayDraft<'_>]) -> HashMap<ObjectKey, usize> {
+    gateways.iter().enumerate().map(|(at, draft)| (draft.key.clone(), at)).collect()
+}
+
+/// What routes can be attached to.
+struct Places<'p, 'g> {
+    resources: &'p ResourceSet,
+    by_key: HashMap<ObjectKey, usize>,
+    gateways: &'p mut [GatewayDraft<'g>],
+    mesh: &'p mut MeshDraft,
 }
 
 /// True for a Gateway of another implementation, whose routes are not for us to judge.
@@ -65,30 +84,94 @@ fn is_foreign(resources: &ResourceSet, gateway: &ObjectKey) -> bool {
     resources.gateway_classes.get(&class).is_some_and(|class| class.spec.controller_name != CONTROLLER)
 }
 
-fn hosts(route: &Object<HttpRoute>) -> Vec<HostPattern> {
-    if route.spec.hostnames.is_empty() {
+fn hosts(hostnames: &[String]) -> Vec<HostPattern> {
+    if hostnames.is_empty() {
         return vec![HostPattern::Any];
     }
-    route.spec.hostnames.iter().map(|host| HostPattern::parse(Some(host))).collect()
+    hostnames.iter().map(|host| HostPattern::parse(Some(host))).collect()
 }
 
 fn no_parent(message: String) -> Result<(), Problem> {
     Err(Problem::new("NoMatchingParent", message))
 }
 
+/// What a route brings along.
+#[derive(Clone, Copy)]
+enum Cargo<'a> {
+    /// Rules for requests.
+    Requests(&'a RouteRules),
+    /// One for connections.
+    Streams(&'a StreamRules),
+}
+
+impl<'a> Cargo<'a> {
+    fn unresolved(self) -> &'a [Problem] {
+        match self {
+            Self::Requests(rules) => &rules.unresolved,
+            Self::Streams(rules) => &rules.unresolved,
+        }
+    }
+
+    fn unsupported(self) -> &'a [Problem] {
+        match self {
+            Self::Requests(rules) => &rules.unsupported,
+            Self::Streams(rules) => &rules.unsupported,
+        }
+    }
+
+    /// True if everything in it had to be left out.
+    fn is_empty(self) -> bool {
+        match self {
+            Self::Requests(rules) => rules.entries.is_empty(),
+            Self::Streams(_) => false,
+        }
+    }
+}
+
 /// One route on its way to its parents.
 struct Attaching<'a> {
-    resources: &'a ResourceSet,
+    kind: &'static str,
     key: &'a ObjectKey,
-    rules: &'a RouteRules,
+    generation: i64,
     hosts: Vec<HostPattern>,
+    cargo: Cargo<'a>,
     /// Gateway and listener, service and port: attached by an earlier parentRef.
     done: HashSet<(ObjectKey, String)>,
 }
 
 impl Attaching<'_> {
+    /// To each of its parents; gives what is said of them.
+    fn to(mut self, parent_refs: &[ParentRef], places: &mut Places<'_, '_>) -> Vec<Value> {
+        let mut parents = Vec::new();
+        for parent in parent_refs {
+            let namespace = parent.namespace.as_deref().unwrap_or(&self.key.namespace);
+            let at = ObjectKey::new(namespace, &parent.name);
+            let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+            let outcome = match (group, parent.kind.as_deref().unwrap_or("Gateway")) {
+                (GATEWAY_GROUP, "Gateway") => {
+                    match places.by_key.get(&at).and_then(|at| places.gateways.get_mut(*at)) {
+                        Some(gateway) => self.with_gateway(parent, gateway, places.resources),
+                        None if is_foreign(places.resources, &at) => continue,
+                        None => no_parent(format!("there is no Gateway {at} of a class of ours")),
+                    }
+                }
+                ("" | "core", "Service") => self.with_service(parent, Scope::Cluster, &at, places),
+                (MCS_GROUP, "ServiceImport") => self.with_service(parent, Scope::Clusterset, &at, places),
+                // Somebody else's kind of parent, and status.
+                _ => continue,
+            };
+            parents.push(self.parent_status(parent, outcome.err()));
+        }
+        parents
+    }
+
     /// To every listener that the parentRef means, that lets the route in, and with which it shares a host.
-    fn with_gateway(&mut self, parent: &ParentRef, gateway: &mut GatewayDraft<'_>) -> Result<(), Problem> {
+    fn with_gateway(
+        &mut self,
+        parent: &ParentRef,
+        gateway: &mut GatewayDraft<'_>,
+        resources: &ResourceSet,
+    ) -> Result<(), Problem> {
         let (mut meant, mut allowed, mut shared) = (false, false, false);
         let gateway_key = gateway.key;
         for listener in &mut gateway.listeners {
@@ -98,7 +181,8 @@ impl Attaching<'_> {
             }
             meant = true;
             let namespace = &self.key.namespace;
-            if !listener.takes_http || !listener.allows(self.resources, &gateway_key.namespace, namespace) {
+            let takes = listener.kinds.contains(&self.kind);
+            if !takes || !listener.allows(resources, &gateway_key.namespace, namespace) {
                 continue;
             }
             allowed = true;
@@ -112,8 +196,13 @@ impl Attaching<'_> {
             shared = true;
             if self.done.insert((gateway_key.clone(), listener.spec.name.clone())) {
                 listener.attached += 1;
-                for host in hosts {
-                    listener.entries.extend(self.rules.entries.iter().map(|e| (host.clone(), e.clone())));
+                match self.cargo {
+                    Cargo::Requests(rules) => {
+                        for host in hosts {
+                            listener.entries.extend(rules.entries.iter().map(|e| (host.clone(), e.clone())));
+                        }
+                    }
+                    Cargo::Streams(rules) => listener.add_stream(&self.hosts, rules),
                 }
             }
         }
@@ -138,9 +227,15 @@ impl Attaching<'_> {
         parent: &ParentRef,
         scope: Scope,
         at: &ObjectKey,
-        mesh: &mut MeshDraft,
+        places: &mut Places<'_, '_>,
     ) -> Result<(), Problem> {
-        let service = self.resources.services.get(at);
+        let Cargo::Requests(rules) = self.cargo else {
+            return no_parent(format!(
+                "a {} cannot be attached to a service here, only to a Gateway",
+                self.kind
+            ));
+        };
+        let service = places.resources.services.get(at);
         if service.is_none() && scope == Scope::Cluster {
             return no_parent(format!("there is no Service {at}"));
         }
@@ -162,40 +257,35 @@ impl Attaching<'_> {
         };
         if self.done.insert((at.clone(), format!("{scope:?} {port:?}"))) {
             let consumer = (at.namespace != self.key.namespace).then(|| self.key.namespace.as_str().into());
-            let entries = self.rules.entries.clone();
-            mesh.attachments.entry(service).or_default().push(Attachment { consumer, port, entries });
+            let entries = rules.entries.clone();
+            places.mesh.attachments.entry(service).or_default().push(Attachment { consumer, port, entries });
         }
         Ok(())
     }
-}
 
-/// The status of a route at one parent (Gateway API RouteParentStatus).
-fn parent_status(
-    parent: &ParentRef,
-    route: &Object<HttpRoute>,
-    problem: Option<Problem>,
-    rules: &RouteRules,
-) -> Value {
-    let mut conditions = Conditions::new(route.meta.generation);
-    let nothing_left = rules.entries.is_empty();
-    match problem {
-        Some(problem) => conditions.good("Accepted", &[problem]),
-        None if nothing_left => conditions.good("Accepted", &rules.unsupported),
-        None => conditions.good("Accepted", &[]),
+    /// The status of the route at one parent (Gateway API RouteParentStatus).
+    fn parent_status(&self, parent: &ParentRef, problem: Option<Problem>) -> Value {
+        let mut conditions = Conditions::new(self.generation);
+        let (unsupported, nothing_left) = (self.cargo.unsupported(), self.cargo.is_empty());
+        match problem {
+            Some(problem) => conditions.good("Accepted", &[problem]),
+            None if nothing_left => conditions.good("Accepted", unsupported),
+            None => conditions.good("Accepted", &[]),
+        }
+        conditions.good("ResolvedRefs", self.cargo.unresolved());
+        if let Some(first) = unsupported.first().filter(|_| !nothing_left) {
+            conditions.add("PartiallyInvalid", "True", first.reason, messages(unsupported));
+        }
+        // With the defaults that an API server fills in.
+        let defaulted = ParentRef {
+            group: Some(parent.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into())),
+            kind: Some(parent.kind.clone().unwrap_or_else(|| "Gateway".into())),
+            ..parent.clone()
+        };
+        json!({
+            "parentRef": serde_json::to_value(defaulted).unwrap_or_default(),
+            "controllerName": CONTROLLER,
+            "conditions": conditions.value(),
+        })
     }
-    conditions.good("ResolvedRefs", &rules.unresolved);
-    if let Some(first) = rules.unsupported.first().filter(|_| !nothing_left) {
-        conditions.add("PartiallyInvalid", "True", first.reason, messages(&rules.unsupported));
-    }
-    // With the defaults that an API server fills in.
-    let defaulted = ParentRef {
-        group: Some(parent.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into())),
-        kind: Some(parent.kind.clone().unwrap_or_else(|| "Gateway".into())),
-        ..parent.clone()
-    };
-    json!({
-        "parentRef": serde_json::to_value(defaulted).unwrap_or_default(),
-        "controllerName": CONTROLLER,
-        "conditions": conditions.value(),
-    })
 }

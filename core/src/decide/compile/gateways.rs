@@ -1,7 +1,7 @@
 //! GatewayClasses and Gateways: which listeners serve, and what is wrong with the others.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -12,16 +12,18 @@ use super::{
     certificates::certificates,
     refs::{GATEWAY_GROUP, by_age},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
+    streams::protocol_of,
 };
 use crate::{
     decide::{
         Bind, BindKey, Listener, ListenerProtocol,
         host::HostPattern,
+        stream::StreamRoute,
         table::{Entry, RouteTable},
     },
     resources::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
-        kinds::{AllowedRoutes, FromNamespaces, Gateway, GatewayClass, ListenerSpec, TlsMode},
+        kinds::{AllowedRoutes, FromNamespaces, Gateway, GatewayClass, ListenerSpec},
     },
 };
 
@@ -39,8 +41,8 @@ pub(super) struct ListenerDraft<'a> {
     pub(super) spec: &'a ListenerSpec,
     pub(super) pattern: HostPattern,
     protocol: Option<ListenerProtocol>,
-    /// Whether HTTPRoutes may attach.
-    pub(super) takes_http: bool,
+    /// Kinds of routes that may attach, all of the Gateway API's group.
+    pub(super) kinds: Vec<&'static str>,
     refused: Vec<Problem>,
     conflicts: Vec<Problem>,
     invalid_kinds: Vec<Problem>,
@@ -50,6 +52,8 @@ pub(super) struct ListenerDraft<'a> {
     /// Routes attached, each once.
     pub(super) attached: usize,
     pub(super) entries: Vec<(HostPattern, Entry)>,
+    /// Each with the route's own hostname, and what it shares with the listener.
+    pub(super) streams: Vec<(HostPattern, HostPattern, Arc<StreamRoute>)>,
 }
 
 /// True if a class is for this implementation.
@@ -104,7 +108,7 @@ fn listener<'a>(resources: &ResourceSet, gateway: &ObjectKey, spec: &'a Listener
         spec,
         pattern: HostPattern::parse(spec.hostname.as_deref()),
         protocol: None,
-        takes_http: false,
+        kinds: Vec::new(),
         refused: Vec::new(),
         conflicts: Vec::new(),
         invalid_kinds: Vec::new(),
@@ -112,50 +116,67 @@ fn listener<'a>(resources: &ResourceSet, gateway: &ObjectKey, spec: &'a Listener
         certificates: Vec::new(),
         attached: 0,
         entries: Vec::new(),
+        streams: Vec::new(),
     };
-    match spec.protocol.as_str() {
-        "HTTP" => out.protocol = Some(ListenerProtocol::Http),
-        "HTTPS" if spec.tls.as_ref().is_some_and(|tls| tls.mode == Some(TlsMode::Passthrough)) => {
-            let message = "an HTTPS listener terminates TLS: mode Passthrough is for protocol TLS";
-            out.refused.push(Problem::new("UnsupportedValue", message));
+    match protocol_of(spec) {
+        Ok(protocol) => {
+            out.protocol = Some(protocol);
+            if protocol.needs_certificates() {
+                (out.certificates, out.unresolved) = certificates(resources, gateway, spec);
+            }
+            if protocol == ListenerProtocol::Tcp {
+                // Nothing that is sent tells a host.
+                out.pattern = HostPattern::Any;
+            }
         }
-        "HTTPS" => {
-            out.protocol = Some(ListenerProtocol::Https);
-            (out.certificates, out.unresolved) = certificates(resources, gateway, spec);
-        }
-        other => {
-            let message = format!("protocol {other:?} is not supported, only HTTP and HTTPS");
-            out.refused.push(Problem::new("UnsupportedProtocol", message));
-        }
+        Err(problem) => out.refused.push(problem),
     }
-    let kinds = spec.allowed_routes.as_ref().map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
-    let is_http = |group: Option<&str>, kind: &str| {
-        group.unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP && kind == "HTTPRoute"
-    };
-    out.takes_http = out.protocol.is_some()
-        && (kinds.is_empty() || kinds.iter().any(|kind| is_http(kind.group.as_deref(), &kind.kind)));
-    for kind in kinds.iter().filter(|kind| !is_http(kind.group.as_deref(), &kind.kind)) {
-        let message = format!("routes of kind {:?} are not supported here, only HTTPRoute", kind.kind);
-        out.invalid_kinds.push(Problem::new("InvalidRouteKinds", message));
+    let possible = out.protocol.map(ListenerProtocol::route_kinds).unwrap_or_default();
+    let named = spec.allowed_routes.as_ref().map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
+    if named.is_empty() {
+        out.kinds = possible.to_vec();
+    }
+    for kind in named {
+        let is_ours = kind.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP;
+        match possible.iter().find(|possible| is_ours && **possible == kind.kind) {
+            Some(known) if !out.kinds.contains(known) => out.kinds.push(known),
+            Some(_) => {}
+            None => {
+                let message = format!(
+                    "routes of kind {:?} are not supported here, only {}",
+                    kind.kind,
+                    possible.join(", ")
+                );
+                out.invalid_kinds.push(Problem::new("InvalidRouteKinds", message));
+            }
+        }
     }
     out
 }
 
 /// Listeners of one Gateway that cannot be told apart: none of them is accepted (Gateway API, "distinct listeners").
 fn conflicts_within(listeners: &mut [ListenerDraft<'_>]) {
-    let mut protocols: HashMap<u16, HashSet<&'static str>> = HashMap::new();
-    let mut hosts: HashMap<(u16, HostPattern), usize> = HashMap::new();
-    let serving = |l: &&ListenerDraft<'_>| l.protocol.is_some();
-    for l in listeners.iter().filter(serving) {
-        protocols.entry(l.spec.port).or_default().insert(protocol_name(l.protocol));
-        *hosts.entry((l.spec.port, l.pattern.clone())).or_default() += 1;
-    }
-    for l in listeners.iter_mut().filter(|l| l.protocol.is_some()) {
-        let port = l.spec.port;
-        if protocols.get(&port).is_some_and(|names| names.len() > 1) {
-            let message = format!("listeners with and without TLS share port {port}");
+    let all: Vec<(u16, HostPattern, Option<ListenerProtocol>)> =
+        listeners.iter().map(|l| (l.spec.port, l.pattern.clone(), l.protocol)).collect();
+    for (at, l) in listeners.iter_mut().enumerate() {
+        let (Some(protocol), port) = (l.protocol, l.spec.port) else { continue };
+        let others = all.iter().enumerate().filter(|(other, (p, ..))| *other != at && *p == port);
+        let others = others.filter_map(|(_, (_, pattern, protocol))| Some((pattern, (*protocol)?)));
+        let (mut clash, mut same) = (None, false);
+        for (pattern, other) in others {
+            if !protocol.shares_port_with(other) || (*pattern == l.pattern && protocol != other) {
+                clash = Some(other);
+            }
+            same |= *pattern == l.pattern;
+        }
+        if let Some(other) = clash {
+            let message = format!(
+                "listeners for {} and {} cannot share port {port} here",
+                protocol.name(),
+                other.name()
+            );
             l.conflicts.push(Problem::new("ProtocolConflict", message));
-        } else if hosts.get(&(port, l.pattern.clone())).is_some_and(|count| *count > 1) {
+        } else if same {
             let message = format!("more than one listener has port {port} and hostname {}", l.pattern);
             l.conflicts.push(Problem::new("HostnameConflict", message));
         }
@@ -171,24 +192,15 @@ fn conflicts_over_sockets(drafts: &mut [GatewayDraft<'_>]) {
                 let key = BindKey { address, port: l.spec.port };
                 let (protocol, owner) =
                     sockets.entry(key).or_insert_with(|| (l.protocol, draft.key.to_string()));
-                if *protocol != l.protocol {
-                    let message = format!(
-                        "port {} speaks {} for the older Gateway {owner}",
-                        l.spec.port,
-                        protocol_name(*protocol)
-                    );
+                if let (Some(theirs), Some(ours)) = (*protocol, l.protocol)
+                    && !theirs.shares_port_with(ours)
+                {
+                    let (port, theirs) = (l.spec.port, theirs.name());
+                    let message = format!("port {port} speaks {theirs} for the older Gateway {owner}");
                     l.conflicts.push(Problem::new("ProtocolConflict", message));
                 }
             }
         }
-    }
-}
-
-fn protocol_name(protocol: Option<ListenerProtocol>) -> &'static str {
-    match protocol {
-        Some(ListenerProtocol::Http) => "HTTP",
-        Some(ListenerProtocol::Https) => "HTTPS",
-        None => "nothing",
     }
 }
 
@@ -233,11 +245,8 @@ impl ListenerDraft<'_> {
         } else {
             conditions.add("Programmed", "False", "Invalid", "the listener cannot serve");
         }
-        let kinds = if self.takes_http {
-            json!([{ "group": GATEWAY_GROUP, "kind": "HTTPRoute" }])
-        } else {
-            json!([])
-        };
+        let kinds: Vec<Value> =
+            self.kinds.iter().map(|kind| json!({ "group": GATEWAY_GROUP, "kind": kind })).collect();
         json!({
             "name": self.spec.name,
             "supportedKinds": kinds,
@@ -261,6 +270,7 @@ pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
                 certificates: l.certificates.clone(),
                 pattern: l.pattern.clone(),
                 routes: Arc::new(RouteTable::new(std::mem::take(&mut l.entries))),
+                streams: Arc::new(l.take_streams()),
             });
             for address in draft.addresses.iter().copied() {
                 let key = BindKey { address, port: l.spec.port };

@@ -12,6 +12,7 @@ mod refs;
 mod releases;
 mod rules;
 mod status;
+mod streams;
 mod traffic;
 
 use self::{mesh::MeshDraft, releases::Releases};

@@ -67,8 +67,23 @@ pub(super) fn of_namespace<'a, T>(
     objects.range(ObjectKey::new(namespace, "")..).take_while(move |(key, _)| key.namespace == namespace)
 }
 
-/// The service of a backendRef, or why there is none (Gateway API RouteConditionResolvedRefs).
+/// The service of a backendRef for HTTP, or why there is none (Gateway API RouteConditionResolvedRefs).
 pub(super) fn resolve(
+    resources: &ResourceSet,
+    from: Referrer<'_>,
+    reference: &BackendRef,
+) -> Result<Resolved, Problem> {
+    let found = find_backend(resources, from, reference)?;
+    if found.protocol == Some(AppProtocol::Tcp) {
+        let (port, key) = (reference.port.unwrap_or_default(), &found.key);
+        let message = format!("port {port} of {key} does not speak HTTP, by its appProtocol");
+        return Err(Problem::new("UnsupportedProtocol", message));
+    }
+    Ok(found)
+}
+
+/// The service of a backendRef, whatever is spoken there.
+pub(super) fn find_backend(
     resources: &ResourceSet,
     from: Referrer<'_>,
     reference: &BackendRef,
@@ -91,10 +106,6 @@ pub(super) fn resolve(
     }
     let port = reference.port.unwrap_or_default();
     let protocol = protocol_of(resources, scope, &key, port)?;
-    if protocol == Some(AppProtocol::Tcp) {
-        let message = format!("port {port} of {kind} {key} does not speak HTTP, by its appProtocol");
-        return Err(Problem::new("UnsupportedProtocol", message));
-    }
     let service = ServiceKey::new(scope, &key.namespace, &key.name)
         .map_err(|error| Problem::new("BackendNotFound", error.to_string()))?;
     let labels: Labels =

@@ -1,6 +1,7 @@
 //! Status and attachment, from documents.
 
 mod gateways;
+mod streams;
 mod traffic;
 
 use serde_json::Value;

@@ -1,0 +1,117 @@
+//! Where bytes go that are not parsed: TLSRoutes and TCPRoutes.
+
+use std::sync::Arc;
+
+use super::{
+    Backend, Bind, BindKey, Listener, ListenerProtocol,
+    hash::NameMap,
+    host::{HostPattern, normalize_host},
+    rule::Weighted,
+    trace::Untraced,
+};
+use crate::model::Snapshot;
+
+/// Where a raw connection goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamDecision {
+    /// e.g. `tlsroute/shop/mqtt`.
+    pub route: Arc<str>,
+    /// The rule's name, else its position.
+    pub rule: Arc<str>,
+    /// Where its bytes go.
+    pub backend: Backend,
+}
+
+/// What to do with a raw connection on a public listener: `sni` is the server name of its ClientHello, if it began with
+/// one; `terminated` says that its TLS was ended here. `random` is 64 fresh random bits.
+///
+/// The error is a reason for the access log: `no_listener`, `no_route`, or `no_valid_backend` for the share of
+/// connections whose backendRef leads nowhere.
+pub fn decide_stream(
+    snapshot: &Snapshot,
+    bind: BindKey,
+    sni: Option<&str>,
+    terminated: bool,
+    random: u64,
+) -> Result<StreamDecision, &'static str> {
+    let bind = snapshot.config.bind(bind).ok_or("no_listener")?;
+    let name = normalize_host(sni.unwrap_or_default());
+    let group = bind.listeners_for(&name, &mut Untraced).ok_or("no_listener")?;
+    // The configuration may have changed since the connection was accepted: bytes that were decrypted here never go
+    // where ciphertext is meant to go, nor the other way around.
+    let fits = |listener: &&Arc<Listener>| match listener.protocol {
+        ListenerProtocol::Tcp => true,
+        ListenerProtocol::TlsTerminate => terminated,
+        ListenerProtocol::TlsPassthrough => !terminated && sni.is_some(),
+        ListenerProtocol::Http | ListenerProtocol::Https => false,
+    };
+    let mut tables = group.iter().filter(fits).map(|listener| &listener.streams);
+    let route = tables.find_map(|table| table.find(&name)).ok_or("no_route")?;
+    let target = route.backends.pick(random).map_err(|_| "no_valid_backend")?;
+    Ok(StreamDecision {
+        route: route.route.clone(),
+        rule: route.rule.clone(),
+        backend: target.backend.clone(),
+    })
+}
+
+impl Bind {
+    /// The listener that takes a TLS connection with this server name: the one with the most specific hostname that
+    /// covers it; of several with the same hostname, the oldest Gateway's. A client that sends no server name gets the
+    /// listener for every host, if there is one.
+    pub fn tls_listener(&self, sni: Option<&str>) -> Option<&Arc<Listener>> {
+        let name = normalize_host(sni.unwrap_or_default());
+        self.listeners_for(&name, &mut Untraced)?.first()
+    }
+}
+
+/// A TLSRoute or TCPRoute as it is carried out.
+#[derive(Debug)]
+pub(crate) struct StreamRoute {
+    /// e.g. `tlsroute/shop/mqtt`.
+    pub(crate) route: Arc<str>,
+    /// Name or position of its rule.
+    pub(crate) rule: Arc<str>,
+    pub(crate) backends: Weighted,
+}
+
+/// The raw routes of one listener, one for each hostname.
+#[derive(Debug, Default)]
+pub(crate) struct StreamTable {
+    exact: NameMap<Box<str>, Arc<StreamRoute>>,
+    /// By suffix with its dot.
+    wildcard: NameMap<Box<str>, Arc<StreamRoute>>,
+    any: Option<Arc<StreamRoute>>,
+}
+
+impl StreamTable {
+    /// From routes in their order of precedence: of those for one hostname the first counts.
+    pub(crate) fn new(entries: impl IntoIterator<Item = (HostPattern, Arc<StreamRoute>)>) -> Self {
+        let mut table = Self::default();
+        for (host, route) in entries {
+            match host {
+                HostPattern::Exact(name) => drop(table.exact.entry((*name).into()).or_insert(route)),
+                HostPattern::Wildcard(suffix) => {
+                    drop(table.wildcard.entry((*suffix).into()).or_insert(route))
+                }
+                HostPattern::Any => drop(table.any.get_or_insert(route)),
+            }
+        }
+        table
+    }
+
+    /// All routes, once for each of their hostnames.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &StreamRoute> {
+        self.exact.values().chain(self.wildcard.values()).chain(&self.any).map(|route| &**route)
+    }
+
+    /// The route for a server name (normalized; empty: none was sent): exact, then the longest wildcard, then any.
+    fn find(&self, name: &str) -> Option<&StreamRoute> {
+        if let Some(route) = self.exact.get(name) {
+            return Some(route);
+        }
+        let suffixes = name.match_indices('.').filter(|(at, _)| *at > 0).filter_map(|(at, _)| name.get(at..));
+        let wildcard = suffixes.into_iter().find_map(|suffix| self.wildcard.get(suffix));
+        wildcard.or(self.any.as_ref()).map(|route| &**route)
+    }
+}
