@@ -33,6 +33,7 @@ pub use authorize::{InboundWorkload, Verdict, authorize};
 pub use compile::compile;
 pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol, SnapshotAvailability};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
+pub(crate) use gray::cookie;
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::Arrival;
+use super::{Arrival, gate::Places};
 
 /// Small writes are gathered up to here, then written; above TLS this makes one record of head and body.
 const WRITE_BUFFER: usize = 16 * 1024;
@@ -124,12 +124,14 @@ impl Wire {
 }
 
 /// Ties a connection to the requests on it: found by the engine through pingora's session digest.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Link {
     /// Where the connection came from.
     pub arrival: Arc<Arrival>,
     /// Of the request's head.
     pub head: Arc<HeadState>,
+    /// Held under TrafficPolicies for as long as the connection lives.
+    pub places: Places,
 }
 
 /// The state of a request's head, shared by the connection and the engine.
@@ -190,7 +192,7 @@ impl Connection {
     /// A connection that was accepted.
     pub(super) fn downstream(wire: Wire, arrival: Arc<Arrival>, h2: bool) -> Self {
         let state = Arc::new(HeadState::default());
-        let link = Link { arrival: arrival.clone(), head: state.clone() };
+        let link = Link { arrival: arrival.clone(), head: state.clone(), places: Places::default() };
         let socket = socket_digest(&wire, arrival.peer, arrival.local);
         let response = ResponseHeader::build(200, Some(0)).ok();
         let proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(link)))));

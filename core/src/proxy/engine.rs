@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     Acceptor, Arrival, Connection, ConnectionService, Director, Entry, MeshUpstream, Observer, Picker,
     acceptor::Spoken,
-    gate::{Gate, Mirrors},
+    gate::{Gate, Mirrors, PolicyState},
     listen::{Accepted, ListenStats, signalled},
     tcp,
     upstream::MeshConnector,
@@ -89,6 +89,7 @@ impl HttpEngine {
             upstream: parts.upstream,
             observer: parts.observer,
             mirrors: Mirrors::default(),
+            policies: PolicyState::default(),
         };
         Ok(Arc::new(Self { proxy: Arc::new(build(gate, connector)?), tcp }))
     }

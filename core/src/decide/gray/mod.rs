@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookies};
+pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookie, cookies};
 pub(crate) use split::{Split, WHOLE};
 
 use super::{

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, Version};
 
-use super::{failure::Failure, mirror::Copies};
+use super::{failure::Failure, mirror::Copies, policy::Progress};
 use crate::{
     decide::Decision,
     model::Endpoint,
@@ -32,6 +32,8 @@ pub(in crate::proxy) struct Context {
     pub trace_id: Option<Box<str>>,
     /// Copies of the body on their way.
     pub mirrors: Copies,
+    /// What policies remember.
+    pub policy: Progress,
 }
 
 /// A request as it came, for the access log.
@@ -79,6 +81,7 @@ impl Context {
             local_route: None,
             trace_id: None,
             mirrors: Copies::default(),
+            policy: Progress::default(),
         }
     }
 

@@ -6,6 +6,7 @@ mod context;
 mod failure;
 mod head;
 mod mirror;
+mod policy;
 mod steps;
 mod trace;
 
@@ -26,6 +27,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 pub(super) use trace::random;
 
 pub(super) use mirror::Mirrors;
+pub(super) use policy::{Places, PolicyState};
 
 use attempt::Sent;
 use context::Context;
@@ -45,6 +47,7 @@ pub(super) struct Gate {
     pub upstream: Arc<MeshUpstream>,
     pub observer: Arc<dyn Observer>,
     pub mirrors: Mirrors,
+    pub policies: PolicyState,
 }
 
 /// The status of an answer that the client already has, if it is a final one.
@@ -79,6 +82,10 @@ impl ProxyHttp for Gate {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         match self.admit(session, context)? {
             None => {
+                if let Some(refusal) = self.ask_policies(session, context) {
+                    return self.answer(session, context, refusal).await.map(|()| true);
+                }
+                self.depart(session, context)?;
                 self.begin_mirrors(session, context);
                 Ok(false)
             }
@@ -89,6 +96,7 @@ impl ProxyHttp for Gate {
     /// Called for every try.
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let upgrade = session.is_upgrade_req();
+        context.policy.begin_try();
         let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
         next.map(Box::new).map_err(|failure| {
             context.failure = Some(failure);
@@ -121,6 +129,10 @@ impl ProxyHttp for Gate {
         end: bool,
         context: &mut Context,
     ) -> Result<()> {
+        if let Err(failure) = context.policy.body(body.as_ref()) {
+            context.failure = Some(failure);
+            return Err(failure.error().into_down());
+        }
         context.mirrors.body(body.as_ref(), end);
         Ok(())
     }
@@ -171,7 +183,7 @@ impl ProxyHttp for Gate {
         if let Some(cookie) = &decision.set_cookie {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
-        Ok(())
+        context.policy.respond(response)
     }
 
     /// A response that trickles beyond the request's total time is cut.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Gate {
-    /// Checks, cleans and decides. `Ok(None)`: the request goes on, its head changed as decided.
+    /// Checks, cleans and decides. `Ok(None)`: the request goes on.
     pub(super) fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<LocalAnswer>> {
         let Some(arrival) = context.arrival.clone() else {
             return Err(Failure::new(500, "internal").error());
@@ -33,11 +33,18 @@ impl Gate {
         match outcome {
             Outcome::Local(answer) => Ok(Some(answer)),
             Outcome::Forward(decision) => {
-                head::apply(session.req_header_mut(), &decision)?;
                 context.deadline = decision.timeouts.request.map(|limit| context.begun + limit);
                 context.decision = Some(decision);
                 Ok(None)
             }
+        }
+    }
+
+    /// Changes the head as decided.
+    pub(super) fn depart(&self, session: &mut Session, context: &Context) -> Result<()> {
+        match &context.decision {
+            Some(decision) => head::apply(session.req_header_mut(), decision),
+            None => Ok(()),
         }
     }
 

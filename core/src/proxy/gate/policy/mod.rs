@@ -1,0 +1,122 @@
+//! What TrafficPolicies ask of a request, carried out. What its head alone decides has been decided before.
+
+mod places;
+mod rate;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+pub(in crate::proxy) use places::Places;
+
+use super::{Gate, context::Context, failure::Failure};
+use crate::{
+    decide::{LocalAnswer, RateLimit},
+    proxy::connection::Link,
+};
+use rate::{Buckets, Taken};
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// What an engine remembers for its policies, over all requests.
+#[derive(Default)]
+pub(in crate::proxy) struct PolicyState {
+    buckets: Buckets,
+    connections: places::Counts,
+}
+
+/// What is remembered for one request.
+#[derive(Default)]
+pub(in crate::proxy) struct Progress {
+    /// Bytes that the body may have, where it is bounded.
+    body_most: Option<u64>,
+    /// Bytes of it that this try has sent.
+    body_seen: u64,
+    /// For the response.
+    rate: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Gate {
+    /// Asks what the decision's policies ask. An answer is a refusal.
+    pub(super) fn ask_policies(&self, session: &mut Session, context: &mut Context) -> Option<LocalAnswer> {
+        let decision = context.decision.as_deref().filter(|decision| !decision.policies.is_empty())?;
+        let (policies, route) = (decision.policies.clone(), decision.route.clone());
+        let refuse = |status, reason, headers| {
+            Some(LocalAnswer { status, headers, reason, route: Some(route.clone()) })
+        };
+        let most = policies.limits().body_bytes;
+        if most.is_some_and(|most| content_length(session).is_some_and(|length| length > most)) {
+            session.set_keepalive(None);
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", Vec::new());
+        }
+        context.policy.body_most = most;
+        if let Some(limit) = policies.connections()
+            && !link(session).is_none_or(|link| self.policies.connections.admit(limit, &link.places))
+        {
+            session.set_keepalive(None);
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "policy_connections", Vec::new());
+        }
+        let client = context.arrival.as_ref().map(|arrival| arrival.caller(0).address);
+        if let (Some(limit), Some(client)) = (policies.rate(), client) {
+            let taken =
+                self.policies.buckets.take(limit, &session.req_header().headers, client, Instant::now());
+            let mut headers = rate_headers(limit, &taken);
+            if !taken.allowed {
+                headers.push((header::RETRY_AFTER, seconds_up(taken.retry_in).max(1).into()));
+                return refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", headers);
+            }
+            context.policy.rate = headers;
+        }
+        None
+    }
+}
+
+impl Progress {
+    /// Another try sends the body from its begin.
+    pub fn begin_try(&mut self) {
+        self.body_seen = 0;
+    }
+
+    /// Counts a part of the body.
+    pub fn body(&mut self, body: Option<&Bytes>) -> Result<(), Failure> {
+        self.body_seen = self.body_seen.saturating_add(body.map_or(0, |body| body.len() as u64));
+        match self.body_most {
+            Some(most) if self.body_seen > most => Err(Failure::new(413, "body_too_large")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds to a response what policies say of it.
+    pub fn respond(&mut self, response: &mut ResponseHeader) -> pingora_error::Result<()> {
+        for (name, value) in self.rate.drain(..) {
+            response.insert_header(name, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn link(session: &Session) -> Option<&Link> {
+    session.digest()?.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+}
+
+fn content_length(session: &Session) -> Option<u64> {
+    session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10). The policy has one name for everybody: its
+/// real one is nothing for the outside.
+fn rate_headers(limit: &RateLimit, taken: &Taken) -> Vec<(HeaderName, HeaderValue)> {
+    let policy = format!("\"default\";q={};w={}", limit.requests, seconds_up(limit.per));
+    let rate = format!("\"default\";r={};t={}", taken.remaining, seconds_up(taken.full_in));
+    // Digits and quotes always make a valid value.
+    let field = |name, text: String| HeaderValue::try_from(text).ok().map(|value| (name, value));
+    [field(RATE_LIMIT_POLICY, policy), field(RATE_LIMIT, rate)].into_iter().flatten().collect()
+}
+
+fn seconds_up(duration: std::time::Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
