@@ -1,15 +1,18 @@
 //! TrafficPolicies, carried out.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Read, sync::Arc, time::Duration};
 
 use http::HeaderName;
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::{clients::*, harness::*};
-use crate::decide::{ConnectionLimit, Decision, EdgePolicy, Policies, RateKey, RateLimit, RequestLimits};
+use crate::decide::{
+    Coding, Compression, ConnectionLimit, Decision, EdgePolicy, Policies, RateKey, RateLimit, RequestLimits,
+};
 
 fn under(policy: EdgePolicy) -> Decision {
     Decision { policies: Policies::all(policy), ..forward() }
@@ -109,4 +112,105 @@ async fn connections_have_places() {
     drop(first);
     until("the place is free again", || listener.open() == 0).await;
     assert_eq!(status(&get(listener.address(), "").await), 200);
+}
+
+fn compressed() -> EdgePolicy {
+    let compression = Compression {
+        algorithms: [Coding::Zstd, Coding::Brotli, Coding::Gzip].into(),
+        content_types: ["text/".into()].into(),
+        min_bytes: 100,
+    };
+    EdgePolicy { compression: Some(Arc::new(compression)), ..Default::default() }
+}
+
+/// An application with a page of 1,000 letters.
+async fn page() -> App {
+    App::answering(|_| async {
+        http::Response::builder()
+            .header("content-type", "text/html")
+            .body("page ".repeat(200).into())
+            .unwrap()
+    })
+    .await
+}
+
+fn unzip(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[tokio::test]
+async fn responses_are_compressed_for_clients_that_want_it() {
+    let app = page().await;
+    for decision in [under(compressed()), Decision { policies: Policies::all(compressed()), ..over_http2() }]
+    {
+        let proxy = Setup::default().forwards(decision).with([plain(app.address)]);
+        let listener = proxy.edge();
+        let mut h2c = http2(TcpStream::connect(listener.address()).await.unwrap()).await;
+        for (accept, coding) in
+            [("gzip", Some("gzip")), ("br", Some("br")), ("gzip, zstd", Some("zstd")), ("identity", None)]
+        {
+            let request = http::Request::get("http://x/").header("accept-encoding", accept);
+            let request = request.body(Default::default()).unwrap();
+            let response = soon("an answer", h2c.send_request(request)).await.unwrap();
+            assert_eq!(response.headers().get("content-encoding").map(|v| v.to_str().unwrap()), coding);
+            assert_eq!(response.headers()["vary"], "accept-encoding");
+            let body = soon("a body", response.into_body().collect()).await.unwrap().to_bytes();
+            match coding {
+                Some("gzip") => assert_eq!(unzip(&body), "page ".repeat(200)),
+                Some(_) => assert!((1..200).contains(&body.len()), "{}", body.len()),
+                None => assert_eq!(body.len(), 1000),
+            }
+        }
+        let mut tcp = TcpStream::connect(listener.address()).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let head = read_head(&mut tcp).await.to_lowercase();
+        assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"), "{head}");
+        let mut chunks = Vec::new();
+        soon("the rest", tcp.read_to_end(&mut chunks)).await.unwrap();
+        assert!(chunks.ends_with(b"\r\n0\r\n\r\n"));
+        let mut rest = chunks.as_slice();
+        let mut whole = Vec::new();
+        while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap(), 16).unwrap();
+            whole.extend(&rest[at + 2..at + 2 + size]);
+            rest = &rest[at + 4 + size..];
+        }
+        assert_eq!(unzip(&whole), "page ".repeat(200));
+        let head = "HEAD / HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
+        let answer = raw(listener.address(), head).await.to_lowercase();
+        assert!(answer.contains("vary: accept-encoding") && !answer.contains("content-encoding"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_stream_arrives_part_by_part() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, told) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        read_head(&mut tcp).await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+        tcp.write_all(format!("{head}5\r\nfirst\r\n").as_bytes()).await.unwrap();
+        told.await.unwrap();
+        tcp.write_all(b"6\r\nsecond\r\n0\r\n\r\n").await.unwrap();
+        tcp.shutdown().await.unwrap();
+    });
+    let proxy = Setup::default().forwards(under(compressed())).with([plain(address)]);
+    let mut h2c = http2(TcpStream::connect(proxy.edge().address()).await.unwrap()).await;
+    let request =
+        http::Request::get("http://x/").header("accept-encoding", "gzip").body(Default::default()).unwrap();
+    let response = soon("an answer", h2c.send_request(request)).await.unwrap();
+    let mut body = response.into_body();
+    let mut read = soon("the first part", body.frame()).await.unwrap().unwrap().into_data().unwrap().to_vec();
+    let mut first = [0; 5];
+    flate2::read::GzDecoder::new(read.as_slice()).read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"first");
+    go.send(()).unwrap();
+    read.extend(soon("the rest", body.collect()).await.unwrap().to_bytes());
+    assert_eq!(unzip(&read), "firstsecond");
 }

@@ -1,12 +1,14 @@
 //! What TrafficPolicies ask of a request, carried out. What its head alone decides has been decided before.
 
+mod compress;
 mod places;
 mod rate;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_error::{ErrorType::InternalError, OrErr};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -14,9 +16,10 @@ pub(in crate::proxy) use places::Places;
 
 use super::{Gate, context::Context, failure::Failure};
 use crate::{
-    decide::{LocalAnswer, RateLimit},
+    decide::{Compression, LocalAnswer, RateLimit},
     proxy::connection::Link,
 };
+use compress::{Encoder, Wish};
 use rate::{Buckets, Taken};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -38,6 +41,9 @@ pub(in crate::proxy) struct Progress {
     body_seen: u64,
     /// For the response.
     rate: Vec<(HeaderName, HeaderValue)>,
+    /// How the response may be compressed.
+    compression: Option<(Arc<Compression>, Wish)>,
+    encoder: Option<Encoder>,
 }
 
 impl Gate {
@@ -71,6 +77,8 @@ impl Gate {
             }
             context.policy.rate = headers;
         }
+        context.policy.compression =
+            policies.compression().map(|policy| (policy.clone(), Wish::of(session.req_header(), policy)));
         None
     }
 }
@@ -95,7 +103,20 @@ impl Progress {
         for (name, value) in self.rate.drain(..) {
             response.insert_header(name, value)?;
         }
+        if let Some((compression, wish)) = &self.compression
+            && !response.status.is_informational()
+        {
+            self.encoder = compress::begin(response, compression, *wish)?;
+        }
         Ok(())
+    }
+
+    /// Changes a part of a response's body.
+    pub fn respond_part(&mut self, body: &mut Option<Bytes>, end: bool) -> pingora_error::Result<()> {
+        match &mut self.encoder {
+            Some(encoder) => encoder.part(body, end).or_err(InternalError, "a response cannot be compressed"),
+            None => Ok(()),
+        }
     }
 }
 
