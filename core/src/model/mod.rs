@@ -11,7 +11,7 @@ mod spiffe;
 mod trust;
 
 pub use endpoint::{Endpoint, EndpointHealth, LANE_LABEL, Labels, Locality, Reach, Transport};
-pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain};
+pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain, check_object_name};
 pub use service::{AppProtocol, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort};
 pub use snapshot::Snapshot;
 pub use sni::{is_opaque_sni, opaque_sni};

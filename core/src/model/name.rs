@@ -35,11 +35,22 @@ pub fn check_dns_subdomain(name: &str) -> Result<(), NameError> {
     Err(NameError { name: name.into(), what: "DNS name", rule: SUBDOMAIN_RULE })
 }
 
+/// Checks the name of an object as Kubernetes does: as [`check_dns_subdomain`], but a label may be longer than DNS allows.
+pub fn check_object_name(name: &str) -> Result<(), NameError> {
+    if name.len() <= 253 && name.split('.').all(has_label_form) {
+        return Ok(());
+    }
+    Err(NameError { name: name.into(), what: "DNS name", rule: SUBDOMAIN_RULE })
+}
+
 fn is_label(name: &str) -> bool {
+    name.len() <= 63 && has_label_form(name)
+}
+
+fn has_label_form(name: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = name.as_bytes();
-    bytes.len() <= 63
-        && edge(bytes.first())
+    edge(bytes.first())
         && edge(bytes.last())
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }

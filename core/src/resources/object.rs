@@ -48,6 +48,8 @@ pub struct ObjectMeta {
     pub generation: i64,
     /// RFC 3339; the oldest wins ties.
     pub creation_timestamp: Option<String>,
+    /// The document's own `status`, which others may have written to.
+    pub status: Option<Arc<Value>>,
 }
 
 impl ObjectMeta {
@@ -186,17 +188,19 @@ macro_rules! kinds {
             }
         }
 
-        /// Reads the typed part of a document of this kind.
+        /// Reads the typed part of a document of this kind. None for a kind that is not known.
         pub(super) fn read_body(kind: &KindInfo, api_version: &str, meta: ObjectMeta, body: &Value)
-            -> Result<AnyObject, Vec<super::typed::FieldProblem>>
+            -> Option<super::typed::Reading<AnyObject>>
         {
-            match kind.kind {
-                $($kind => {
-                    let spec = super::typed::read_shaped::<kinds::$type>(kind.shape, body)?;
-                    let object = Object { api_version: api_version.to_owned(), meta, spec };
-                    Ok(AnyObject::$variant(Arc::new(object)))
+            match (kind.group, kind.kind) {
+                $(($group, $kind) => {
+                    let reading = super::typed::read_shaped::<kinds::$type>(kind.shape, body);
+                    Some(reading.map(|spec| {
+                        let object = Object { api_version: api_version.to_owned(), meta, spec };
+                        AnyObject::$variant(Arc::new(object))
+                    }))
                 })*
-                _ => Err(Vec::new()),
+                _ => None,
             }
         }
     };
@@ -205,6 +209,8 @@ macro_rules! kinds {
 kinds! {
     gateway_classes: GatewayClass = GatewayClass, "GatewayClass", "gateway.networking.k8s.io", &["v1", "v1beta1"], false, Spec;
     gateways: Gateway = Gateway, "Gateway", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
+    listener_sets: ListenerSet = ListenerSet, "ListenerSet", "gateway.networking.k8s.io", &["v1"], true, Spec;
+    x_listener_sets: XListenerSet = ListenerSet, "XListenerSet", "gateway.networking.x-k8s.io", &["v1alpha1"], true, Spec;
     http_routes: HttpRoute = HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
     tls_routes: TlsRoute = TlsRoute, "TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], true, Spec;
     tcp_routes: TcpRoute = TcpRoute, "TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], true, Spec;

@@ -1,6 +1,6 @@
 //! From text to objects: YAML or JSON, any number of documents, every problem at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::{
     typed::{self, FieldProblem},
     validate,
 };
-use crate::model::{check_dns_label, check_dns_subdomain};
+use crate::model::{check_dns_label, check_object_name};
 
 /// A text is refused beyond this many bytes.
 pub const MAX_SOURCE_BYTES: usize = 16 << 20;
@@ -184,7 +184,7 @@ fn read_object(place: Place<'_>, mut tree: Value) -> Result<Document, Vec<Proble
     let Some(object) = tree.as_object_mut() else {
         return Err(whole("", "is not an object", Some("begin with apiVersion and kind".into())));
     };
-    object.shift_remove("status");
+    let status = object.shift_remove("status").filter(Value::is_object);
     let mut body = object.clone();
     let (Some(Value::String(api_version)), Some(Value::String(kind))) =
         (body.shift_remove("apiVersion"), body.shift_remove("kind"))
@@ -193,17 +193,18 @@ fn read_object(place: Place<'_>, mut tree: Value) -> Result<Document, Vec<Proble
     };
     let info = find_kind(&api_version, &kind)
         .map_err(|(field, message, hint)| whole(field, &message, Some(hint)))?;
-    let (meta, mut problems) = read_meta(info, body.shift_remove("metadata"));
+    let (mut meta, mut problems) = read_meta(info, body.shift_remove("metadata"));
+    meta.status = status.map(Arc::new);
     let name = format!("{kind} {}", meta.key());
-    let outcome = read_body(info, &api_version, meta, &Value::Object(body));
-    match outcome {
-        Ok(object) => {
-            problems.extend(validate::validate(&object));
-            if problems.is_empty() {
-                return Ok(Document { object, json: tree });
-            }
+    if let Some(reading) = read_body(info, &api_version, meta, &Value::Object(body)) {
+        if let Some(object) = &reading.object {
+            let rules = validate::validate(object).into_iter();
+            problems.extend(rules.filter(|problem| !reading.is_touched(&problem.field)));
         }
-        Err(more) => problems.extend(more.into_iter().map(|p| without_secrets(info.kind, p))),
+        problems.extend(reading.problems.into_iter().map(|p| without_secrets(info.kind, p)));
+        if let (true, Some(object)) = (problems.is_empty(), reading.object) {
+            return Ok(Document { object, json: tree });
+        }
     }
     Err(problems.into_iter().map(|field| problem(place, Some(name.clone()), field)).collect())
 }
@@ -257,6 +258,7 @@ fn read_meta(info: &KindInfo, tree: Option<Value>) -> (ObjectMeta, Vec<FieldProb
         annotations: raw.annotations,
         generation: raw.generation.unwrap_or(1),
         creation_timestamp: raw.creation_timestamp,
+        status: None,
     };
     let problems = check_meta(info, &meta);
     (meta, problems)
@@ -270,7 +272,7 @@ fn check_meta(info: &KindInfo, meta: &ObjectMeta) -> Vec<FieldProblem> {
     // Names that become DNS labels are labels; the others may have dots.
     let is_label =
         matches!(info.kind, "Namespace" | "Service" | "ServiceExport" | "ServiceImport" | "Workload");
-    let name = if is_label { check_dns_label(&meta.name) } else { check_dns_subdomain(&meta.name) };
+    let name = if is_label { check_dns_label(&meta.name) } else { check_object_name(&meta.name) };
     if let Err(error) = name {
         note("metadata.name", error.to_string());
     }

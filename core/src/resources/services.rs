@@ -26,7 +26,7 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
     for (key, service) in &resources.services {
         let Ok(in_cluster) = ServiceKey::new(Scope::Cluster, &key.namespace, &key.name) else { continue };
         let mut endpoints = BTreeMap::new();
-        for port in &service.spec.ports {
+        for port in service.spec.tcp_ports() {
             let mut list = Vec::new();
             for slice in slices.get(key).into_iter().flatten() {
                 list.extend(of_slice(slice, port, cluster));
@@ -38,7 +38,7 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
             }
             endpoints.insert(port.port, Arc::from(list));
         }
-        let ports = service.spec.ports.iter().map(port_of).collect();
+        let ports = service.spec.tcp_ports().map(port_of).collect();
         let entry = ServiceEntry { key: in_cluster.clone(), ports, vip_index: 0, endpoints };
         if resources.service_exports.contains_key(key) {
             let everywhere = ServiceKey { scope: Scope::Clusterset, ..in_cluster.clone() };

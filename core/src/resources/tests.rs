@@ -434,3 +434,5 @@ fn a_traffic_policy_has_to_make_sense() {
         assert_eq!(fields(&policy(&spec)), [wrong], "{spec}");
     }
 }
+
+mod whole;

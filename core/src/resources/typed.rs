@@ -20,13 +20,52 @@ pub(super) struct FieldProblem {
     pub(super) hint: Option<String>,
 }
 
+/// What became of a tree.
+pub(super) struct Reading<T> {
+    /// What is left once all that does not fit was cut out; none, if it is no object even then.
+    pub(super) object: Option<T>,
+    pub(super) problems: Vec<FieldProblem>,
+    /// Where something was cut out.
+    cut: Vec<String>,
+}
+
+impl<T> Reading<T> {
+    /// True for a field that looks as it does only because something in it, around it, or beside it in the same list
+    /// was cut out.
+    pub(super) fn is_touched(&self, field: &str) -> bool {
+        let within = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.cut.iter().any(|cut| {
+            // Positions after an item that was cut out are not those of the document.
+            let list = cut.strip_suffix(']').and_then(|cut| cut.rsplit_once('[')).map(|(list, _)| list);
+            within(cut, field) || within(field, list.unwrap_or(cut))
+        })
+    }
+
+    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Reading<U> {
+        Reading { object: self.object.map(make), problems: self.problems, cut: self.cut }
+    }
+}
+
 /// The object, if nothing is wrong with it; else every problem.
 pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<FieldProblem>> {
+    match read_all(tree) {
+        Reading { object: Some(object), problems, .. } if problems.is_empty() => Ok(object),
+        reading => Err(reading.problems),
+    }
+}
+
+/// Every problem, and what is left without them.
+fn read_all<T: DeserializeOwned>(tree: &Value) -> Reading<T> {
     let mut tree = tree.clone();
     let mut problems = Vec::new();
     let mut cut: Vec<(Vec<Step>, usize)> = Vec::new();
     let mut cut_fields: Vec<String> = Vec::new();
-    for _ in 0..2 * MAX_PROBLEMS {
+    let mut object = None;
+    let mut standing_in: Vec<(Vec<Step>, usize)> = Vec::new();
+    // Each problem takes one try, one with a stand-in no more than one for each kind of it.
+    for _ in 0..(2 + STAND_INS) * MAX_PROBLEMS {
         if problems.len() == MAX_PROBLEMS {
             if serde_path_to_error::deserialize::<_, T>(&tree).is_err() {
                 problems.push(more_problems());
@@ -34,28 +73,94 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<FieldProb
             break;
         }
         let error = match serde_path_to_error::deserialize::<_, T>(&tree) {
-            Ok(object) if problems.is_empty() => return Ok(object),
-            Ok(_) => break,
+            Ok(left) => {
+                object = Some(left);
+                break;
+            }
             Err(error) => error,
         };
-        let steps = steps(error.path());
+        let mut steps = steps(error.path());
+        if let Some((place, tried)) = standing_in.iter_mut().find(|(place, _)| steps.starts_with(place)) {
+            *tried += 1;
+            if stand_in(&mut tree, place, *tried) {
+                continue;
+            }
+            // Nothing will do: the object that lacks it goes.
+            steps = place.clone();
+            steps.pop();
+            cut_out(&mut tree, &steps);
+            note_cut(&original(&steps, &cut), &mut cut, &mut cut_fields);
+            continue;
+        }
         let shown = original(&steps, &cut);
         let problem = explain(render(&shown), &error.inner().to_string());
         // What is missing only because it was cut out has been told already.
         if !cut_fields.contains(&problem.field) {
             problems.push(problem);
         }
-        cut_fields.push(render(&shown));
+        if let Some(name) = missing(&error.inner().to_string()) {
+            let place = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
+            if standing_in.iter().all(|(known, _)| *known != place) && stand_in(&mut tree, &place, 0) {
+                cut_fields.push(render(&[shown.as_slice(), &[Step::Key(name)]].concat()));
+                standing_in.push((place, 0));
+                continue;
+            }
+        }
         if !cut_out(&mut tree, &steps) {
             break;
         }
-        if let (Some(Step::Index(index)), Some(parent)) =
-            (shown.last(), shown.get(..shown.len().saturating_sub(1)))
-        {
-            cut.push((parent.to_vec(), *index));
-        }
+        // Positions have changed: a place that is remembered may be another one now.
+        standing_in.clear();
+        note_cut(&shown, &mut cut, &mut cut_fields);
     }
-    Err(problems)
+    Reading { object, problems, cut: cut_fields }
+}
+
+fn note_cut(shown: &[Step], cut: &mut Vec<(Vec<Step>, usize)>, cut_fields: &mut Vec<String>) {
+    cut_fields.push(render(shown));
+    if let Some((Step::Index(index), parent)) = shown.split_last() {
+        cut.push((parent.to_vec(), *index));
+    }
+}
+
+/// What may stand in for a field that is missing, so that the rest can be read.
+const STAND_INS: usize = 4;
+
+/// Puts the n-th stand-in at a place. False if there is none, or no such place.
+fn stand_in(tree: &mut Value, place: &[Step], n: usize) -> bool {
+    let value = match n {
+        0 => Value::String(String::new()),
+        1 => Value::from(0),
+        2 => Value::Array(Vec::new()),
+        3 => Value::Object(serde_json::Map::new()),
+        _ => return false,
+    };
+    let Some((Step::Key(name), parents)) = place.split_last() else { return false };
+    match walk(tree, parents) {
+        Some(Value::Object(object)) => {
+            object.insert(name.clone(), value);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn walk<'a>(tree: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
+    let mut here = tree;
+    for step in steps {
+        here = match (step, here) {
+            (Step::Key(key), Value::Object(object)) => object.get_mut(key)?,
+            (Step::Index(index), Value::Array(array)) => array.get_mut(*index)?,
+            _ => return None,
+        };
+    }
+    Some(here)
+}
+
+/// The field that serde says is missing.
+fn missing(message: &str) -> Option<String> {
+    let name = message.strip_prefix("missing field `")?;
+    name.split('`').next().map(str::to_owned)
 }
 
 fn more_problems() -> FieldProblem {
@@ -119,16 +224,7 @@ fn render(steps: &[Step]) -> String {
 /// Removes what the path leads to. False where there is nothing to remove.
 fn cut_out(tree: &mut Value, steps: &[Step]) -> bool {
     let Some((last, parents)) = steps.split_last() else { return false };
-    let mut here = tree;
-    for step in parents {
-        let next = match (step, here) {
-            (Step::Key(key), Value::Object(object)) => object.get_mut(key),
-            (Step::Index(index), Value::Array(array)) => array.get_mut(*index),
-            _ => None,
-        };
-        let Some(next) = next else { return false };
-        here = next;
-    }
+    let Some(here) = walk(tree, parents) else { return false };
     match (last, here) {
         (Step::Key(key), Value::Object(object)) => object.shift_remove(key).is_some(),
         (Step::Index(index), Value::Array(array)) if *index < array.len() => {
@@ -162,21 +258,21 @@ fn explain(field: String, message: &str) -> FieldProblem {
 }
 
 /// As [`read`], with the typed part where its kind has it.
-pub(super) fn read_shaped<T: DeserializeOwned>(shape: Shape, body: &Value) -> Result<T, Vec<FieldProblem>> {
+pub(super) fn read_shaped<T: DeserializeOwned>(shape: Shape, body: &Value) -> Reading<T> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Under<T> {
         spec: T,
     }
     match shape {
-        Shape::Root => read(body),
+        Shape::Root => read_all(body),
         Shape::OptionalSpec if body.get("spec").is_none_or(Value::is_null) && body.as_object().is_some() => {
             let mut body = body.clone();
             if let Some(object) = body.as_object_mut() {
                 object.insert("spec".into(), Value::Object(serde_json::Map::new()));
             }
-            read::<Under<T>>(&body).map(|under| under.spec)
+            read_all::<Under<T>>(&body).map(|under| under.spec)
         }
-        Shape::Spec | Shape::OptionalSpec => read::<Under<T>>(body).map(|under| under.spec),
+        Shape::Spec | Shape::OptionalSpec => read_all::<Under<T>>(body).map(|under| under.spec),
     }
 }

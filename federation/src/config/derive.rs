@@ -17,6 +17,8 @@ use crate::index::{Configuration, MAX_LABELS, Name, PeerPolicy, ServiceSpec};
 const FOR_PROXIES: &[&str] = &[
     "GatewayClass",
     "Gateway",
+    "ListenerSet",
+    "XListenerSet",
     "HTTPRoute",
     "TLSRoute",
     "TCPRoute",
@@ -75,7 +77,7 @@ fn services(
         };
         let spec = ServiceSpec {
             selector: service.spec.selector.clone(),
-            ports: service.spec.ports.clone(),
+            ports: service.spec.tcp_ports().cloned().collect(),
             fixed: endpoints.map(list).collect(),
         };
         (Name::new(&key.namespace, &key.name), spec)

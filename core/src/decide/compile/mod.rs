@@ -5,6 +5,7 @@
 mod attach;
 mod certificates;
 mod filters;
+mod foreign;
 mod gateways;
 mod mesh;
 mod policies;

@@ -141,8 +141,7 @@ fn protocol_of(
 /// A Service's ports with what they speak.
 pub(super) fn ports(service: &Service) -> impl Iterator<Item = (u16, AppProtocol)> {
     service
-        .ports
-        .iter()
+        .tcp_ports()
         .map(|port| (port.port, AppProtocol::parse(port.app_protocol.as_deref().unwrap_or_default())))
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::foreign;
 use crate::resources::{Condition, Object, ObjectStatus};
 
 /// The name under which this implementation writes status (Gateway API GatewayController).
@@ -91,6 +92,10 @@ pub(super) fn object_status<T>(kind: &str, object: &Object<T>, status: Value) ->
         json!({ "name": object.meta.name })
     } else {
         json!({ "namespace": object.meta.namespace, "name": object.meta.name })
+    };
+    let status = match &object.meta.status {
+        Some(before) => foreign::keep(before, status),
+        None => status,
     };
     ObjectStatus { api_version: object.api_version.clone(), kind: kind.into(), metadata, status }
 }

@@ -59,6 +59,13 @@ pub struct Service {
     pub publish_not_ready_addresses: Option<bool>,
 }
 
+impl Service {
+    /// The ports that can be proxied: those of protocol TCP.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = &ServicePortSpec> {
+        self.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+    }
+}
+
 /// One port of a Service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -32,12 +32,70 @@ pub struct Gateway {
     /// Where they bind; the process's `--address` where absent.
     #[serde(default)]
     pub addresses: Vec<GatewayAddress>,
-    /// Labels and annotations for what is made of it; not used.
+    /// For what is made of it.
     #[serde(default)]
-    pub infrastructure: Option<Value>,
+    pub infrastructure: Option<Infrastructure>,
     /// What clients have to show, and what is shown to backends.
     #[serde(default)]
     pub tls: Option<GatewayTls>,
+    /// Which ListenerSets may add listeners; none where absent.
+    #[serde(default)]
+    pub allowed_listeners: Option<AllowedListeners>,
+    /// `All` or `None`: which scope a default Gateway has; not used.
+    #[serde(default)]
+    pub default_scope: Option<String>,
+}
+
+/// For what an implementation makes of a Gateway (Gateway API GatewayInfrastructure). A `tombolo gateway` is started by
+/// its operator and makes nothing: labels and annotations are only checked, parameters are not supported.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Infrastructure {
+    /// At most 8.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// At most 8.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Refused in status: there are no parameters.
+    #[serde(default)]
+    pub parameters_ref: Option<Value>,
+}
+
+/// Which ListenerSets may add listeners to a Gateway.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AllowedListeners {
+    /// From which namespaces; none where absent.
+    #[serde(default)]
+    pub namespaces: Option<RouteNamespaces>,
+}
+
+/// ListenerSet: listeners that are added to a Gateway (also the experimental XListenerSet).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListenerSet {
+    /// The Gateway.
+    pub parent_ref: ParentGatewayRef,
+    /// Listeners, 1 to 64, names unique within the set.
+    pub listeners: Vec<ListenerSpec>,
+}
+
+/// The Gateway of a ListenerSet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParentGatewayRef {
+    /// `gateway.networking.k8s.io` where absent.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// `Gateway` where absent.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// The set's own where absent.
+    #[serde(default)]
+    pub namespace: Option<String>,
 }
 
 /// An address of a Gateway.

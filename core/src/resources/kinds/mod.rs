@@ -14,8 +14,9 @@ pub use core_v1::{
     ReferenceGrantFrom, ReferenceGrantTo, Secret, Service, ServicePortSpec, SliceEndpoint, TargetPort,
 };
 pub use gateway::{
-    AllowedRoutes, CertificateRef, FromNamespaces, Gateway, GatewayAddress, GatewayClass, LabelExpression,
-    ListenerSpec, ListenerTls, NamespaceSelector, RouteGroupKind, RouteNamespaces, TlsMode,
+    AllowedListeners, AllowedRoutes, CertificateRef, FromNamespaces, Gateway, GatewayAddress, GatewayClass,
+    Infrastructure, LabelExpression, ListenerSet, ListenerSpec, ListenerTls, NamespaceSelector,
+    ParentGatewayRef, RouteGroupKind, RouteNamespaces, TlsMode,
 };
 pub use gateway_tls::{
     FrontendPortTls, FrontendTls, FrontendTlsConfig, FrontendValidation, FrontendValidationMode,

@@ -2,8 +2,8 @@
 
 use super::common::Checker;
 use crate::resources::kinds::{
-    EndpointSlice, FromNamespaces, Gateway, GatewayClass, ListenerSpec, ReferenceGrant, Secret, Service,
-    TargetPort,
+    EndpointSlice, FromNamespaces, Gateway, GatewayClass, ListenerSet, ListenerSpec, ReferenceGrant,
+    RouteNamespaces, Secret, Service, ServicePortSpec, TargetPort,
 };
 
 pub(super) fn gateway_class(c: &mut Checker, class: &GatewayClass) {
@@ -19,17 +19,61 @@ pub(super) fn gateway(c: &mut Checker, gateway: &Gateway) {
     if let Some(tls) = &gateway.tls {
         c.at("tls", |c| super::stream::gateway_tls(c, tls));
     }
-    let count = gateway.listeners.len();
-    c.at("listeners", |c| {
-        c.require((1..=64).contains(&count), format!("has {count} entries"), "use 1 to 64")
-    });
-    c.unique("listeners", "listener", gateway.listeners.iter().map(|l| l.name.as_str()));
-    c.each("listeners", &gateway.listeners, listener);
+    listeners(c, &gateway.listeners);
+    let allowed = gateway.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    c.at("allowedListeners.namespaces", |c| namespaces(c, allowed));
+    if let Some(infrastructure) = &gateway.infrastructure {
+        c.at("infrastructure", |c| {
+            c.at_most("labels", infrastructure.labels.len(), 8);
+            c.labels("labels", &infrastructure.labels);
+            c.at_most("annotations", infrastructure.annotations.len(), 8);
+        });
+    }
+    if let Some(scope) = gateway.default_scope.as_deref() {
+        let known = matches!(scope, "All" | "None");
+        c.at("defaultScope", |c| c.require(known, format!("{scope:?} is not known"), "use All or None"));
+    }
     c.at_most("addresses", gateway.addresses.len(), 16);
     c.each("addresses", &gateway.addresses, |c, address| {
         if let (None | Some("IPAddress"), Some(value)) = (address.r#type.as_deref(), &address.value) {
             c.address("value", value);
         }
+    });
+}
+
+pub(super) fn listener_set(c: &mut Checker, set: &ListenerSet) {
+    c.at("parentRef", |c| c.dns_name("name", &set.parent_ref.name));
+    listeners(c, &set.listeners);
+}
+
+fn listeners(c: &mut Checker, listeners: &[ListenerSpec]) {
+    let count = listeners.len();
+    c.at("listeners", |c| {
+        c.require((1..=64).contains(&count), format!("has {count} entries"), "use 1 to 64")
+    });
+    c.unique("listeners", "listener", listeners.iter().map(|l| l.name.as_str()));
+    c.each("listeners", listeners, listener);
+}
+
+fn namespaces(c: &mut Checker, namespaces: Option<&RouteNamespaces>) {
+    let needs = namespaces.is_some_and(|n| n.from == Some(FromNamespaces::Selector));
+    let there = namespaces.is_some_and(|n| n.selector.is_some());
+    c.at("selector", |c| c.require(!needs || there, "is missing", "from: Selector needs it"));
+    let expressions = namespaces.and_then(|n| n.selector.as_ref()).map(|s| s.match_expressions.as_slice());
+    c.at("selector", |c| {
+        c.each("matchExpressions", expressions.unwrap_or_default(), |c, expression| {
+            let (operator, count) = (expression.operator.as_str(), expression.values.len());
+            let fits = match operator {
+                "In" | "NotIn" => count > 0,
+                "Exists" | "DoesNotExist" => count == 0,
+                _ => {
+                    let message = format!("{operator:?} is not known");
+                    return c.at("operator", |c| c.fail(message, "use In, NotIn, Exists or DoesNotExist"));
+                }
+            };
+            let hint = "In and NotIn need values, Exists and DoesNotExist have none";
+            c.at("values", |c| c.require(fits, format!("does not go with {operator}"), hint));
+        });
     });
 }
 
@@ -50,12 +94,8 @@ fn listener(c: &mut Checker, listener: &ListenerSpec) {
         Some(tls) => c.at("tls", |c| c.at_most("certificateRefs", tls.certificate_refs.len(), 64)),
         None => {}
     }
-    if let Some(namespaces) = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref()) {
-        let needs = namespaces.from == Some(FromNamespaces::Selector);
-        c.at("allowedRoutes.namespaces.selector", |c| {
-            c.require(!needs || namespaces.selector.is_some(), "is missing", "from: Selector needs it");
-        });
-    }
+    let allowed = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    c.at("allowedRoutes.namespaces", |c| namespaces(c, allowed));
 }
 
 pub(super) fn reference_grant(c: &mut Checker, grant: &ReferenceGrant) {
@@ -79,10 +119,12 @@ pub(super) fn service(c: &mut Checker, service: &Service) {
             c.dns_label("name", &port.name);
         }
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        c.at("protocol", |c| c.require(protocol == "TCP", format!("{protocol} is not supported"), "use TCP"));
+        let known = matches!(protocol, "TCP" | "UDP" | "SCTP");
+        c.at("protocol", |c| c.require(known, format!("{protocol:?} is not known"), "use TCP"));
     });
     c.unique("ports", "port", service.ports.iter().map(|p| p.name.as_str()).filter(|name| !name.is_empty()));
-    let mut numbers: Vec<u16> = service.ports.iter().map(|p| p.port).collect();
+    let protocol = |port: &ServicePortSpec| port.protocol.clone().unwrap_or_else(|| "TCP".into());
+    let mut numbers: Vec<_> = service.ports.iter().map(|p| (p.port, protocol(p))).collect();
     numbers.sort_unstable();
     let twice = numbers.windows(2).any(|pair| pair.first() == pair.last());
     c.at("ports", |c| c.require(!twice, "the same port stands twice", "give each port once"));

@@ -18,6 +18,9 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
     match object {
         AnyObject::GatewayClass(o) => c.at("spec", |c| edge::gateway_class(c, &o.spec)),
         AnyObject::Gateway(o) => c.at("spec", |c| edge::gateway(c, &o.spec)),
+        AnyObject::ListenerSet(o) | AnyObject::XListenerSet(o) => {
+            c.at("spec", |c| edge::listener_set(c, &o.spec));
+        }
         AnyObject::HttpRoute(o) => c.at("spec", |c| routes::http_route(c, &o.spec)),
         AnyObject::TlsRoute(o) => c.at("spec", |c| stream::tls_route(c, &o.spec, &o.api_version)),
         AnyObject::TcpRoute(o) => c.at("spec", |c| stream::tcp_route(c, &o.spec)),
