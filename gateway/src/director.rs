@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use tombolo_core::{
     balance::Pools,
-    decide::{Caller, LocalAnswer, Outcome, RequestHead, decide_edge},
+    decide::{Caller, LocalAnswer, Outcome, RequestHead, decide_edge, decide_stream},
     model::Snapshot,
-    proxy::{Arrival, Director, Entry},
+    proxy::{Arrival, Director, Entry, TcpOutcome},
 };
 
 /// Every request that comes in on a public listener.
@@ -33,5 +33,11 @@ impl Director for EdgeDirector {
                 route: None,
             }),
         }
+    }
+
+    fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {
+        let Entry::Edge(bind) = &*arrival.entry else { return TcpOutcome::Refuse("no_route") };
+        let decided = decide_stream(snapshot, *bind, arrival.sni.as_deref(), arrival.tls, caller.random);
+        decided.map_or_else(TcpOutcome::Refuse, TcpOutcome::Routed)
     }
 }

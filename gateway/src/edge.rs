@@ -8,17 +8,34 @@ use std::{
 
 use tokio::sync::watch;
 use tombolo_core::{
-    decide::{Bind, BindKey, Compiled, Listener, ListenerProtocol},
+    decide::{Bind, BindKey, Compiled, ListenerProtocol},
     member::{ListenerSet, Wanted},
     proxy::{Acceptor, ConnectionService, Entry, HttpEngine, ListenLimits, Serving},
     telemetry::Telemetry,
-    tls::TlsError,
 };
 
-use crate::{
-    certificates::{BindTls, Certificates},
-    options::Ports,
-};
+use crate::{certificates::Certificates, listener_tls::BindTls, options::Ports};
+
+/// What connections on a socket begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Plain HTTP.
+    Http,
+    /// A ClientHello.
+    Tls,
+    /// Anything.
+    Tcp,
+}
+
+impl Purpose {
+    fn of(bind: &Bind) -> Self {
+        match bind.listeners.first().map(|listener| listener.protocol) {
+            Some(ListenerProtocol::Tcp) => Self::Tcp,
+            Some(protocol) if protocol.begins_with_tls() => Self::Tls,
+            Some(_) | None => Self::Http,
+        }
+    }
+}
 
 /// The public listeners of a gateway.
 pub(crate) struct Edge {
@@ -26,7 +43,7 @@ pub(crate) struct Edge {
     ports: Ports,
     telemetry: Arc<Telemetry>,
     tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
-    listeners: ListenerSet<BindKey, ListenerProtocol>,
+    listeners: ListenerSet<BindKey, Purpose>,
 }
 
 impl Edge {
@@ -40,13 +57,14 @@ impl Edge {
     ) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
         let known = Arc::clone(&tls);
-        let make = move |key: &BindKey, protocol: &ListenerProtocol| -> Arc<dyn ConnectionService> {
+        let make = move |key: &BindKey, purpose: &Purpose| -> Arc<dyn ConnectionService> {
+            let entry = Entry::Edge(*key);
             let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-            let acceptor = match (protocol, tls) {
-                (ListenerProtocol::Https, Some(tls)) => Acceptor::Tls(Arc::clone(&tls.config)),
-                _ => Acceptor::Plain,
-            };
-            engine.http(acceptor, Entry::Edge(*key))
+            match (purpose, tls) {
+                (Purpose::Tls, Some(tls)) => engine.http(Acceptor::Chosen(tls), entry),
+                (Purpose::Tcp, _) => engine.tcp(Acceptor::Plain, entry),
+                (Purpose::Http | Purpose::Tls, _) => engine.http(Acceptor::Plain, entry),
+            }
         };
         Self {
             address: address.unwrap_or_else(every_address),
@@ -61,10 +79,7 @@ impl Edge {
     pub fn apply(&mut self, config: &Compiled, certificates: &Certificates) -> Vec<String> {
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
-        // Raw connections are not served yet.
-        let is_http =
-            |l: &Arc<Listener>| matches!(l.protocol, ListenerProtocol::Http | ListenerProtocol::Https);
-        for bind in config.binds.iter().filter(|bind| bind.listeners.iter().any(is_http)) {
+        for bind in &config.binds {
             match self.prepare(bind, certificates) {
                 Ok(prepared) => drop(wanted.insert(bind.key, prepared)),
                 Err(problem) => problems.push(problem),
@@ -83,7 +98,7 @@ impl Edge {
     }
 
     /// Where a socket is to be, with its certificates in force.
-    fn prepare(&self, bind: &Bind, certificates: &Certificates) -> Result<Wanted<ListenerProtocol>, String> {
+    fn prepare(&self, bind: &Bind, certificates: &Certificates) -> Result<Wanted<Purpose>, String> {
         let port =
             match self.ports {
                 Ports::Free => 0,
@@ -91,31 +106,19 @@ impl Edge {
                     format!("port {} plus the offset {offset} is past 65535", bind.key.port)
                 })?,
             };
-        let protocol = match bind.listeners.first() {
-            Some(listener) if listener.protocol.begins_with_tls() => ListenerProtocol::Https,
-            _ => ListenerProtocol::Http,
-        };
-        if protocol == ListenerProtocol::Https {
-            let missing = self.update_tls(bind, certificates).map_err(|error| error.to_string())?;
-            for secret in missing {
-                tracing::warn!(%secret, port = bind.key.port, "an HTTPS listener's certificate is not there");
+        let purpose = Purpose::of(bind);
+        if purpose == Purpose::Tls {
+            for problem in self.tls(bind.key).update(bind, certificates) {
+                tracing::warn!(port = bind.key.port, "{problem}");
             }
         }
         let address = SocketAddr::new(bind.key.address.unwrap_or(self.address), port);
-        Ok(Wanted { address, purpose: protocol })
+        Ok(Wanted { address, purpose })
     }
 
-    fn update_tls(&self, bind: &Bind, certificates: &Certificates) -> Result<Vec<Arc<str>>, TlsError> {
+    fn tls(&self, key: BindKey) -> Arc<BindTls> {
         let mut all = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        let tls = match all.get(&bind.key) {
-            Some(tls) => Arc::clone(tls),
-            None => {
-                let tls = Arc::new(BindTls::new()?);
-                all.insert(bind.key, Arc::clone(&tls));
-                tls
-            }
-        };
-        Ok(tls.update(bind, certificates))
+        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(BindTls::new())))
     }
 
     /// The open listeners, with their real addresses.
@@ -124,7 +127,7 @@ impl Edge {
     }
 
     /// The listeners, to be drained.
-    pub fn into_listeners(self) -> ListenerSet<BindKey, ListenerProtocol> {
+    pub fn into_listeners(self) -> ListenerSet<BindKey, Purpose> {
         self.listeners
     }
 }

@@ -8,6 +8,7 @@ mod certificates;
 mod director;
 mod edge;
 mod files;
+mod listener_tls;
 mod mesh;
 mod options;
 mod origin;

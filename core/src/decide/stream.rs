@@ -89,13 +89,11 @@ impl StreamTable {
     pub(crate) fn new(entries: impl IntoIterator<Item = (HostPattern, Arc<StreamRoute>)>) -> Self {
         let mut table = Self::default();
         for (host, route) in entries {
-            match host {
-                HostPattern::Exact(name) => drop(table.exact.entry((*name).into()).or_insert(route)),
-                HostPattern::Wildcard(suffix) => {
-                    drop(table.wildcard.entry((*suffix).into()).or_insert(route))
-                }
-                HostPattern::Any => drop(table.any.get_or_insert(route)),
-            }
+            let _first = match host {
+                HostPattern::Exact(name) => table.exact.entry((*name).into()).or_insert(route),
+                HostPattern::Wildcard(suffix) => table.wildcard.entry((*suffix).into()).or_insert(route),
+                HostPattern::Any => table.any.get_or_insert(route),
+            };
         }
         table
     }

@@ -1,15 +1,16 @@
 //! From an accepted socket to a [`Connection`]: plaintext, TLS, or whichever the client speaks.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Arrival, Connection, Entry,
+    Arrival, Connection, Entry, TlsChooser,
+    chooser::{Chosen, choose},
     connection::{Replay, Wire},
     listen::Accepted,
 };
@@ -28,6 +29,8 @@ pub enum Acceptor {
     Plain,
     /// TLS, terminated here.
     Tls(Arc<ArcSwap<ServerConfig>>),
+    /// TLS, of which the ClientHello decides what becomes of it (a gateway's public listeners).
+    Chosen(Arc<dyn TlsChooser>),
     /// TLS if the client begins with it, else plaintext (a sidecar's permissive inbound).
     Permissive(Arc<ArcSwap<ServerConfig>>),
 }
@@ -56,6 +59,10 @@ impl Acceptor {
             Self::Plain => Ok(plain(accepted, entry)?),
             Self::Tls(config) => {
                 let work = secure(accepted, entry, config.load_full());
+                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+            }
+            Self::Chosen(chooser) => {
+                let work = by_choice(accepted, entry, &**chooser);
                 tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
             }
             Self::Permissive(config) => {
@@ -100,17 +107,50 @@ async fn secure(
     entry: Arc<Entry>,
     config: Arc<ServerConfig>,
 ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
-    let local = accepted.tcp.local_addr()?;
+    let (local, peer) = (accepted.tcp.local_addr()?, accepted.peer);
     let tls = TlsAcceptor::from(config).accept(Replay::new(Bytes::new(), accepted.tcp)).await?;
-    let session = tls.get_ref().1;
-    let spoken = match session.alpn_protocol() {
+    let spoken = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2" | b"mesh-h2") => Spoken::Http2,
         Some(b"mesh-tcp") => Spoken::Tcp,
         _ => Spoken::Http1,
     };
+    Ok(terminated(tls, (peer, local), entry, spoken))
+}
+
+async fn by_choice(
+    accepted: Accepted,
+    entry: Arc<Entry>,
+    chooser: &dyn TlsChooser,
+) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
+    let (local, peer) = (accepted.tcp.local_addr()?, accepted.peer);
+    match choose(accepted, chooser).await? {
+        Chosen::Ended { tls, raw } => {
+            let spoken = match (raw, tls.get_ref().1.alpn_protocol()) {
+                (true, _) => Spoken::Tcp,
+                (false, Some(b"h2")) => Spoken::Http2,
+                (false, _) => Spoken::Http1,
+            };
+            Ok(terminated(*tls, (peer, local), entry, spoken))
+        }
+        Chosen::Passed { wire, name } => {
+            let (tls, identity, http2) = (false, None, false);
+            let arrival = Arc::new(Arrival { entry, peer, local, tls, sni: name, identity, http2 });
+            let connection = Connection::downstream(Wire::Plain(wire), arrival.clone(), false);
+            Ok((connection, arrival, Spoken::Tcp))
+        }
+    }
+}
+
+fn terminated(
+    tls: TlsStream<Replay>,
+    (peer, local): (SocketAddr, SocketAddr),
+    entry: Arc<Entry>,
+    spoken: Spoken,
+) -> (Connection, Arc<Arrival>, Spoken) {
+    let session = tls.get_ref().1;
     let arrival = Arc::new(Arrival {
         entry,
-        peer: accepted.peer,
+        peer,
         local,
         tls: true,
         sni: session.server_name().map(|name| name.to_ascii_lowercase().into()),
@@ -118,7 +158,7 @@ async fn secure(
         http2: spoken == Spoken::Http2,
     });
     let wire = Wire::Tls(Box::new(tls.into()));
-    Ok((Connection::downstream(wire, arrival.clone(), spoken == Spoken::Http2), arrival, spoken))
+    (Connection::downstream(wire, arrival.clone(), spoken == Spoken::Http2), arrival, spoken)
 }
 
 impl fmt::Debug for Acceptor {
@@ -126,6 +166,7 @@ impl fmt::Debug for Acceptor {
         f.write_str(match self {
             Self::Plain => "Plain",
             Self::Tls(_) => "Tls",
+            Self::Chosen(_) => "Chosen",
             Self::Permissive(_) => "Permissive",
         })
     }

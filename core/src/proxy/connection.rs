@@ -42,12 +42,29 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Replay {
     prefix: Bytes,
     tcp: TcpStream,
+    /// What was read from the socket while it is noted.
+    record: Option<BytesMut>,
 }
 
 impl Replay {
     /// `prefix` is read first, then the socket.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp }
+        Self { prefix, tcp, record: None }
+    }
+
+    /// Notes what is read until [`Self::stop_recording`].
+    pub(super) fn recording(tcp: TcpStream) -> Self {
+        Self { record: Some(BytesMut::new()), ..Self::new(Bytes::new(), tcp) }
+    }
+
+    /// Gives what was noted.
+    pub(super) fn stop_recording(&mut self) -> Bytes {
+        self.record.take().unwrap_or_default().freeze()
+    }
+
+    /// The same socket, with these bytes to be read again.
+    pub(super) fn again(self, prefix: Bytes) -> Self {
+        Self::new(prefix, self.tcp)
     }
 }
 
@@ -58,7 +75,13 @@ impl AsyncRead for Replay {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            let this = &mut *self;
+            let known = buf.filled().len();
+            ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+            if let (Some(record), Some(fresh)) = (&mut this.record, buf.filled().get(known..)) {
+                record.extend_from_slice(fresh);
+            }
+            return Poll::Ready(Ok(()));
         }
         let n = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix.split_to(n));

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    decide::{Backend, BindKey, Caller, Outcome, RequestHead},
+    decide::{Backend, BindKey, Caller, Outcome, RequestHead, StreamDecision},
     model::{ServiceKey, Snapshot, SpiffeId},
 };
 
@@ -59,6 +59,8 @@ impl Arrival {
 pub enum TcpOutcome {
     /// Copy to and from this backend.
     Forward(Backend),
+    /// As a TLSRoute or TCPRoute says.
+    Routed(StreamDecision),
     /// Close it; the reason goes into the access log and metrics.
     Refuse(&'static str),
 }

@@ -9,6 +9,7 @@
 //! Decisions are made by a [`Director`]; nothing here chooses a route. Every bound stands as a constant beside its use.
 
 mod acceptor;
+mod chooser;
 mod connection;
 mod copy;
 mod director;
@@ -25,6 +26,7 @@ mod upstream;
 mod tests;
 
 pub use acceptor::Acceptor;
+pub use chooser::{TlsChoice, TlsChooser};
 pub use connection::Connection;
 pub use copy::{Copied, copy_both};
 pub use director::{Arrival, Director, Entry, TcpOutcome};

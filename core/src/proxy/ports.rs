@@ -111,6 +111,8 @@ pub struct RequestEnd<'a> {
 pub struct TcpEnd<'a> {
     /// Where it came in.
     pub arrival: &'a Arrival,
+    /// The TLSRoute or TCPRoute that it took.
+    pub route: Option<&'a str>,
     /// The endpoint it was copied to, if it is one of a service.
     pub endpoint: Option<&'a Endpoint>,
     /// The address that was connected to.

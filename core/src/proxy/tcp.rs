@@ -49,10 +49,12 @@ impl Tunnels {
         begun: Instant,
     ) {
         let outcome = self.director.direct_tcp(&self.snapshot.load(), arrival, &arrival.caller(random()));
-        let backend = match outcome {
-            TcpOutcome::Forward(backend) => backend,
-            TcpOutcome::Refuse(reason) => return self.failed(arrival, reason, begun),
+        let (backend, route) = match outcome {
+            TcpOutcome::Forward(backend) => (backend, None),
+            TcpOutcome::Routed(decision) => (decision.backend, Some(decision.route)),
+            TcpOutcome::Refuse(reason) => return self.failed(arrival, None, reason, begun),
         };
+        let route = route.as_deref();
         let connected = tokio::select! {
             biased;
             connected = self.connect(&backend) => connected,
@@ -60,12 +62,13 @@ impl Tunnels {
         };
         let mut far = match connected {
             Ok(far) => far,
-            Err(reason) => return self.failed(arrival, reason, begun),
+            Err(reason) => return self.failed(arrival, route, reason, begun),
         };
         let copied = copy_both(&mut near, &mut far.connection, IDLE).await;
         let endpoint = far.pick.as_ref().map(|pick| pick.endpoint().clone());
         self.observer.tcp(&TcpEnd {
             arrival,
+            route,
             endpoint: endpoint.as_deref(),
             upstream: Some(far.address),
             copied: Some(&copied),
@@ -77,9 +80,10 @@ impl Tunnels {
         }
     }
 
-    fn failed(&self, arrival: &Arrival, reason: &'static str, begun: Instant) {
+    fn failed(&self, arrival: &Arrival, route: Option<&str>, reason: &'static str, begun: Instant) {
         self.observer.tcp(&TcpEnd {
             arrival,
+            route,
             endpoint: None,
             upstream: None,
             copied: None,

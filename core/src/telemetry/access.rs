@@ -193,6 +193,8 @@ impl AccessLog {
             time: now(),
             direction: direction(Some(&*end.arrival.entry)),
             protocol: "TCP",
+            host: end.arrival.sni.as_deref().map(clip),
+            route: end.route,
             reason: end.reason,
             endpoint: end.endpoint.map(|e| &*e.id),
             cluster: end.endpoint.map(|e| &*e.cluster),

@@ -14,7 +14,7 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{TlsError, mesh::protocols, provider};
+use super::{ClientValidation, TlsError, mesh::protocols, provider};
 
 /// Certificates in one Secret's chain. More are refused.
 const MAX_CERTIFICATES: usize = 16;
@@ -185,16 +185,26 @@ impl ResolvesServerCert for Swapped {
     }
 }
 
-/// A public listener's configuration: TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`, no client certificate. Certificates
-/// are looked up in the set that is in force at each handshake, so that a swap needs no new configuration and cuts no
-/// connection. Sessions resume by tickets whose keys live in this configuration only, and change every few hours.
-pub fn edge_server(certificates: Arc<ArcSwap<EdgeCertificates>>) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Swapped(certificates)));
+/// A public listener's configuration: TLS 1.2 (only with forward secrecy and AEAD) and 1.3; `alpn` in order of
+/// preference, nothing where it is empty. Certificates are looked up in the set that is in force at each handshake, so
+/// that a swap needs no new configuration and cuts no connection.
+///
+/// Sessions resume by tickets whose keys live in this configuration only, and change every few hours. A resumed session
+/// shows no certificate again: a listener with other clients, or other trust in them, needs a configuration of its own.
+pub fn edge_server(
+    certificates: Arc<ArcSwap<EdgeCertificates>>,
+    alpn: &[&str],
+    clients: Option<&ClientValidation>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Swapped(certificates)));
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
-    config.alpn_protocols = protocols(&["h2", "http/1.1"]);
+    config.alpn_protocols = protocols(alpn);
     Ok(Arc::new(config))
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here reads or writes files, and nothing takes a peer unverified. The cryptography is ring's, given to each
 //! configuration: no default of the process is needed or used.
 
+mod clients;
 pub mod edge;
 pub mod grpc;
 mod leaf;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::{crypto::CryptoProvider, pki_types::CertificateDer};
 
+pub use clients::ClientValidation;
 pub use edge::{EdgeCertificate, EdgeCertificateError, EdgeCertificates, edge_server};
 pub use leaf::{Leaf, LeafError};
 pub use mesh::{controller_server, mesh_client, mesh_server};

@@ -143,7 +143,7 @@ async fn a_public_client_is_served_by_either_version_and_protocol() {
     let served = EdgeCertificate::from_pem("shop/tls", certificate.as_bytes(), key.as_bytes()).unwrap();
     let mut set = EdgeCertificates::default();
     set.add(Some("shop.example"), [&served]);
-    let server = edge_server(Arc::new(ArcSwap::from_pointee(set))).unwrap();
+    let server = edge_server(Arc::new(ArcSwap::from_pointee(set)), &["h2", "http/1.1"], None).unwrap();
     for (protocol, alpn, chosen) in [
         (&version::TLS13, &["h2", "http/1.1"][..], Some(&b"h2"[..])),
         (&version::TLS12, &["http/1.1"], Some(b"http/1.1")),
@@ -170,7 +170,7 @@ async fn a_swapped_certificate_is_served_at_once() {
         Arc::new(set)
     };
     let certificates = Arc::new(ArcSwap::new(set(&old, &old_key)));
-    let server = edge_server(Arc::clone(&certificates)).unwrap();
+    let server = edge_server(Arc::clone(&certificates), &["h2", "http/1.1"], None).unwrap();
     let visit = async |trusted: &str| {
         named_handshake(browser(trusted, &version::TLS13, &["h2"]), Arc::clone(&server), "shop.example").await
     };
@@ -187,7 +187,7 @@ async fn public_sessions_resume() {
     let served = EdgeCertificate::from_pem("shop/tls", certificate.as_bytes(), key.as_bytes()).unwrap();
     let mut set = EdgeCertificates::default();
     set.add(None, [&served]);
-    let server = edge_server(Arc::new(ArcSwap::from_pointee(set))).unwrap();
+    let server = edge_server(Arc::new(ArcSwap::from_pointee(set)), &["h2", "http/1.1"], None).unwrap();
     let client = browser(&certificate, &version::TLS13, &["h2"]);
     let mut kinds = Vec::new();
     for _ in 0..2 {
