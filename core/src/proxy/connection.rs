@@ -1,16 +1,16 @@
 //! A byte stream as pingora takes it: TCP or TLS, with bytes read ahead, a write buffer and a deadline for a
 //! request's head.
 
+mod head;
+mod message;
+
 use std::{
     fmt, io,
     mem::MaybeUninit,
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,11 +25,14 @@ use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::Instant,
 };
 use tokio_rustls::TlsStream;
 
-use super::{Arrival, gate::Places};
+use super::{Arrival, gate::Places, strict::Frame};
+use head::HeadDeadline;
+pub(super) use head::{HeadState, Link};
+pub(super) use message::Unread;
 
 /// Small writes are gathered up to here, then written; above TLS this makes one record of head and body.
 const WRITE_BUFFER: usize = 16 * 1024;
@@ -146,58 +149,6 @@ impl Wire {
     }
 }
 
-/// Ties a connection to the requests on it: found by the engine through pingora's session digest.
-#[derive(Debug)]
-pub(super) struct Link {
-    /// Where the connection came from.
-    pub arrival: Arc<Arrival>,
-    /// Of the request's head.
-    pub head: Arc<HeadState>,
-    /// Held under TrafficPolicies for as long as the connection lives.
-    pub places: Places,
-}
-
-/// The state of a request's head, shared by the connection and the engine.
-#[derive(Debug, Default)]
-pub(super) struct HeadState {
-    /// It is being read: its deadline holds.
-    pub reading: AtomicBool,
-    late: AtomicBool,
-}
-
-impl HeadState {
-    /// True if a head was begun and did not become a request.
-    pub fn is_open(&self) -> bool {
-        self.reading.load(Ordering::Relaxed)
-    }
-
-    /// True if a head took too long, which has ended the connection.
-    pub fn was_late(&self) -> bool {
-        self.late.load(Ordering::Relaxed)
-    }
-}
-
-/// The head's total deadline, from its first byte (from the accept, for a connection's first request).
-struct HeadDeadline {
-    state: Arc<HeadState>,
-    until: Instant,
-    /// Made only when a head does not come in one piece.
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl HeadDeadline {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let until = self.until;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        sleep.as_mut().poll(cx).map(|()| self.over())
-    }
-
-    fn over(&self) -> io::Error {
-        self.state.late.store(true, Ordering::Relaxed);
-        io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")
-    }
-}
-
 /// A connection, downstream or upstream, in the form that pingora takes.
 pub struct Connection {
     wire: Wire,
@@ -207,6 +158,8 @@ pub struct Connection {
     written: usize,
     h2: bool,
     head: Option<HeadDeadline>,
+    /// What may be read now.
+    frame: Frame,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -237,6 +190,7 @@ impl Connection {
             written: 0,
             h2: false,
             head: None,
+            frame: Frame::OPEN,
             socket,
             proxy: None,
         }
@@ -349,6 +303,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.frame.is_open() {
+            return self.poll_message(cx, buf);
+        }
         if self.read_ahead.is_empty() {
             return self.poll_wire(cx, buf);
         }
@@ -387,7 +344,14 @@ impl AsyncWrite for Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        let _ = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+        let _ = tokio::time::timeout(GOODBYE, async {
+            AsyncWriteExt::shutdown(self).await?;
+            match self.head {
+                Some(_) => self.linger().await,
+                None => Ok(()),
+            }
+        })
+        .await;
     }
 }
 

@@ -17,20 +17,19 @@ use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
 use tokio::sync::watch;
 
 use super::{
-    Acceptor, Arrival, Connection, ConnectionService, Director, Entry, MeshUpstream, Observer, Picker,
+    Acceptor, Arrival, Connection, ConnectionService, Director, Entry, HttpLimits, MeshUpstream, Observer,
+    Picker,
     acceptor::Spoken,
+    connection::Unread,
     gate::{Gate, Mirrors, PolicyState},
     listen::{Accepted, ListenStats, signalled},
+    refusal::{self, Refusal},
+    strict::{HeadScan, Refused},
     tcp,
     upstream::MeshConnector,
 };
 use crate::model::Snapshot;
 
-/// A request's head must be whole so soon after its first byte (for a connection's first request: after the accept).
-const HEAD: Duration = Duration::from_secs(10);
-/// An HTTP/1.1 connection is kept so long between two requests; longer than mesh pools keep theirs, so that it is they
-/// who close.
-const KEEPALIVE: Duration = Duration::from_secs(75);
 /// An HTTP/2 connection is kept so long without a request. Also bounds a head that comes in too slowly.
 const H2_IDLE: Duration = Duration::from_secs(75);
 /// How much of a request's or connection's body HTTP/2 takes in before it is passed on.
@@ -64,6 +63,8 @@ type Proxy = HttpProxy<Gate, MeshConnector>;
 pub struct HttpEngine {
     proxy: Arc<Proxy>,
     tcp: tcp::Tunnels,
+    observer: Arc<dyn Observer>,
+    limits: HttpLimits,
 }
 
 /// The engine cannot be made.
@@ -74,6 +75,11 @@ pub struct EngineError(String);
 impl HttpEngine {
     /// Makes an engine. Call it inside a tokio runtime.
     pub fn new(parts: EngineParts) -> Result<Arc<Self>, EngineError> {
+        Self::within(parts, HttpLimits::default())
+    }
+
+    /// Makes an engine with bounds of its own.
+    pub fn within(parts: EngineParts, limits: HttpLimits) -> Result<Arc<Self>, EngineError> {
         let tcp = tcp::Tunnels {
             snapshot: parts.snapshot.clone(),
             director: parts.director.clone(),
@@ -87,11 +93,13 @@ impl HttpEngine {
             director: parts.director,
             picker: parts.picker,
             upstream: parts.upstream,
-            observer: parts.observer,
+            observer: parts.observer.clone(),
             mirrors: Mirrors::default(),
             policies: PolicyState::default(),
+            limits: limits.clone(),
         };
-        Ok(Arc::new(Self { proxy: Arc::new(build(gate, connector)?), tcp }))
+        let proxy = Arc::new(build(gate, connector)?);
+        Ok(Arc::new(Self { proxy, tcp, observer: parts.observer, limits }))
     }
 
     /// A listener's service: HTTP/1.1 and HTTP/2 by ALPN or, in plaintext, by what the client begins with; raw TCP where
@@ -105,33 +113,54 @@ impl HttpEngine {
         Arc::new(Listener { engine: self.clone(), acceptor, entry: Arc::new(entry), raw: true })
     }
 
-    async fn http1(&self, mut connection: Connection, mut stop: watch::Receiver<bool>, stats: &ListenStats) {
+    async fn http1(
+        &self,
+        mut connection: Connection,
+        arrival: &Arrival,
+        mut stop: watch::Receiver<bool>,
+        stats: &ListenStats,
+    ) {
         let head = connection.head();
         let mut settings: Option<HttpPersistentSettings> = None;
-        loop {
-            if !await_request(&mut connection, &mut stop).await {
-                break;
+        while await_request(&mut connection, &mut stop, self.limits.idle).await {
+            let begun = Instant::now();
+            connection.begin_head(self.limits.head_time);
+            let mut scan = HeadScan::default();
+            match connection.read_head(&mut scan, &self.limits).await {
+                Ok(()) => {}
+                Err(Unread::Gone) => return ListenStats::count(&stats.bad_heads),
+                Err(Unread::Refused(refused)) => {
+                    refusal::count(stats, refused);
+                    let refusal = Refusal { arrival, refused, begun };
+                    return refusal.answer(connection, &scan, &*self.observer).await;
+                }
             }
-            connection.begin_head(HEAD);
             let mut session = ServerSession::new_http1(Box::new(connection));
-            session.set_keepalive(Some(KEEPALIVE.as_secs()));
+            session.set_keepalive(Some(self.limits.idle.as_secs()));
             if let Some(settings) = settings.take() {
                 settings.apply_to_session(&mut session);
             }
-            let Some(reused) = self.proxy.process_new_http(session, &stop).await else { break };
+            let Some(reused) = self.proxy.process_new_http(session, &stop).await else {
+                // The engine refuses what was found good here: nobody has logged it yet.
+                if head.is_some_and(|head| head.is_open()) {
+                    let refused = Refused { status: 400, reason: "bad_request" };
+                    refusal::count(stats, refused);
+                    Refusal { arrival, refused, begun }.log(&*self.observer);
+                }
+                break;
+            };
             let (stream, kept) = reused.consume();
             let Ok(next) = stream.into_any().downcast::<Connection>() else { break };
+            if !next.is_message_read() {
+                break;
+            }
             (connection, settings) = (*next, kept);
-        }
-        match head {
-            Some(head) if head.was_late() => ListenStats::count(&stats.head_timeouts),
-            Some(head) if head.is_open() => ListenStats::count(&stats.bad_heads),
-            _ => {}
         }
     }
 
     async fn http2(&self, mut connection: Connection, stop: &watch::Receiver<bool>) {
         connection.end_head();
+        connection.open_frame();
         connection.set_h2();
         // It sends GOAWAY when `stop` turns true, and ends when the last stream has.
         self.proxy.process_new(Box::new(connection), stop).await;
@@ -139,14 +168,19 @@ impl HttpEngine {
 }
 
 /// Waits for the first byte of a request, holding little. False: the connection is to be closed.
-async fn await_request(connection: &mut Connection, stop: &mut watch::Receiver<bool>) -> bool {
+async fn await_request(
+    connection: &mut Connection,
+    stop: &mut watch::Receiver<bool>,
+    idle: Duration,
+) -> bool {
     if !connection.ahead().is_empty() {
         return true;
     }
+    connection.end_head();
     connection.rest();
     tokio::select! {
         biased;
-        read = tokio::time::timeout(KEEPALIVE, connection.fill()) => matches!(read, Ok(Ok(1..))),
+        read = tokio::time::timeout(idle, connection.fill()) => matches!(read, Ok(Ok(1..))),
         () = signalled(stop) => false,
     }
 }
@@ -209,7 +243,11 @@ impl Listener {
             spoken = Spoken::Tcp;
         }
         if spoken == Spoken::Unknown {
-            connection.begin_head(HEAD);
+            let limits = &self.engine.limits;
+            if !await_request(&mut connection, &mut stop.clone(), limits.idle).await {
+                return;
+            }
+            connection.begin_head(limits.head_time);
             match sniff(&mut connection, &mut stop.clone()).await {
                 Ok(sniffed) => spoken = sniffed,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -221,7 +259,7 @@ impl Listener {
         match spoken {
             Spoken::Http2 => self.engine.http2(connection, &stop).await,
             Spoken::Tcp => self.engine.tcp.run(connection, arrival, &mut stop, begun).await,
-            Spoken::Http1 | Spoken::Unknown => self.engine.http1(connection, stop, stats).await,
+            Spoken::Http1 | Spoken::Unknown => self.engine.http1(connection, arrival, stop, stats).await,
         }
     }
 }

@@ -37,6 +37,7 @@ impl Failure {
 pub(super) fn classify(error: &Error) -> Failure {
     match error.esource() {
         ErrorSource::Upstream => of_upstream(error.etype()),
+        ErrorSource::Downstream if is_malformed(error) => Failure::new(400, "bad_chunk"),
         ErrorSource::Downstream => of_downstream(error.etype()),
         ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
             ErrorType::HTTPStatus(status) => Failure::new(*status, "internal"),
@@ -72,6 +73,12 @@ fn of_downstream(kind: &ErrorType) -> Failure {
         }
         _ => Failure::new(400, "bad_request"),
     }
+}
+
+/// The connection found that the body has no single reading.
+fn is_malformed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidData)
 }
 
 /// By this name a proxy is known to have answered by itself.

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use crate::{
     decide::{Decision, HeaderEdits, PathRewrite, baggage_with_lane, carries_lane},
     model::SpiffeId,
+    proxy::HttpLimits,
 };
 
 /// Who called, as the inbound sidecar verified it: `By=OWN-ID;URI=CALLER-ID`.
@@ -23,32 +24,26 @@ const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// A request id from outside is kept if it is no longer than this and visible ASCII; else it is replaced.
 const REQUEST_ID_LENGTH: usize = 128;
 
-/// What pingora lets through and we do not. `raw` is the head as it came, for HTTP/1.
-pub(super) fn check(request: &RequestHeader, raw: Option<&[u8]>) -> Result<(), Failure> {
-    if raw.is_some_and(has_bare_line_feed) {
-        return Err(Failure::new(400, "bare_line_feed"));
-    }
+/// What HTTP/2 lets through and we do not. Of HTTP/1 all of it was refused before, see [`crate::proxy::strict`].
+pub(super) fn check(request: &RequestHeader, limits: &HttpLimits) -> Result<(), Failure> {
     if request.method == Method::TRACE || request.method == Method::CONNECT {
         return Err(Failure::new(405, "method_refused"));
     }
-    // RFC 9112 section 3.2; asked of HTTP/1.0 too, as no route can be found without it.
     if host(request).is_none_or(|host| host.is_empty()) {
         return Err(Failure::new(400, "no_host"));
     }
-    let path = request.uri.path();
-    let asterisk = path == "*" && request.method == Method::OPTIONS;
-    if !path.starts_with('/') && !asterisk {
+    if request.headers.len() > limits.fields {
+        return Err(Failure::new(431, "too_many_fields"));
+    }
+    let target = request.uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > limits.target_bytes {
+        return Err(Failure::new(414, "target_too_long"));
+    }
+    let asterisk = target == "*" && request.method == Method::OPTIONS;
+    if !target.starts_with('/') && !asterisk {
         return Err(Failure::new(400, "bad_target"));
     }
     Ok(())
-}
-
-/// A line that ends in LF alone is read differently by different parsers (RFC 9112 section 2.2).
-fn has_bare_line_feed(raw: &[u8]) -> bool {
-    raw.iter().scan(0, |last, byte| Some((std::mem::replace(last, *byte), *byte))).any(|pair| {
-        let (before, byte) = pair;
-        byte == b'\n' && before != b'\r'
-    })
 }
 
 /// The authority, with its port.

@@ -5,6 +5,7 @@ mod attempt;
 mod context;
 mod failure;
 mod head;
+mod hop;
 mod mirror;
 mod policy;
 mod steps;
@@ -33,11 +34,8 @@ use attempt::Sent;
 use context::Context;
 use failure::{CLIENT_CLOSED, Failure};
 
-use super::{Director, MeshUpstream, Observer, Picker, TryResult, connection::Link};
+use super::{Director, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link};
 use crate::model::Snapshot;
-
-/// A client that takes nothing for so long is given up.
-const CLIENT_STALL: Duration = Duration::from_secs(60);
 
 /// What every request needs.
 pub(super) struct Gate {
@@ -48,6 +46,7 @@ pub(super) struct Gate {
     pub observer: Arc<dyn Observer>,
     pub mirrors: Mirrors,
     pub policies: PolicyState,
+    pub limits: HttpLimits,
 }
 
 /// The status of an answer that the client already has, if it is a final one.
@@ -75,7 +74,8 @@ impl ProxyHttp for Gate {
             link.head.reading.store(false, Ordering::Relaxed);
             context.arrival = Some(link.arrival.clone());
         }
-        session.set_write_timeout(Some(CLIENT_STALL));
+        session.set_read_timeout(Some(self.limits.body_idle));
+        session.set_write_timeout(Some(self.limits.write_stall));
         Ok(())
     }
 
@@ -178,6 +178,7 @@ impl ProxyHttp for Gate {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
+        hop::clean_response(response);
         let Some(decision) = &context.decision else { return Ok(()) };
         head::edit_response(response, &decision.filters.response)?;
         if let Some(cookie) = &decision.set_cookie {

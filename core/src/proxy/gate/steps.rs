@@ -8,7 +8,7 @@ use super::{
     Gate,
     context::{Asked, Context},
     failure::{self, Failure},
-    head, trace,
+    head, hop, trace,
 };
 use crate::{
     decide::{LocalAnswer, Outcome, RequestHead},
@@ -21,9 +21,9 @@ impl Gate {
         let Some(arrival) = context.arrival.clone() else {
             return Err(Failure::new(500, "internal").error());
         };
-        let raw = session.as_http1().map(|h1| h1.get_headers_raw_bytes());
-        let checked = head::check(session.req_header(), raw.as_deref());
+        let checked = head::check(session.req_header(), &self.limits);
         context.asked = Some(asked(session));
+        let checked = checked.and_then(|()| hop::clean_request(session.req_header_mut()));
         if let Err(failure) = checked {
             session.set_keepalive(None);
             return Ok(Some(refusal(failure)));

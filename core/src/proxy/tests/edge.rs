@@ -154,11 +154,11 @@ async fn requests_that_must_be_refused_are_refused() {
         assert_eq!(status(&answer), expected, "{request:?} -> {answer:?}");
     }
     assert!(app.seen().is_empty());
-    // Each is either in the access log, or was not even a request and is counted.
-    let bad = || listener.stats().bad_heads.load(std::sync::atomic::Ordering::Relaxed);
-    let logged = || proxy.log.requests.lock().unwrap().len() as u64;
-    until("all are accounted for", || bad() + logged() == 11).await;
-    assert_eq!((bad(), logged()), (5, 6));
+    let logged = || proxy.log.requests.lock().unwrap().clone();
+    until("all are in the access log", || logged().len() == 11).await;
+    assert!(logged().iter().all(|end| end.status >= 400 && end.reason.is_some() && end.tries == 0));
+    assert_eq!(logged()[3].reason, Some("several_hosts"));
+    assert_eq!(listener.stats().bad_heads.load(std::sync::atomic::Ordering::Relaxed), 11);
 }
 
 #[tokio::test]
@@ -211,10 +211,12 @@ async fn a_head_that_takes_too_long_is_closed() {
     }
     let mut rest = Vec::new();
     let _ = tcp.read_to_end(&mut rest).await;
-    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    let rest = String::from_utf8_lossy(&rest);
+    // Where the kernel resets the connection for what came after, the answer is lost.
+    assert!(rest.is_empty() || status(&rest) == 408, "{rest}");
     assert!(begun.elapsed() < Duration::from_secs(300));
-    let stats = listener.stats().clone();
-    until("it is counted", || stats.head_timeouts.load(std::sync::atomic::Ordering::Relaxed) == 1).await;
+    assert_eq!(proxy.logged().await.reason, Some("head_too_slow"));
+    assert_eq!(listener.stats().head_timeouts.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert!(app.seen().is_empty());
 }
 

@@ -5,6 +5,7 @@ mod harness;
 
 mod edge;
 mod mesh;
+mod messages;
 mod policies;
 mod retries;
 mod streams;

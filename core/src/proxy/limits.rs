@@ -1,0 +1,40 @@
+//! What a client may ask of the engine. Every bound of a client's connection stands here, with what happens at it.
+
+use std::time::Duration;
+
+/// Bounds of HTTP connections from clients. The defaults suit a public listener. Bodies may have any length, as they are
+/// passed on and not kept; a `TrafficPolicy` bounds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// A connection is kept so long before its first and between two requests; then it is closed. Longer than mesh pools
+    /// keep theirs, so that it is they who close.
+    pub idle: Duration,
+    /// A request's head must be whole so soon after its first byte, however steadily it comes in: else 408, and the
+    /// connection is closed.
+    pub head_time: Duration,
+    /// A request's body may pause so long: else 408 where nothing was answered yet, and the connection (of HTTP/2: the
+    /// stream) is closed.
+    pub body_idle: Duration,
+    /// A client that takes nothing of its answer for so long is given up.
+    pub write_stall: Duration,
+    /// Bytes of a request's head: past it 431. HTTP/2 counts as RFC 9113 section 6.5.2 does.
+    pub head_bytes: usize,
+    /// Bytes of a request's target: past it 414.
+    pub target_bytes: usize,
+    /// Fields of a request's head: past it 431. No more than the engine's own bound of 256 has effect.
+    pub fields: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(75),
+            head_time: Duration::from_secs(10),
+            body_idle: Duration::from_secs(60),
+            write_stall: Duration::from_secs(60),
+            head_bytes: 64 * 1024,
+            target_bytes: 16 * 1024,
+            fields: 128,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Answers to what is no request: made on the connection itself, as the engine never hears of it.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode, Version};
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    Arrival, Connection, ListenStats, Observer, RequestEnd,
+    strict::{HeadScan, Refused},
+};
+use pingora_core::protocols::Shutdown;
+
+/// The answer may take this long to be written; then the connection is closed without it.
+const WRITE: Duration = Duration::from_secs(5);
+/// What stands in the access log for a method that is none.
+const NO_METHOD: &[u8] = b"-";
+
+/// Counts a refusal on its listener.
+pub(super) fn count(stats: &ListenStats, refused: Refused) {
+    ListenStats::count(if refused.status == 408 { &stats.head_timeouts } else { &stats.bad_heads });
+}
+
+/// A message that is refused.
+pub(super) struct Refusal<'a> {
+    pub arrival: &'a Arrival,
+    pub refused: Refused,
+    /// When its first byte was there.
+    pub begun: Instant,
+}
+
+impl Refusal<'_> {
+    /// Answers, logs and closes. `scan` says how far the head was read.
+    pub async fn answer(self, mut connection: Connection, scan: &HeadScan, observer: &dyn Observer) {
+        let (method, target, host) = scan.seen(connection.ahead());
+        let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let (method, path, host) = (method.to_owned(), text(path), text(host));
+        let answer = self.words();
+        connection.end_head();
+        let written = tokio::time::timeout(WRITE, async {
+            connection.write_all(answer.as_bytes()).await?;
+            connection.flush().await
+        });
+        let sent = if matches!(written.await, Ok(Ok(()))) { answer.len() } else { 0 };
+        self.observe(observer, &method, &path, &host, sent);
+        Shutdown::shutdown(&mut connection).await;
+    }
+
+    /// Logs what the engine itself has answered.
+    pub fn log(self, observer: &dyn Observer) {
+        self.observe(observer, NO_METHOD, "", "", 0);
+    }
+
+    /// The status in words, and nothing of the inside.
+    fn words(&self) -> String {
+        let status = StatusCode::from_u16(self.refused.status).unwrap_or(StatusCode::BAD_REQUEST);
+        let words = status.canonical_reason().unwrap_or("Error");
+        let body = format!("{} {words}\n", status.as_u16());
+        format!(
+            "HTTP/1.1 {} {words}\r\nserver: tombolo\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            status.as_u16(),
+            body.len()
+        )
+    }
+
+    fn observe(&self, observer: &dyn Observer, method: &[u8], path: &str, host: &str, sent: usize) {
+        let method = Method::from_bytes(if method.is_empty() { NO_METHOD } else { method });
+        observer.request(&RequestEnd {
+            arrival: Some(self.arrival),
+            method: &method.unwrap_or_default(),
+            host,
+            path,
+            version: Version::HTTP_11,
+            status: self.refused.status,
+            reason: Some(self.refused.reason),
+            decision: None,
+            route: None,
+            endpoint: None,
+            upstream: None,
+            tries: 0,
+            duration: self.begun.elapsed(),
+            upstream_latency: None,
+            received: 0,
+            sent: sent as u64,
+            request_id: None,
+            trace_id: None,
+            user_agent: None,
+        });
+    }
+}

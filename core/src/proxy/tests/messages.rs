@@ -1,0 +1,188 @@
+//! One reading of every message, from the client's bytes to the application's.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{clients::*, harness::*};
+use crate::proxy::*;
+
+/// An application behind an edge.
+async fn world() -> (App, Proxy, Serving) {
+    let app = App::named("app").await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    (app, proxy, listener)
+}
+
+/// What the application saw of each request: method is not kept, so target and body.
+fn seen(app: &App) -> Vec<(String, String)> {
+    app.seen()
+        .iter()
+        .map(|seen| (seen.target.clone(), String::from_utf8_lossy(&seen.body).into_owned()))
+        .collect()
+}
+
+fn pair(target: &str, body: &str) -> (String, String) {
+    (target.into(), body.into())
+}
+
+#[tokio::test]
+async fn a_refused_head_says_little_to_the_client_and_enough_to_the_operator() {
+    let (_app, proxy, listener) = world().await;
+    let head = "POST /in?secret HTTP/1.1\r\nhost: Shop.example\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    let answer =
+        raw(listener.address(), &format!("{head}0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\nserver: tombolo\r\n"), "{answer}");
+    assert!(answer.ends_with("connection: close\r\n\r\n400 Bad Request\n"), "{answer}");
+    let logged = proxy.logged().await;
+    assert_eq!((logged.status, logged.reason), (400, Some("length_and_coding")));
+    assert_eq!((&*logged.host, &*logged.path), ("Shop.example", "/in"));
+}
+
+#[tokio::test]
+async fn a_head_in_many_pieces_is_one_head() {
+    let (app, _proxy, listener) = world().await;
+    let mut tcp = TcpStream::connect(listener.address()).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    for byte in b"\r\nPOST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi" {
+        tcp.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&read_head(&mut tcp).await), 200);
+    assert_eq!(seen(&app), [pair("/a", "hi")]);
+}
+
+#[tokio::test]
+async fn requests_sent_ahead_are_answered_one_after_another() {
+    let (app, _proxy, listener) = world().await;
+    let chunked =
+        "POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nt: v\r\n\r\n";
+    let all = format!(
+        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nGET /{chunked}\
+         GET /c HTTP/1.1\r\nhost: x\r\n\r\nGET /d HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\nrest"
+    );
+    let answers = raw(listener.address(), &all).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 4, "{answers}");
+    assert_eq!(seen(&app), [pair("/a", "GET /"), pair("/b", "abc"), pair("/c", ""), pair("/d", "")]);
+}
+
+#[tokio::test]
+async fn one_refused_request_ends_what_was_sent_after_it() {
+    let (app, _proxy, listener) = world().await;
+    let all = "GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost : x\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answers = raw(listener.address(), all).await;
+    assert_eq!(
+        (answers.matches(" 200 OK").count(), answers.matches(" 400 Bad").count()),
+        (1, 1),
+        "{answers}"
+    );
+    assert_eq!(seen(&app), [pair("/a", "")]);
+}
+
+#[tokio::test]
+async fn a_body_without_one_reading_is_refused() {
+    let (app, proxy, listener) = world().await;
+    let head = "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    for body in [
+        "5\nhello\r\n0\r\n\r\n",
+        "5;\n\r\nhello\r\n0\r\n\r\n",
+        "x\r\n",
+        "5\r\nhelloworld\r\n0\r\n\r\n",
+        "0\r\nbad\r\n\r\n",
+    ] {
+        proxy.log.requests.lock().unwrap().clear();
+        let answer = raw(listener.address(), &format!("{head}{body}")).await;
+        assert_eq!(status(&answer), 400, "{body:?} -> {answer:?}");
+        assert_eq!(proxy.logged().await.reason, Some("bad_chunk"), "{body:?}");
+    }
+    // An application that reads to the end never sees one; ours records even what broke off.
+    assert!(app.seen().iter().all(|seen| seen.body.is_empty()), "{:?}", app.seen());
+}
+
+#[tokio::test]
+async fn an_absolute_target_is_read_as_its_host_and_path() {
+    let (app, proxy, listener) = world().await;
+    let answer = raw(
+        listener.address(),
+        "GET http://shop.example/a?b HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert!(app.last().target.ends_with("/a?b"), "{}", app.last().target);
+    assert_eq!(app.last().headers["host"], "shop.example");
+    let logged = proxy.logged().await;
+    assert_eq!((&*logged.host, &*logged.path), ("shop.example", "/a"));
+}
+
+#[tokio::test]
+async fn what_connection_names_is_not_passed_on() {
+    let (app, _proxy, listener) = world().await;
+    let answer =
+        get(listener.address(), "Connection: X-Internal\r\nx-internal: 1\r\nkeep-alive: 5\r\nx-kept: 2\r\n")
+            .await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let headers = app.last().headers;
+    assert!(headers.contains_key("x-kept"));
+    for gone in ["x-internal", "keep-alive", "connection"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(status(&get(listener.address(), "Connection: Host\r\n").await), 400);
+    assert_eq!(app.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_application_says_of_its_connection_is_not_passed_on() {
+    let app = App::answering(|_| async {
+        let response =
+            http::Response::builder().header("connection", "x-hop").header("x-hop", "1").header("x-end", "2");
+        response.header("keep-alive", "timeout=1").body("app".into()).unwrap()
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let answer = get(proxy.edge().address(), "").await.to_lowercase();
+    assert!(answer.contains("x-end: 2"), "{answer}");
+    assert!(!answer.contains("x-hop") && !answer.contains("keep-alive"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_not_meant_opens_no_tunnel() {
+    let (app, _proxy, listener) = world().await;
+    for upgrade in [
+        "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        "upgrade: websocket\r\n",
+        "connection: upgrade\r\nupgrade: tls/1.2\r\n",
+    ] {
+        let mut tcp = TcpStream::connect(listener.address()).await.unwrap();
+        let first = format!("GET /first HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n");
+        tcp.write_all(first.as_bytes()).await.unwrap();
+        assert_eq!(status(&read_head(&mut tcp).await), 200, "{upgrade}");
+        soon("a body", tcp.read_exact(&mut [0; 3])).await.unwrap();
+        assert!(!app.last().headers.contains_key("upgrade"), "{upgrade}");
+        // The connection goes on as HTTP/1.1, request by request.
+        tcp.write_all(b"GET /second HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert_eq!(status(&read_head(&mut tcp).await), 200, "{upgrade}");
+        assert_eq!(app.last().target, "/second");
+    }
+}
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let (app, proxy, listener) = world().await;
+    let fields = |count: usize| (0..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let long = "a".repeat(70_000);
+    for (request, expected, reason) in [
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", fields(200)), 431, "too_many_fields"),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\nx: {long}\r\n\r\n"), 431, "head_too_large"),
+        (format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), 414, "target_too_long"),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", fields(128)), 431, "too_many_fields"),
+    ] {
+        proxy.log.requests.lock().unwrap().clear();
+        let answer = raw(listener.address(), &request).await;
+        assert_eq!(status(&answer), expected, "{reason}: {answer}");
+        assert_eq!(proxy.logged().await.reason, Some(reason));
+    }
+    assert!(app.seen().is_empty());
+    assert_eq!(status(&get(listener.address(), &fields(80)).await), 200);
+}
