@@ -4,6 +4,7 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "envoy/discovery.proto",
+        "envoy/authorization.proto",
         "tombolo/resources.proto",
         "tombolo/controller.proto",
         "tombolo/peering.proto",

@@ -6,6 +6,11 @@ pub mod xds {
     tonic::include_proto!("envoy.service.discovery.v3");
 }
 
+/// External authorization: the messages and service of `envoy.service.auth.v3`.
+pub mod auth {
+    tonic::include_proto!("envoy.service.auth.v3");
+}
+
 /// Tombolo's own resources and services.
 pub mod v1 {
     tonic::include_proto!("tombolo.v1");

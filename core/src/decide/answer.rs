@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::Policies;
+use super::{ExternalAuth, Policies};
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -143,6 +143,8 @@ pub struct Filters {
     pub response: HeaderEdits,
     /// URL.
     pub rewrite: Rewrite,
+    /// A server that is asked before anything else is done.
+    pub external_auth: Option<Arc<ExternalAuth>>,
 }
 
 /// Bounds of time; `None` is the proxy's default (request: none; attempt: none; connect: 2 s).

@@ -237,6 +237,7 @@ fn filters(decision: &Decision) -> Vec<String> {
     };
     edits("request", &filters.request);
     edits("response", &filters.response);
+    out.extend(filters.external_auth.iter().map(|auth| format!("ask {auth}")));
     out.extend(filters.rewrite.hostname.iter().map(|host| format!("rewrite host to {host}")));
     out.extend(filters.rewrite.path.iter().map(|path| match path {
         PathRewrite::Full(full) => format!("rewrite path to {full}"),

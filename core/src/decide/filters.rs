@@ -75,12 +75,16 @@ impl Filters {
                 hostname: later.rewrite.hostname.clone().or_else(|| self.rewrite.hostname.clone()),
                 path: later.rewrite.path.clone().or_else(|| self.rewrite.path.clone()),
             },
+            external_auth: later.external_auth.clone().or_else(|| self.external_auth.clone()),
         }
     }
 
     /// True if nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.request.is_empty() && self.response.is_empty() && self.rewrite == Rewrite::default()
+        self.request.is_empty()
+            && self.response.is_empty()
+            && self.rewrite == Rewrite::default()
+            && self.external_auth.is_none()
     }
 }
 

@@ -37,8 +37,8 @@ pub(crate) use gray::cookie;
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
-    Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Policies, RateKey,
-    RateLimit, RequestLimits,
+    AuthProtocol, Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, ExternalAuth,
+    IpAccess, Policies, RateKey, RateLimit, RequestLimits,
 };
 pub use route::{decide_edge, decide_mesh};
 pub use stream::{StreamDecision, decide_stream};

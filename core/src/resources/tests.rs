@@ -387,52 +387,5 @@ proptest! {
     }
 }
 
-#[test]
-fn a_traffic_policy_has_to_make_sense() {
-    let policy = |spec: &str| {
-        format!(
-            "apiVersion: tombolo.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: p }}\nspec: {{ {spec} }}\n"
-        )
-    };
-    let to = "targetRefs: [{ kind: Service, name: a }]";
-    let full = format!(
-        "{to}, ipAccess: {{ allow: [10.0.0.0/8, \"::1\"], deny: [10.1.2.3] }}, maxConnections: 5,
-         requestLimits: {{ bodyBytes: 10, headerBytes: 10, headerCount: 1 }},
-         rateLimit: {{ requests: 5, per: 1m, burst: 1, key: {{ header: x-user }} }},
-         compression: {{ algorithms: [br, gzip, zstd], contentTypes: [text/*, application/json], minBytes: 1 }}"
-    );
-    assert_eq!(accepted(&policy(&full)).traffic_policies.len(), 1);
-    for (spec, wrong) in [
-        ("rateLimit: { requests: 1 }", "spec.targetRefs"),
-        ("targetRefs: [], rateLimit: { requests: 1 }", "spec.targetRefs"),
-        (to, "spec"),
-        ("targetRefs: [{ kind: Pod, name: a }], maxConnections: 1", "spec.targetRefs[0].kind"),
-        (
-            "targetRefs: [{ kind: Service, name: a, sectionName: b }], maxConnections: 1",
-            "spec.targetRefs[0].sectionName",
-        ),
-        (
-            "targetRefs: [{ kind: Service, name: a }, { kind: Service, name: a }], maxConnections: 1",
-            "spec.targetRefs",
-        ),
-        ("T, maxConnections: 0", "spec.maxConnections"),
-        ("T, ipAccess: {}", "spec.ipAccess"),
-        ("T, ipAccess: { deny: [\"10.0.0.0/33\"] }", "spec.ipAccess.deny[0]"),
-        ("T, requestLimits: {}", "spec.requestLimits"),
-        ("T, rateLimit: { requests: 0 }", "spec.rateLimit.requests"),
-        ("T, rateLimit: { requests: 1, burst: 0 }", "spec.rateLimit.burst"),
-        ("T, rateLimit: { requests: 1, per: 10ms }", "spec.rateLimit.per"),
-        ("T, rateLimit: { requests: 1, per: soon }", "spec.rateLimit.per"),
-        ("T, rateLimit: { requests: 1, key: { header: a, cookie: b } }", "spec.rateLimit.key"),
-        ("T, rateLimit: { requests: 1, key: { header: \"a b\" } }", "spec.rateLimit.key.header"),
-        ("T, compression: { algorithms: [deflate] }", "spec.compression.algorithms[0]"),
-        ("T, compression: { algorithms: [br, br] }", "spec.compression.algorithms"),
-        ("T, compression: { contentTypes: [html] }", "spec.compression.contentTypes[0]"),
-        ("T, compresion: {}", "spec.compresion"),
-    ] {
-        let spec = spec.replace("T,", &format!("{to},"));
-        assert_eq!(fields(&policy(&spec)), [wrong], "{spec}");
-    }
-}
-
+mod traffic;
 mod whole;

@@ -1,8 +1,11 @@
 //! Filters of a rule or backendRef, from the documents' form to what is carried out.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
+    auth::external_auth,
     refs::{Referrer, resolve},
     status::Problem,
 };
@@ -69,6 +72,15 @@ pub(super) fn compile_filters(
                     out.mirrors.push(Mirror { backend: to.backend, per_ten_thousand: mirror_share(mirror) });
                 }
                 Err(problem) => out.unresolved.push(problem),
+            }
+        }
+        if let Some(spec) = &filter.external_auth {
+            let (auth, problem) = external_auth(resources, from, spec);
+            out.filters.external_auth = Some(Arc::new(auth));
+            if let Some(problem) = problem {
+                let message = format!("requests are refused, as nobody can be asked: {}", problem.message);
+                out.unsupported.push(Problem::new("UnsupportedValue", message));
+                out.unresolved.push(problem);
             }
         }
         if filter.r#type == FilterType::Cors {

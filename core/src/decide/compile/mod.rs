@@ -3,6 +3,7 @@
 //! A pure function of the documents. What is wrong with one object is told in its status and touches no other.
 
 mod attach;
+mod auth;
 mod certificates;
 mod filters;
 mod foreign;

@@ -1,5 +1,6 @@
 //! Status and attachment, from documents.
 
+mod auth;
 mod gateways;
 mod streams;
 mod traffic;

@@ -6,7 +6,8 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::{
-    refs::{GATEWAY_GROUP, by_age},
+    auth::external_auth,
+    refs::{GATEWAY_GROUP, OWN_GROUP, Referrer, by_age},
     status::{CONTROLLER, Conditions, Problem, object_status},
 };
 use crate::{
@@ -56,7 +57,7 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Vec<Obj
     let mut status = HashMap::new();
     // The oldest first: what it says stays.
     for (key, object) in by_age(&resources.traffic_policies) {
-        let compiled = compile(key, &object.spec);
+        let (compiled, unresolved) = compile(resources, key, &object.spec);
         let ancestors: Vec<Value> = object
             .spec
             .target_refs
@@ -64,7 +65,7 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Vec<Obj
             .map(|reference| {
                 let at = find(resources, &key.namespace, reference);
                 let taken = at.map(|at| found.entry(at).or_default().take(&compiled));
-                ancestor(object, reference, taken, &compiled)
+                ancestor(object, reference, taken, &compiled, &unresolved)
             })
             .collect();
         status.insert(key, object_status("TrafficPolicy", object, json!({ "ancestors": ancestors })));
@@ -112,6 +113,7 @@ fn ancestor(
     reference: &TrafficTargetRef,
     taken: Result<Vec<&'static str>, Problem>,
     compiled: &EdgePolicy,
+    unresolved: &[Problem],
 ) -> Value {
     let mut conditions = Conditions::new(object.meta.generation);
     match taken {
@@ -126,6 +128,7 @@ fn ancestor(
             conditions.add("Conflicted", "True", "Conflicted", message);
         }
     }
+    conditions.good("ResolvedRefs", unresolved);
     let mut ancestor = json!({
         "group": reference.group,
         "kind": reference.kind,
@@ -166,9 +169,17 @@ fn add(layers: &mut Layers, section: Option<Arc<str>>, policy: EdgePolicy) {
     }
 }
 
-fn compile(key: &ObjectKey, spec: &TrafficPolicy) -> EdgePolicy {
+/// With what is wrong with its references.
+fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (EdgePolicy, Vec<Problem>) {
     let policy: Arc<str> = key.to_string().into();
-    EdgePolicy {
+    let from = Referrer { group: OWN_GROUP, kind: "TrafficPolicy", namespace: &key.namespace };
+    let mut unresolved = Vec::new();
+    let external_auth = spec.external_auth.as_ref().map(|spec| {
+        let (auth, problem) = external_auth(resources, from, spec);
+        unresolved.extend(problem);
+        Arc::new(auth)
+    });
+    let compiled = EdgePolicy {
         access: spec.ip_access.as_ref().map(|access| Arc::new(ip_access(access))),
         limits: spec.request_limits.as_ref().map(|limits| RequestLimits {
             body_bytes: limits.body_bytes,
@@ -179,8 +190,10 @@ fn compile(key: &ObjectKey, spec: &TrafficPolicy) -> EdgePolicy {
             .max_connections
             .map(|most| Arc::new(ConnectionLimit { policy: policy.clone(), most })),
         rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy, limit))),
+        external_auth,
         compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
-    }
+    };
+    (compiled, unresolved)
 }
 
 fn ip_access(spec: &IpAccessSpec) -> IpAccess {

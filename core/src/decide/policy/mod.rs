@@ -1,6 +1,7 @@
 //! TrafficPolicies at the edge: what applies to a request, and what of it can be judged by its head alone.
 
 mod access;
+mod auth;
 mod table;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -8,6 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderName;
 
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
+pub use auth::{AuthProtocol, ExternalAuth};
 pub(crate) use table::{Layers, PolicyTable};
 
 /// What the TrafficPolicies of one target say, each field as a whole. What is absent is said by a less specific target,
@@ -22,6 +24,8 @@ pub struct EdgePolicy {
     pub connections: Option<Arc<ConnectionLimit>>,
     /// How many requests a client may send.
     pub rate: Option<Arc<RateLimit>>,
+    /// A server that is asked about each request.
+    pub external_auth: Option<Arc<ExternalAuth>>,
     /// How responses are compressed.
     pub compression: Option<Arc<Compression>>,
 }
@@ -34,6 +38,7 @@ impl EdgePolicy {
             limits: self.limits.or(other.limits),
             connections: self.connections.clone().or_else(|| other.connections.clone()),
             rate: self.rate.clone().or_else(|| other.rate.clone()),
+            external_auth: self.external_auth.clone().or_else(|| other.external_auth.clone()),
             compression: self.compression.clone().or_else(|| other.compression.clone()),
         }
     }
@@ -45,6 +50,7 @@ impl EdgePolicy {
             ("requestLimits", self.limits.is_some() && younger.limits.is_some()),
             ("maxConnections", self.connections.is_some() && younger.connections.is_some()),
             ("rateLimit", self.rate.is_some() && younger.rate.is_some()),
+            ("externalAuth", self.external_auth.is_some() && younger.external_auth.is_some()),
             ("compression", self.compression.is_some() && younger.compression.is_some()),
         ];
         *self = self.or(younger);
@@ -91,6 +97,11 @@ impl Policies {
         self.first(|policy| policy.rate.as_ref())
     }
 
+    /// A server that is asked about each request.
+    pub fn external_auth(&self) -> Option<&Arc<ExternalAuth>> {
+        self.first(|policy| policy.external_auth.as_ref())
+    }
+
     /// How responses are compressed.
     pub fn compression(&self) -> Option<&Arc<Compression>> {
         self.first(|policy| policy.compression.as_ref())
@@ -112,6 +123,7 @@ impl Policies {
             most("header fields", header_count.map(|n| n.to_string())),
             self.connections().map(|limit| format!("client connections: at most {limit}")),
             self.rate().map(|limit| format!("rate limit: {limit}")),
+            self.external_auth().map(|auth| format!("ask {auth}")),
             self.compression().map(|compression| format!("compress: {compression}")),
         ]
         .into_iter()

@@ -47,7 +47,7 @@ pub(super) fn check(request: &RequestHeader, limits: &HttpLimits) -> Result<(), 
 }
 
 /// The authority, with its port.
-fn authority(request: &RequestHeader) -> Option<&str> {
+pub(super) fn authority(request: &RequestHeader) -> Option<&str> {
     match request.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => request.headers.get(header::HOST)?.to_str().ok(),

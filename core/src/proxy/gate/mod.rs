@@ -82,8 +82,8 @@ impl ProxyHttp for Gate {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         match self.admit(session, context)? {
             None => {
-                if let Some(refusal) = self.ask_policies(session, context) {
-                    return self.answer(session, context, refusal).await.map(|()| true);
+                if self.is_refused(session, context).await? {
+                    return Ok(true);
                 }
                 self.depart(session, context)?;
                 self.begin_mirrors(session, context);

@@ -113,7 +113,12 @@ async fn a_decision_changes_request_and_response() {
     let decision = Decision {
         lane: Some(Lane::parse("v2").unwrap()),
         set_cookie: Some(HeaderValue::from_static("uid=1; Path=/")),
-        filters: Arc::new(Filters { request: edits("x-set"), response: edits("x-out"), rewrite }),
+        filters: Arc::new(Filters {
+            request: edits("x-set"),
+            response: edits("x-out"),
+            rewrite,
+            external_auth: None,
+        }),
         ..forward()
     };
     let proxy = Setup::default().forwards(decision).with([plain(app.address)]);

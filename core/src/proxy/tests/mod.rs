@@ -3,6 +3,7 @@
 mod clients;
 mod harness;
 
+mod authorization;
 mod edge;
 mod mesh;
 mod messages;

@@ -2,6 +2,7 @@
 //! Kubernetes API server sets are accepted and ignored.
 
 mod core_v1;
+mod external_auth;
 mod gateway;
 mod gateway_tls;
 mod mesh;
@@ -12,6 +13,9 @@ mod traffic;
 pub use core_v1::{
     ConfigMap, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ReferenceGrant,
     ReferenceGrantFrom, ReferenceGrantTo, Secret, Service, ServicePortSpec, SliceEndpoint, TargetPort,
+};
+pub use external_auth::{
+    ExternalAuthProtocol, ExternalAuthSpec, ForwardBodySpec, GrpcAuthSpec, HttpAuthSpec,
 };
 pub use gateway::{
     AllowedListeners, AllowedRoutes, CertificateRef, FromNamespaces, Gateway, GatewayAddress, GatewayClass,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ExternalAuthSpec;
+
 /// HTTPRoute.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -178,6 +180,9 @@ pub struct Filter {
     /// For `CORS`.
     #[serde(default)]
     pub cors: Option<Cors>,
+    /// For `ExternalAuth`.
+    #[serde(default)]
+    pub external_auth: Option<ExternalAuthSpec>,
 }
 
 /// Kinds of filters.
@@ -197,6 +202,8 @@ pub enum FilterType {
     /// Cross-origin requests. Accepted; carried out from a later version on.
     #[serde(rename = "CORS")]
     Cors,
+    /// Asks a server whether the request may go on.
+    ExternalAuth,
 }
 
 /// Header changes.

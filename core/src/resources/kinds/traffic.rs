@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ExternalAuthSpec;
+
 /// TrafficPolicy: limits, access and encoding for what it targets.
 ///
 /// Each field beside `targetRefs` counts as a whole. Of several policies that cover a request the one with the most
@@ -24,6 +26,9 @@ pub struct TrafficPolicy {
     /// How many requests a client may send.
     #[serde(default)]
     pub rate_limit: Option<RateLimitSpec>,
+    /// A server that is asked about each request.
+    #[serde(default)]
+    pub external_auth: Option<ExternalAuthSpec>,
     /// How responses are compressed.
     #[serde(default)]
     pub compression: Option<CompressionSpec>,

@@ -1,5 +1,6 @@
 //! What types alone do not say: bounds, forms, and fields that go together.
 
+mod auth;
 mod common;
 mod edge;
 mod mesh;

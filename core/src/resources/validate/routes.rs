@@ -141,6 +141,7 @@ fn filters(c: &mut Checker, filters: &[Filter]) {
         FilterType::RequestRedirect,
         FilterType::UrlRewrite,
         FilterType::Cors,
+        FilterType::ExternalAuth,
     ] {
         c.at("filters", |c| {
             c.require(count(once) <= 1, format!("{once:?} stands more than once"), "put them together")
@@ -166,6 +167,7 @@ fn filter(c: &mut Checker, filter: &Filter) {
         ("urlRewrite", FilterType::UrlRewrite, filter.url_rewrite.is_some()),
         ("requestMirror", FilterType::RequestMirror, filter.request_mirror.is_some()),
         ("cors", FilterType::Cors, filter.cors.is_some()),
+        ("externalAuth", FilterType::ExternalAuth, filter.external_auth.is_some()),
     ];
     for (name, r#type, there) in fields {
         let wanted = filter.r#type == r#type;
@@ -185,6 +187,9 @@ fn filter(c: &mut Checker, filter: &Filter) {
         if let Some(headers) = headers {
             c.at(name, |c| header_filter(c, headers));
         }
+    }
+    if let Some(auth) = &filter.external_auth {
+        c.at("externalAuth", |c| super::auth::external_auth(c, auth, false));
     }
     if let Some(redirect) = &filter.request_redirect {
         c.at("requestRedirect", |c| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::common::Checker;
+use super::{auth::external_auth, common::Checker};
 use crate::{
     decide::Cidr,
     resources::{
@@ -33,6 +33,7 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
         || policy.request_limits.is_some()
         || policy.max_connections.is_some()
         || policy.rate_limit.is_some()
+        || policy.external_auth.is_some()
         || policy.compression.is_some();
     c.require(says, "asks for nothing", "add rateLimit, ipAccess or another field, or remove it");
     if let Some(access) = &policy.ip_access {
@@ -46,6 +47,9 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(limit) = &policy.rate_limit {
         c.at("rateLimit", |c| rate_limit(c, limit));
+    }
+    if let Some(auth) = &policy.external_auth {
+        c.at("externalAuth", |c| external_auth(c, auth, true));
     }
     if let Some(compression) = &policy.compression {
         c.at("compression", |c| self::compression(c, compression));
@@ -115,7 +119,7 @@ fn compression(c: &mut Checker, compression: &CompressionSpec) {
 }
 
 /// A duration within bounds.
-fn duration(c: &mut Checker, field: &str, text: Option<&str>, least: Duration, most: Duration) {
+pub(super) fn duration(c: &mut Checker, field: &str, text: Option<&str>, least: Duration, most: Duration) {
     let Some(text) = text else { return };
     match parse_duration(text) {
         Err(message) => {

@@ -1,5 +1,6 @@
 //! What TrafficPolicies ask of a request, carried out. What its head alone decides has been decided before.
 
+mod auth;
 mod compress;
 mod places;
 mod rate;
@@ -8,15 +9,19 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_error::{ErrorType::InternalError, OrErr};
+use pingora_error::{ErrorType::InternalError, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 pub(in crate::proxy) use places::Places;
 
-use super::{Gate, context::Context, failure::Failure};
+use super::{
+    Gate,
+    context::Context,
+    failure::{self, Failure},
+};
 use crate::{
-    decide::{Compression, LocalAnswer, RateLimit},
+    decide::{Compression, LocalAnswer, Policies, RateLimit},
     proxy::connection::Link,
 };
 use compress::{Encoder, Wish};
@@ -30,6 +35,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 pub(in crate::proxy) struct PolicyState {
     buckets: Buckets,
     connections: places::Counts,
+    client: auth::Client,
 }
 
 /// What is remembered for one request.
@@ -44,36 +50,88 @@ pub(in crate::proxy) struct Progress {
     /// How the response may be compressed.
     compression: Option<(Arc<Compression>, Wish)>,
     encoder: Option<Encoder>,
+    /// What an authorization server adds to the response.
+    response: Vec<auth::Change>,
+}
+
+/// An answer to a request that does not go on.
+pub(super) struct Refusal {
+    status: StatusCode,
+    reason: &'static str,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The status in words where absent.
+    body: Option<Bytes>,
+}
+
+impl Refusal {
+    fn plain(status: StatusCode, reason: &'static str) -> Self {
+        Self { status, reason, headers: Vec::new(), body: None }
+    }
+
+    /// With what somebody else wants the client to see.
+    fn of(
+        status: StatusCode,
+        reason: &'static str,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Bytes,
+    ) -> Self {
+        Self { status, reason, headers, body: Some(body) }
+    }
 }
 
 impl Gate {
-    /// Asks what the decision's policies ask. An answer is a refusal.
-    pub(super) fn ask_policies(&self, session: &mut Session, context: &mut Context) -> Option<LocalAnswer> {
-        let decision = context.decision.as_deref().filter(|decision| !decision.policies.is_empty())?;
+    /// Asks what the decision's policies and filters ask, and answers where the request does not go on: then true.
+    pub(super) async fn is_refused(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let Some(decision) = context.decision.as_deref() else { return Ok(false) };
+        let filter = decision.filters.external_auth.clone();
+        if filter.is_none() && decision.policies.is_empty() {
+            return Ok(false);
+        }
         let (policies, route) = (decision.policies.clone(), decision.route.clone());
-        let refuse = |status, reason, headers| {
-            Some(LocalAnswer { status, headers, reason, route: Some(route.clone()) })
+        let mut refusal = self.limit(session, context, &policies);
+        for auth in [policies.external_auth(), filter.as_ref()].into_iter().flatten() {
+            if refusal.is_none() {
+                refusal = self.authorize(session, context, auth).await?;
+            }
+        }
+        let Some(refusal) = refusal else { return Ok(false) };
+        let Refusal { status, reason, headers, body } = refusal;
+        let Some(body) = body else {
+            let answer = LocalAnswer { status, headers, reason, route: Some(route) };
+            return self.answer(session, context, answer).await.map(|()| true);
         };
+        context.failure = Some(Failure::new(status.as_u16(), reason));
+        let mut head = ResponseHeader::build(status, Some(headers.len() + 1))?;
+        for (name, value) in headers {
+            head.append_header(name, value)?;
+        }
+        head.set_content_length(body.len())?;
+        failure::send(session, head, body).await.map(|()| true)
+    }
+
+    /// What is counted here.
+    fn limit(&self, session: &mut Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
         let most = policies.limits().body_bytes;
         if most.is_some_and(|most| content_length(session).is_some_and(|length| length > most)) {
             session.set_keepalive(None);
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", Vec::new());
+            return Some(Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
         }
         context.policy.body_most = most;
         if let Some(limit) = policies.connections()
             && !link(session).is_none_or(|link| self.policies.connections.admit(limit, &link.places))
         {
             session.set_keepalive(None);
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "policy_connections", Vec::new());
+            return Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, "policy_connections"));
         }
         let client = context.arrival.as_ref().map(|arrival| arrival.caller(0).address);
         if let (Some(limit), Some(client)) = (policies.rate(), client) {
-            let taken =
-                self.policies.buckets.take(limit, &session.req_header().headers, client, Instant::now());
+            let headers = &session.req_header().headers;
+            let taken = self.policies.buckets.take(limit, headers, client, Instant::now());
             let mut headers = rate_headers(limit, &taken);
             if !taken.allowed {
                 headers.push((header::RETRY_AFTER, seconds_up(taken.retry_in).max(1).into()));
-                return refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", headers);
+                let refusal = Refusal::plain(StatusCode::TOO_MANY_REQUESTS, "rate_limited");
+                return Some(Refusal { headers, ..refusal });
             }
             context.policy.rate = headers;
         }
@@ -99,20 +157,24 @@ impl Progress {
     }
 
     /// Adds to a response what policies say of it.
-    pub fn respond(&mut self, response: &mut ResponseHeader) -> pingora_error::Result<()> {
+    pub fn respond(&mut self, response: &mut ResponseHeader) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
         for (name, value) in self.rate.drain(..) {
             response.insert_header(name, value)?;
         }
-        if let Some((compression, wish)) = &self.compression
-            && !response.status.is_informational()
-        {
+        for change in self.response.drain(..) {
+            change.respond(response)?;
+        }
+        if let Some((compression, wish)) = &self.compression {
             self.encoder = compress::begin(response, compression, *wish)?;
         }
         Ok(())
     }
 
     /// Changes a part of a response's body.
-    pub fn respond_part(&mut self, body: &mut Option<Bytes>, end: bool) -> pingora_error::Result<()> {
+    pub fn respond_part(&mut self, body: &mut Option<Bytes>, end: bool) -> Result<()> {
         match &mut self.encoder {
             Some(encoder) => encoder.part(body, end).or_err(InternalError, "a response cannot be compressed"),
             None => Ok(()),

@@ -1,0 +1,89 @@
+//! TrafficPolicies and external authorization as they are written.
+
+use super::*;
+
+#[test]
+fn a_traffic_policy_has_to_make_sense() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: tombolo.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: p }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let to = "targetRefs: [{ kind: Service, name: a }]";
+    let full = format!(
+        "{to}, ipAccess: {{ allow: [10.0.0.0/8, \"::1\"], deny: [10.1.2.3] }}, maxConnections: 5,
+         requestLimits: {{ bodyBytes: 10, headerBytes: 10, headerCount: 1 }},
+         rateLimit: {{ requests: 5, per: 1m, burst: 1, key: {{ header: x-user }} }},
+         compression: {{ algorithms: [br, gzip, zstd], contentTypes: [text/*, application/json], minBytes: 1 }}"
+    );
+    assert_eq!(accepted(&policy(&full)).traffic_policies.len(), 1);
+    for (spec, wrong) in [
+        ("rateLimit: { requests: 1 }", "spec.targetRefs"),
+        ("targetRefs: [], rateLimit: { requests: 1 }", "spec.targetRefs"),
+        (to, "spec"),
+        ("targetRefs: [{ kind: Pod, name: a }], maxConnections: 1", "spec.targetRefs[0].kind"),
+        (
+            "targetRefs: [{ kind: Service, name: a, sectionName: b }], maxConnections: 1",
+            "spec.targetRefs[0].sectionName",
+        ),
+        (
+            "targetRefs: [{ kind: Service, name: a }, { kind: Service, name: a }], maxConnections: 1",
+            "spec.targetRefs",
+        ),
+        ("T, maxConnections: 0", "spec.maxConnections"),
+        ("T, ipAccess: {}", "spec.ipAccess"),
+        ("T, ipAccess: { deny: [\"10.0.0.0/33\"] }", "spec.ipAccess.deny[0]"),
+        ("T, requestLimits: {}", "spec.requestLimits"),
+        ("T, rateLimit: { requests: 0 }", "spec.rateLimit.requests"),
+        ("T, rateLimit: { requests: 1, burst: 0 }", "spec.rateLimit.burst"),
+        ("T, rateLimit: { requests: 1, per: 10ms }", "spec.rateLimit.per"),
+        ("T, rateLimit: { requests: 1, per: soon }", "spec.rateLimit.per"),
+        ("T, rateLimit: { requests: 1, key: { header: a, cookie: b } }", "spec.rateLimit.key"),
+        ("T, rateLimit: { requests: 1, key: { header: \"a b\" } }", "spec.rateLimit.key.header"),
+        ("T, compression: { algorithms: [deflate] }", "spec.compression.algorithms[0]"),
+        ("T, compression: { algorithms: [br, br] }", "spec.compression.algorithms"),
+        ("T, compression: { contentTypes: [html] }", "spec.compression.contentTypes[0]"),
+        ("T, compresion: {}", "spec.compresion"),
+    ] {
+        let spec = spec.replace("T,", &format!("{to},"));
+        assert_eq!(fields(&policy(&spec)), [wrong], "{spec}");
+    }
+}
+
+#[test]
+fn external_authorization_has_to_make_sense() {
+    let filter = |spec: &str| {
+        route(&format!(
+            "{{ rules: [{{ filters: [{{ type: ExternalAuth, externalAuth: {{ {spec} }} }}] }}] }}"
+        ))
+    };
+    let to = "backendRef: { name: a, port: 80 }";
+    let full = format!(
+        "{to}, protocol: HTTP, http: {{ path: /check, allowedHeaders: [x-a], allowedResponseHeaders: ~ }}, forwardBody: {{ maxSize: 65535 }}"
+    );
+    accepted(&filter(&full));
+    accepted(&filter(&format!("{to}, protocol: GRPC, grpc: {{ allowedHeaders: [x-a] }}")));
+    for (spec, wrong) in [
+        ("protocol: HTTP", "backendRef"),
+        ("T, protocol: TCP", "protocol"),
+        ("T, protocol: HTTP, grpc: {}", "grpc"),
+        ("T, protocol: GRPC, http: {}", "http"),
+        ("T, protocol: HTTP, http: { path: check }", "http.path"),
+        ("T, protocol: HTTP, http: { path: \"/a?b\" }", "http.path"),
+        ("T, protocol: HTTP, http: { allowedHeaders: [\"a b\"] }", "http.allowedHeaders[0]"),
+        ("T, protocol: HTTP, forwardBody: { maxSize: 65536 }", "forwardBody.maxSize"),
+        ("T, protocol: HTTP, timeout: 1s", "timeout"),
+        ("T, protocol: HTTP, failOpen: true", "failOpen"),
+        ("protocol: HTTP, backendRef: { name: a }", "backendRef.port"),
+        ("protocol: HTTP, backendRef: { name: a, port: 80, weight: 1 }", "backendRef"),
+    ] {
+        let spec = spec.replace("T,", &format!("{to},"));
+        assert_eq!(
+            fields(&filter(&spec)),
+            [format!("spec.rules[0].filters[0].externalAuth.{wrong}")],
+            "{spec}"
+        );
+    }
+    let both = "{ rules: [{ filters: [{ type: ExternalAuth }] }] }";
+    assert_eq!(fields(&route(both)), ["spec.rules[0].filters[0].externalAuth"]);
+}
