@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tombolo_core::{
     decide::{Bind, BindKey, Compiled, ListenerProtocol},
     member::{ListenerSet, Wanted},
-    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, ListenLimits, Serving},
+    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, ListenLimits, Serving},
     telemetry::Telemetry,
 };
 
@@ -124,6 +125,16 @@ impl Edge {
     /// The open listeners, with their real addresses.
     pub fn addresses(&self) -> BTreeMap<BindKey, SocketAddr> {
         self.listeners.iter().map(|(key, serving)| (*key, Serving::address(serving))).collect()
+    }
+
+    /// Where a listener is wanted that another process had open, its socket is used.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        self.listeners.inherit(inherited);
+    }
+
+    /// The sockets of the open listeners, to be handed to another process.
+    pub fn sockets(&self) -> impl Iterator<Item = OwnedFd> {
+        self.listeners.iter().filter_map(|(_, serving)| serving.socket())
     }
 
     /// The listeners, to be drained.

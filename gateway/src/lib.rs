@@ -9,6 +9,7 @@ mod director;
 mod edge;
 mod files;
 mod listener_tls;
+mod handover;
 mod mesh;
 mod options;
 mod origin;

@@ -21,6 +21,9 @@ pub struct Options {
     pub ports: Ports,
     /// Where the admin pages are; none: nowhere.
     pub admin: Option<SocketAddr>,
+    /// The Unix socket over which the next process takes this one's place, and this one the place of the process that
+    /// listens there when it starts; none: sockets are opened anew.
+    pub handover: Option<PathBuf>,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
@@ -87,6 +90,7 @@ impl Options {
             address: None,
             ports: Ports::Offset(0),
             admin: None,
+            handover: None,
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

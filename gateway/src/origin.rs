@@ -22,7 +22,7 @@ use tombolo_core::{
         random_seed,
     },
     model::{Locality, Snapshot, check_dns_label},
-    proxy::{ListenLimits, Serving, bind, serve},
+    proxy::{Inherited, ListenLimits, Serving, open, serve},
     telemetry::Telemetry,
 };
 use tombolo_proto::v1;
@@ -59,6 +59,11 @@ impl Membership {
         self.member.credentials()
     }
 
+    /// Leaves the place to a process that has registered under the same name, and gives back the mesh listener.
+    pub fn leave(self) -> Serving {
+        self.mesh
+    }
+
     /// Says that this gateway goes away, no longer than `limit`, and gives back the mesh listener.
     pub async fn withdraw(self, limit: Duration) -> Serving {
         if !self.registration.withdraw(limit).await {
@@ -73,6 +78,7 @@ impl Origin {
     pub async fn new(
         source: Source,
         telemetry: &Arc<Telemetry>,
+        inherited: &Inherited,
         stop: Receiver<bool>,
     ) -> Result<Self, Error> {
         match source {
@@ -80,7 +86,7 @@ impl Origin {
             Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
                 let joining =
                     Joining { join, name, listen: mesh_listen, advertise: mesh_advertise, locality };
-                joining.run(telemetry, stop).await
+                joining.run(telemetry, inherited, stop).await
             }
         }
     }
@@ -111,14 +117,19 @@ struct Joining {
 }
 
 impl Joining {
-    async fn run(self, telemetry: &Arc<Telemetry>, stop: Receiver<bool>) -> Result<Origin, Error> {
+    async fn run(
+        self,
+        telemetry: &Arc<Telemetry>,
+        inherited: &Inherited,
+        stop: Receiver<bool>,
+    ) -> Result<Origin, Error> {
         check_dns_label(&self.name)?;
         let member = Member::join(self.join.clone()).await?;
         if !member.id().is_gateway() {
             return Err(Error::NoGateway(member.id().clone()));
         }
         let failed = |source| Error::Listen { what: "the mesh listener", address: self.listen, source };
-        let listener = bind(self.listen).map_err(failed)?;
+        let listener = open(self.listen, inherited).map_err(failed)?;
         let mut registration = self.register(&member, &listener).await?;
         let registered = registration.registered().await;
         let placement =

@@ -1,20 +1,29 @@
 //! A gateway that runs.
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tombolo_core::{
     decide::BindKey,
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::JoinError,
     model::{NameError, SpiffeId},
-    proxy::{EngineError, EngineParts, HttpEngine, MeshUpstream},
+    proxy::{EngineError, EngineParts, HttpEngine, Inherited, MeshUpstream, open},
 };
 
 use crate::{
     director::EdgeDirector,
     edge::Edge,
+    handover::{Predecessor, Successor, Wish},
     options::Options,
     origin::{Membership, Origin},
     pages::GatewayPages,
@@ -46,6 +55,14 @@ pub enum Error {
         what: &'static str,
         /// Where.
         address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process that serves now cannot be asked for its sockets, or its place not be taken.
+    #[error("the handover at {path}: {source}", path = path.display())]
+    Handover {
+        /// Where.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -131,6 +148,7 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
         () = running.ready() => {
             let listeners: Vec<_> = running.listeners().values().map(ToString::to_string).collect();
             println!("tombolo gateway ready: listening on {}", listeners.join(", "));
+            lifecycle::notify_ready();
         }
         () = stop.signalled() => {}
     }
@@ -142,7 +160,8 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     // Stopped by the drain's own order, not by its beginning.
     let (stop, stopped) = watch::channel(false);
     let telemetry = Arc::clone(&options.telemetry);
-    let origin = Origin::new(options.source.clone(), &telemetry, stopped.clone()).await?;
+    let (predecessor, inherited) = find_predecessor(&options).await?;
+    let origin = Origin::new(options.source.clone(), &telemetry, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
     let engine = HttpEngine::new(EngineParts {
@@ -152,11 +171,14 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         upstream: MeshUpstream::new(identity, snapshot),
         observer: Arc::clone(&telemetry) as _,
     })?;
-    let edge = Edge::new(engine, options.address, options.ports, telemetry, stopped.clone());
+    let mut edge = Edge::new(engine, options.address, options.ports, telemetry, stopped.clone());
+    edge.inherit(inherited.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();
     let pages = GatewayPages { served: Arc::clone(&served), pools };
-    let admin = serve_admin(&options, &readiness, pages, stopped).await?;
+    let admin = open_admin(&options, &inherited)?;
+    let admin_socket = admin.as_ref().and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
+    let admin = serve_admin(&options, admin, &readiness, pages, stopped)?;
     let mesh = membership.as_ref().map(|membership| membership.mesh.address());
     let (tell, changed) = watch::channel(());
     let following = Following {
@@ -168,25 +190,46 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         stop,
         membership,
         edge,
+        admin: admin_socket,
+        inherited,
+        predecessor,
+        successor: None,
     };
     let task = tokio::spawn(following.run(state, drain));
     Ok(Running { admin, mesh, readiness, served, changed, task })
 }
 
-async fn serve_admin(
+/// The process whose place this one takes, with its sockets.
+async fn find_predecessor(options: &Options) -> Result<(Option<Predecessor>, Inherited), Error> {
+    let Some(path) = &options.handover else { return Ok(Default::default()) };
+    let found = Predecessor::find(path).await;
+    let found = found.map_err(|source| Error::Handover { path: path.clone(), source })?;
+    Ok(found.map_or_else(Default::default, |(predecessor, inherited)| (Some(predecessor), inherited)))
+}
+
+fn admin_failed(address: SocketAddr) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Listen { what: "admin pages", address, source }
+}
+
+fn open_admin(options: &Options, inherited: &Inherited) -> Result<Option<TcpListener>, Error> {
+    let Some(address) = options.admin else { return Ok(None) };
+    open(address, inherited).map(Some).map_err(admin_failed(address))
+}
+
+fn serve_admin(
     options: &Options,
+    socket: Option<TcpListener>,
     readiness: &Readiness,
     pages: GatewayPages,
     stop: watch::Receiver<bool>,
 ) -> Result<Option<SocketAddr>, Error> {
-    let Some(address) = options.admin else { return Ok(None) };
+    let (Some(address), Some(socket)) = (options.admin, socket) else { return Ok(None) };
     let shown = Admin {
         readiness: readiness.clone(),
         telemetry: Arc::clone(&options.telemetry),
         pages: Arc::new(pages),
     };
-    let bound = lifecycle::admin::serve(address, shown, stop).await;
-    bound.map(Some).map_err(|source| Error::Listen { what: "admin pages", address, source })
+    lifecycle::admin::serve_on(socket, shown, stop).map(Some).map_err(admin_failed(address))
 }
 
 /// Puts each state in force.
@@ -199,12 +242,26 @@ struct Following {
     stop: watch::Sender<bool>,
     membership: Option<Membership>,
     edge: Edge,
+    /// The admin pages' socket once more.
+    admin: Option<OwnedFd>,
+    inherited: Inherited,
+    predecessor: Option<Predecessor>,
+    successor: Option<Successor>,
+}
+
+/// Why a gateway ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Told,
+    /// Another process has taken its place.
+    Replaced,
 }
 
 impl Following {
     async fn run(mut self, mut state: watch::Receiver<Arc<State>>, mut drain: Drain) {
         let mut failing = false;
-        loop {
+        let end = loop {
             let retry = async {
                 match failing {
                     true => tokio::time::sleep(RETRY).await,
@@ -212,16 +269,53 @@ impl Following {
                 }
             };
             tokio::select! {
-                () = drain.signalled() => break,
-                changed = state.changed() => if changed.is_err() { break },
+                () = drain.signalled() => break End::Told,
+                wish = Successor::wish(&mut self.successor) => match wish {
+                    Wish::Sockets(asked) => {
+                        // An asker that has gone meanwhile takes nothing over.
+                        let _gone = asked.send(self.sockets());
+                        continue;
+                    }
+                    Wish::Taken => break End::Replaced,
+                },
+                changed = state.changed() => if changed.is_err() {
+                    // The source may end before the gateway does.
+                    drain.signalled().await;
+                    break End::Told;
+                },
                 () = retry => {}
             }
             let next = Arc::clone(&state.borrow_and_update());
             failing = self.apply(next);
+            if !failing {
+                self.take_place().await;
+            }
+        };
+        self.end(end).await;
+    }
+
+    /// Everything is open: the process before this one may go, and the next may come.
+    async fn take_place(&mut self) {
+        self.inherited.close_rest();
+        // First the place where the next process asks: it must not find the old one there, which is about to end.
+        if let (Some(path), None) = (&self.options.handover, &self.successor) {
+            match Successor::listen(path.clone()) {
+                Ok(successor) => self.successor = Some(successor),
+                Err(error) => tracing::error!(%error, path = %path.display(), "no process can take over"),
+            }
         }
-        // The source may have ended before the gateway does.
-        drain.signalled().await;
-        self.end().await;
+        if let Some(predecessor) = self.predecessor.take()
+            && let Err(error) = predecessor.release().await
+        {
+            tracing::warn!(%error, "the process before this one could not be told to go");
+        }
+    }
+
+    /// Every socket that is open.
+    fn sockets(&self) -> Vec<OwnedFd> {
+        let mesh = self.membership.as_ref().and_then(|membership| membership.mesh.socket());
+        let admin = self.admin.as_ref().and_then(|admin| admin.try_clone().ok());
+        self.edge.sockets().chain(mesh).chain(admin).collect()
     }
 
     /// True if something is to be tried again.
@@ -247,10 +341,20 @@ impl Following {
     }
 
     /// Tells the controller first, then finishes what runs.
-    async fn end(self) {
-        tracing::info!("draining");
+    async fn end(self, end: End) {
+        match end {
+            End::Told => {
+                tracing::info!("draining");
+                lifecycle::notify_stopping();
+            }
+            // The service goes on: it is the other process now.
+            End::Replaced => tracing::info!("draining: another process has taken over"),
+        }
+        // Who comes now opens sockets of its own.
+        drop(self.successor);
         let limit = self.options.drain_limit;
         let mesh = match self.membership {
+            Some(membership) if end == End::Replaced => Some(membership.leave()),
             Some(membership) => {
                 let mesh = membership.withdraw(FAREWELL).await;
                 tokio::time::sleep(SETTLE).await;

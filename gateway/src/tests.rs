@@ -24,6 +24,8 @@ use tombolo_core::{
 
 use crate::{Options, Ports, Running, Source, build};
 
+mod changes;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// A gateway, its configuration, and what is behind it.
@@ -68,7 +70,7 @@ impl World {
 async fn start(config: &Path, drained: Drain) -> Running {
     let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
     let options = Options {
-        source: Source::Static { paths: vec![config.to_owned()], poll: Duration::from_millis(20) },
+        source: Source::Static { paths: vec![config.to_owned()], poll: Duration::from_millis(5) },
         address: Some([127, 0, 0, 1].into()),
         ports: Ports::Free,
         admin: Some(([127, 0, 0, 1], 0).into()),

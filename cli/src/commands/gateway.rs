@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use tombolo_core::{member::JoinOptions, model::Locality};
@@ -38,6 +39,13 @@ pub struct GatewayArgs {
     /// Where listeners bind whose Gateway names no address
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     address: IpAddr,
+    /// A Unix socket over which a new process takes the place of this one without closing a port: start the new one with
+    /// the same flags, or send this one SIGUSR2 when its binary was replaced
+    #[arg(long, value_name = "PATH")]
+    handover: Option<PathBuf>,
+    /// How long requests and WebSockets may take to finish when this process is told to end or is replaced, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = process::DRAIN_TIME.as_secs())]
+    drain_time: u64,
     /// Added to every listener's port: 8000 makes 8080 of 80
     #[arg(long, value_name = "N", default_value_t = 0)]
     port_offset: u16,
@@ -74,7 +82,11 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.address = (!args.address.is_unspecified()).then_some(args.address);
     options.ports = Ports::Offset(args.port_offset);
     options.admin = args.common.admin;
-    options.drain_limit = process::DRAIN_TIME;
+    options.drain_limit = Duration::from_secs(args.drain_time);
+    if args.handover.is_some() {
+        process::replace_on_signal();
+    }
+    options.handover = args.handover;
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

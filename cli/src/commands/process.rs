@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tombolo_core::{
     identity::Token,
     lifecycle::{Drain, DrainTrigger, shutdown_signal},
@@ -61,6 +62,38 @@ pub fn drain_on_signal() -> Drain {
         std::process::exit(1);
     });
     drain
+}
+
+/// Starts this binary once more, with the same arguments, at each SIGUSR2: the new process takes over by itself. The
+/// binary is looked for where this one was started from, so that a new version that was put there is the one that runs.
+pub fn replace_on_signal() {
+    // Asked now: once the file was replaced, the kernel calls it deleted.
+    let Ok(binary) = std::env::current_exe() else {
+        return tracing::warn!("the place of this binary cannot be found out: SIGUSR2 will not be heard");
+    };
+    let Ok(mut signals) = signal(SignalKind::user_defined2()) else {
+        return tracing::warn!("SIGUSR2 cannot be watched");
+    };
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            let mut command = tokio::process::Command::new(&binary);
+            command.args(std::env::args_os().skip(1)).stdin(std::process::Stdio::null());
+            match command.spawn() {
+                Ok(child) => {
+                    tracing::info!(process = child.id(), "SIGUSR2: a new process was started");
+                    tokio::spawn(report(child));
+                }
+                Err(error) => tracing::error!(binary = %binary.display(), %error, "cannot be started"),
+            }
+        }
+    });
+}
+
+/// Says so where the new process ends before this one: nothing was replaced.
+async fn report(mut child: tokio::process::Child) {
+    if let Ok(status) = child.wait().await {
+        tracing::error!(%status, "the new process has ended; this one serves on");
+    }
 }
 
 /// A printed token, or `@FILE`, if there is one. A file that is gone is no token: it may have been removed after its use.

@@ -68,12 +68,16 @@ pub struct Admin {
 
 /// Binds and serves until `stop` turns true. Returns the bound address. Meant for loopback: nothing here is secret, and
 /// nothing is protected.
-pub async fn serve(
-    address: SocketAddr,
+pub async fn serve(address: SocketAddr, admin: Admin, stop: watch::Receiver<bool>) -> io::Result<SocketAddr> {
+    serve_on(TcpListener::bind(address).await?, admin, stop)
+}
+
+/// The same on a socket that listens already.
+pub fn serve_on(
+    listener: TcpListener,
     admin: Admin,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::spawn(async move {

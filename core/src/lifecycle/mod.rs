@@ -2,9 +2,11 @@
 
 pub mod admin;
 mod drain;
+mod notify;
 mod readiness;
 mod signal;
 
 pub use drain::{Drain, DrainTrigger};
+pub use notify::{notify_ready, notify_stopping};
 pub use readiness::{Readiness, Task};
 pub use signal::shutdown_signal;

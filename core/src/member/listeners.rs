@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::proxy::{Accepted, ConnectionService, ListenLimits, Serving, bind, serve};
+use crate::proxy::{Accepted, ConnectionService, Inherited, ListenLimits, Serving, open, serve};
 
 /// A listener that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct ListenerSet<K, P> {
     make: Make<K, P>,
     limits: ListenLimits,
     drain: watch::Receiver<bool>,
+    inherited: Inherited,
     open: BTreeMap<K, Open<P>>,
     /// Those that take no more connections, while some of theirs are left.
     closing: Vec<Serving>,
@@ -51,7 +52,19 @@ where
         limits: ListenLimits,
         drain: watch::Receiver<bool>,
     ) -> Self {
-        Self { make: Box::new(make), limits, drain, open: BTreeMap::new(), closing: Vec::new() }
+        Self {
+            make: Box::new(make),
+            limits,
+            drain,
+            inherited: Inherited::default(),
+            open: BTreeMap::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    /// Where a socket is wanted that was taken over from another process, that one is used.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
     }
 
     /// Makes the set as it is wanted. Gives the listeners that could not be bound, each with its reason.
@@ -102,7 +115,8 @@ where
 
     fn bind(&self, wanted: &Wanted<P>, service: Arc<dyn ConnectionService>) -> io::Result<Open<P>> {
         let service = Switch::new(service);
-        let serving = serve(bind(wanted.address)?, service.clone(), self.limits, self.drain.clone())?;
+        let serving =
+            serve(open(wanted.address, &self.inherited)?, service.clone(), self.limits, self.drain.clone())?;
         tracing::debug!(address = %serving.address(), "listening");
         Ok(Open { wanted: wanted.clone(), service, serving })
     }

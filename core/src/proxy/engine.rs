@@ -30,6 +30,9 @@ use super::{
 };
 use crate::model::Snapshot;
 
+/// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
+/// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
+const LAST_REQUEST: Duration = Duration::from_secs(3);
 /// An HTTP/2 connection is kept so long without a request. Also bounds a head that comes in too slowly.
 const H2_IDLE: Duration = Duration::from_secs(75);
 /// How much of a request's or connection's body HTTP/2 takes in before it is passed on.
@@ -180,9 +183,11 @@ async fn await_request(
     connection.rest();
     tokio::select! {
         biased;
-        read = tokio::time::timeout(idle, connection.fill()) => matches!(read, Ok(Ok(1..))),
-        () = signalled(stop) => false,
+        read = tokio::time::timeout(idle, connection.fill()) => return matches!(read, Ok(Ok(1..))),
+        () = signalled(stop) => {}
     }
+    let read = tokio::time::timeout(LAST_REQUEST, connection.fill()).await;
+    matches!(read, Ok(Ok(1..)))
 }
 
 /// What a plaintext client speaks, by its first bytes: only as many are waited for as tell it.

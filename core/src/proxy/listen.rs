@@ -3,20 +3,23 @@
 use std::{
     fmt, io,
     net::{Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
 };
 use tokio_util::task::TaskTracker;
+
+use super::Inherited;
 
 /// The kernel's queue of connections not yet accepted; past it, the kernel lets clients try again.
 const BACKLOG: i32 = 1024;
@@ -94,9 +97,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// The socket of this address that was taken over, else a new one, see [`bind`].
+pub fn open(address: SocketAddr, inherited: &Inherited) -> io::Result<TcpListener> {
+    let Some(socket) = inherited.take(address) else { return bind(address) };
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
 /// A listener that serves. Dropping this does not end it; [`Serving::stop`] does.
 pub struct Serving {
     address: SocketAddr,
+    /// Gone when nobody accepts on it any more.
+    socket: Weak<TcpListener>,
     stop: watch::Sender<bool>,
     connections: TaskTracker,
     stats: Arc<ListenStats>,
@@ -106,6 +118,11 @@ impl Serving {
     /// The bound address, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same socket once more, to be handed to another process; none: it does not listen any more.
+    pub fn socket(&self) -> Option<OwnedFd> {
+        self.socket.upgrade()?.as_fd().try_clone_to_owned().ok()
     }
 
     /// The listener's counters.
@@ -118,8 +135,8 @@ impl Serving {
         self.connections.len()
     }
 
-    /// Stops accepting and drains: idle connections close, HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current
-    /// response, tunnels go on until their own end.
+    /// Stops accepting and drains: HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the next response (or, where no request
+    /// comes, after a moment), tunnels go on until their own end.
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -146,8 +163,10 @@ pub fn serve(
     let stats = Arc::new(ListenStats::default());
     let (stop, stopped) = watch::channel(false);
     let connections = TaskTracker::new();
+    let listener = Arc::new(listener);
     let serving = Serving {
         address: listener.local_addr()?,
+        socket: Arc::downgrade(&listener),
         stop: stop.clone(),
         connections: connections.clone(),
         stats: stats.clone(),
@@ -169,7 +188,7 @@ pub fn serve(
 }
 
 struct Accepting {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     service: Arc<dyn ConnectionService>,
     places: Arc<Semaphore>,
     connections: TaskTracker,
@@ -195,7 +214,18 @@ impl Accepting {
                 }
             }
         }
+        self.take_waiting();
         self.connections.close();
+    }
+
+    /// Takes the connections that the kernel has accepted already: closing the socket would reset them.
+    fn take_waiting(&self) {
+        for _ in 0..BACKLOG {
+            match self.listener.accept().now_or_never() {
+                Some(Ok((tcp, peer))) => self.begin(tcp, peer),
+                Some(Err(_)) | None => return,
+            }
+        }
     }
 
     fn begin(&self, tcp: TcpStream, peer: SocketAddr) {

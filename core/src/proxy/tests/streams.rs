@@ -176,3 +176,22 @@ async fn one_listener_stops_while_the_other_goes_on() {
     assert_eq!(status(&get(second.address(), "").await), 200);
     until("it takes no more", || std::net::TcpStream::connect(first.address()).is_err()).await;
 }
+
+#[tokio::test]
+async fn an_idle_connection_of_a_draining_listener_still_takes_one_request() {
+    let app = App::named("app").await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let mut idle = TcpStream::connect(listener.address()).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    read_head(&mut idle).await;
+    soon("a body", idle.read_exact(&mut [0; 3])).await.unwrap();
+    listener.stop();
+    soon("it no longer listens", async { while TcpStream::connect(listener.address()).await.is_ok() {} })
+        .await;
+    idle.write_all(request).await.unwrap();
+    let answer = read_head(&mut idle).await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(listener.drained(SOON).await);
+}
