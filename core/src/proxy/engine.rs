@@ -181,13 +181,19 @@ async fn await_request(
     }
     connection.end_head();
     connection.rest();
+    let read = tokio::time::timeout(idle, fill_or_stop(connection, stop)).await;
+    matches!(read, Ok(Ok(1..)))
+}
+
+/// Reads more; where the listener drains, only what comes soon.
+async fn fill_or_stop(connection: &mut Connection, stop: &mut watch::Receiver<bool>) -> io::Result<usize> {
     tokio::select! {
         biased;
-        read = tokio::time::timeout(idle, connection.fill()) => return matches!(read, Ok(Ok(1..))),
+        read = connection.fill() => return read,
         () = signalled(stop) => {}
     }
-    let read = tokio::time::timeout(LAST_REQUEST, connection.fill()).await;
-    matches!(read, Ok(Ok(1..)))
+    let late = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    tokio::time::timeout(LAST_REQUEST, connection.fill()).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// What a plaintext client speaks, by its first bytes: only as many are waited for as tell it.
@@ -201,12 +207,7 @@ async fn sniff(connection: &mut Connection, stop: &mut watch::Receiver<bool>) ->
         if seen == H2_PREFACE.len() {
             return Ok(Spoken::Http2);
         }
-        let read = tokio::select! {
-            biased;
-            read = connection.fill() => read?,
-            () = signalled(stop) => 0,
-        };
-        if read == 0 {
+        if fill_or_stop(connection, stop).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::Stdio,
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -194,16 +195,23 @@ impl World {
 
     /// Starts the gateway, and waits until it is ready.
     pub fn serve(&mut self) {
-        let output = self.dir.path().join("output");
+        self.gateway = Some(self.start(&[]));
+    }
+
+    /// Starts a gateway process with more arguments, and waits until it is ready.
+    pub fn start(&self, more: &[&str]) -> Running {
+        static STARTED: AtomicU16 = AtomicU16::new(0);
+        let output = self.dir.path().join(format!("output-{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = fs::File::create(&output).unwrap();
         let (config, offset) = (self.config(), self.offset.to_string());
         let mut command =
             command(["gateway", "--config", config.to_str().unwrap(), "--port-offset", &offset]);
-        command.stdout(file.try_clone().unwrap()).stderr(Stdio::from(file));
-        self.gateway = Some(Running::start(&mut command));
+        command.args(more).stdout(file.try_clone().unwrap()).stderr(Stdio::from(file));
+        let running = Running::start(&mut command);
         wait_until("the gateway is ready", SOON, || {
             fs::read_to_string(&output).is_ok_and(|text| text.contains("ready"))
         });
+        running
     }
 
     /// What the documents' status is.
@@ -328,7 +336,6 @@ fn slice(namespace: &str, service: &str, ports: &[(&str, u16, &str)], pod: &Pod)
 
 /// An offset at which the suite's ports are free on every address. Each process of tests takes from a range of its own.
 fn free_offset() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const PORTS: [u16; 8] = [80, 443, 8080, 8081, 8090, 8443, 9443, 90];
     for _ in 0..200 {

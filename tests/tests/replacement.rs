@@ -1,0 +1,227 @@
+//! A new process takes the place of the old one under load, ten times, and nobody who calls notices.
+#![allow(clippy::unwrap_used)]
+// Of the conformance scenarios' stage, this uses a part.
+#![allow(dead_code)]
+
+#[path = "conformance/backend.rs"]
+mod backend;
+#[path = "conformance/certificates.rs"]
+mod certificates;
+#[path = "conformance/client.rs"]
+mod client;
+#[path = "conformance/report.rs"]
+mod report;
+#[path = "conformance/world.rs"]
+mod world;
+
+use std::{
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tombolo_tests::Running;
+
+use client::get;
+use world::World;
+
+const SOON: Duration = Duration::from_secs(20);
+const REPLACEMENTS: usize = 10;
+
+const ROUTE: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: first, namespace: gateway-conformance-infra }
+spec:
+  parentRefs: [{ name: same-namespace }]
+  rules:
+    - matches: [{ path: { value: /ws } }]
+      backendRefs: [{ name: infra-backend-v1, port: 8082 }]
+    - backendRefs: [{ name: infra-backend-v1, port: 8080 }]
+"#;
+
+#[derive(Default)]
+struct Load {
+    answered: AtomicU64,
+    done: AtomicBool,
+}
+
+impl Load {
+    fn ends(&self) -> bool {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Request after request on one connection, for as long as the gateway keeps it.
+async fn keep_asking(to: SocketAddr, load: Arc<Load>) {
+    loop {
+        let tcp = TcpStream::connect(to).await.expect("a connection");
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.unwrap();
+        tokio::spawn(connection);
+        loop {
+            let request = Request::get("/").header("host", "x").body(Empty::<Bytes>::new()).unwrap();
+            let response = timeout(SOON, sender.send_request(request)).await.expect("an answer").unwrap();
+            let closes = response.headers().get("connection").is_some_and(|value| value == "close");
+            assert_eq!(response.status(), 200);
+            response.into_body().collect().await.unwrap();
+            if load.ends() {
+                return;
+            }
+            if closes {
+                break;
+            }
+        }
+    }
+}
+
+/// The same over HTTP/2, until it is told to go away.
+async fn keep_asking_http2(to: SocketAddr, load: Arc<Load>) {
+    loop {
+        let tcp = TcpStream::connect(to).await.expect("a connection");
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.unwrap();
+        tokio::spawn(connection);
+        while sender.ready().await.is_ok() {
+            let request = Request::get("http://x/").body(Empty::<Bytes>::new()).unwrap();
+            match timeout(SOON, sender.send_request(request)).await.expect("an answer") {
+                Ok(response) => {
+                    assert_eq!(response.status(), 200);
+                    response.into_body().collect().await.unwrap();
+                }
+                // It was told to go away before it had sent anything.
+                Err(error) => assert!(error.is_canceled() || error.is_closed(), "{error:?}"),
+            }
+            if load.ends() {
+                return;
+            }
+        }
+    }
+}
+
+/// A connection for each request.
+async fn ask_anew(to: SocketAddr, load: Arc<Load>) {
+    let ask = get("x", "/");
+    loop {
+        let answer = timeout(SOON, ask.send(to)).await.expect("an answer").unwrap();
+        assert_eq!(answer.status, 200);
+        if load.ends() {
+            return;
+        }
+    }
+}
+
+/// A WebSocket whose bytes come back.
+struct WebSocket(TcpStream);
+
+impl WebSocket {
+    async fn open(to: SocketAddr) -> Self {
+        let mut tcp = TcpStream::connect(to).await.unwrap();
+        let upgrade = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        tcp.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(SOON, tcp.read_u8()).await.unwrap().unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        Self(tcp)
+    }
+
+    async fn echoes(&mut self) {
+        self.0.write_all(b"still there?").await.unwrap();
+        let mut back = [0; 12];
+        timeout(SOON, self.0.read_exact(&mut back)).await.unwrap().unwrap();
+        assert_eq!(&back, b"still there?");
+    }
+}
+
+fn has_ended(process: &mut Running) -> bool {
+    process.child().try_wait().unwrap().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
+    let world = World::stage().await;
+    world.write("scenario", ROUTE);
+    let handover = world.path().join("handover");
+    let arguments = ["--handover", handover.to_str().unwrap(), "--drain-time", "120"];
+    let mut processes = vec![world.start(&arguments)];
+    let to = world.address("same-namespace", 80);
+    let load = Arc::<Load>::default();
+    let mut clients: Vec<_> = (0..4).map(|_| tokio::spawn(keep_asking(to, load.clone()))).collect();
+    clients.extend((0..2).map(|_| tokio::spawn(keep_asking_http2(to, load.clone()))));
+    clients.extend((0..2).map(|_| tokio::spawn(ask_anew(to, load.clone()))));
+    let mut sockets = vec![WebSocket::open(to).await];
+
+    for _ in 0..REPLACEMENTS {
+        processes.push(world.start(&arguments));
+        let before = load.answered.load(Ordering::Relaxed);
+        let end = Instant::now() + SOON;
+        while load.answered.load(Ordering::Relaxed) < before + 200 {
+            assert!(Instant::now() < end, "requests are answered");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sockets.push(WebSocket::open(to).await);
+        for socket in &mut sockets {
+            socket.echoes().await;
+        }
+    }
+
+    load.done.store(true, Ordering::Relaxed);
+    for client in clients {
+        timeout(SOON, client).await.expect("an end").unwrap();
+    }
+    assert!(processes.iter_mut().all(|process| !has_ended(process)), "each still serves its WebSocket");
+    drop(sockets);
+    let last = processes.pop().unwrap();
+    let end = Instant::now() + SOON;
+    while !processes.iter_mut().all(has_ended) {
+        assert!(Instant::now() < end, "the processes that were replaced end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(get("x", "/").send(to).await.unwrap().status, 200, "the last one serves on");
+    drop(last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_replaces_the_process_and_a_new_one_that_fails_changes_nothing() {
+    let world = World::stage().await;
+    world.write("scenario", ROUTE);
+    let handover = world.path().join("handover");
+    let arguments = ["--handover", handover.to_str().unwrap(), "--drain-time", "5"];
+    let mut first = world.start(&arguments);
+    let to = world.address("same-namespace", 80);
+    let place = std::fs::metadata(&handover).unwrap().ino();
+    // One that dies before it is ready, in the middle of the exchange.
+    drop(std::os::unix::net::UnixStream::connect(&handover).unwrap());
+    world.reaches(to, &get("x", "/"), "infra-backend-v1").await;
+    let pid = first.child().id().to_string();
+    let killed = std::process::Command::new("kill").args(["-USR2", &pid]).status().unwrap();
+    assert!(killed.success());
+    let end = Instant::now() + SOON;
+    while !has_ended(&mut first) {
+        assert!(Instant::now() < end, "the first process ends");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.reaches(to, &get("x", "/"), "infra-backend-v1").await;
+    assert_ne!(std::fs::metadata(&handover).unwrap().ino(), place, "the next one can be replaced as well");
+    // The process that was started by the first one is not our child: whoever replaces it is.
+    let mut third = world.start(&arguments);
+    world.reaches(to, &get("x", "/"), "infra-backend-v1").await;
+    assert!(!has_ended(&mut third));
+}
