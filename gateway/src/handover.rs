@@ -60,7 +60,7 @@ impl Predecessor {
             Err(error) => return Err(error),
         };
         timeout(PASSING, stream.write_all(&HELLO)).await??;
-        let (stream, sockets) = blocking(stream, |stream| receive_sockets(stream)).await?;
+        let (stream, sockets) = blocking(stream, receive_sockets).await?;
         tracing::info!(sockets = sockets.len(), "taking over from the process that serves now");
         Ok(Some((Self(stream), Inherited::new(sockets))))
     }
@@ -179,6 +179,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::net::TcpListener;
 

@@ -136,7 +136,10 @@ impl WebSocket {
         tcp.write_all(upgrade.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(SOON, tcp.read_u8()).await.unwrap().unwrap());
+            let read = timeout(SOON, tcp.read_u8()).await.expect("a head");
+            head.push(read.unwrap_or_else(|e| {
+                panic!("{e} after {:?} from {:?}", String::from_utf8_lossy(&head), tcp.local_addr())
+            }));
         }
         assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
         Self(tcp)
@@ -159,7 +162,16 @@ async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
     let world = World::stage().await;
     world.write("scenario", ROUTE);
     let handover = world.path().join("handover");
-    let arguments = ["--handover", handover.to_str().unwrap(), "--drain-time", "120"];
+    let arguments = [
+        "--handover",
+        handover.to_str().unwrap(),
+        "--drain-time",
+        "120",
+        "--access-log",
+        "/tmp/acc.log",
+        "--log",
+        "debug",
+    ];
     let mut processes = vec![world.start(&arguments)];
     let to = world.address("same-namespace", 80);
     let load = Arc::<Load>::default();
@@ -224,4 +236,15 @@ async fn a_signal_replaces_the_process_and_a_new_one_that_fails_changes_nothing(
     let mut third = world.start(&arguments);
     world.reaches(to, &get("x", "/"), "infra-backend-v1").await;
     assert!(!has_ended(&mut third));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_websocket_ends_as_soon_as_it_has_begun() {
+    let mut world = World::stage().await;
+    world.write("scenario", ROUTE);
+    world.serve();
+    let to = world.address("same-namespace", 80);
+    for _ in 0..500 {
+        WebSocket::open(to).await.echoes().await;
+    }
 }

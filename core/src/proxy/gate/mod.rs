@@ -34,6 +34,7 @@ use attempt::Sent;
 use context::Context;
 use failure::{CLIENT_CLOSED, Failure};
 
+use super::upstream::for_upgrade;
 use super::{Director, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link};
 use crate::model::Snapshot;
 
@@ -98,6 +99,7 @@ impl ProxyHttp for Gate {
         let upgrade = session.is_upgrade_req();
         context.policy.begin_try();
         let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
+        let next = if upgrade { next.map(for_upgrade) } else { next };
         next.map(Box::new).map_err(|failure| {
             context.failure = Some(failure);
             failure.error()

@@ -195,3 +195,23 @@ async fn an_idle_connection_of_a_draining_listener_still_takes_one_request() {
     assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
     assert!(listener.drained(SOON).await);
 }
+
+#[tokio::test]
+async fn a_connection_that_a_draining_listener_has_taken_still_upgrades() {
+    let proxy = Setup::default().forwards(forward()).with([plain(echo().await)]);
+    let listener = proxy.edge();
+    let mut early = TcpStream::connect(listener.address()).await.unwrap();
+    soon("it is taken", async {
+        while listener.open() == 0 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    listener.stop();
+    soon("it no longer listens", async { while TcpStream::connect(listener.address()).await.is_ok() {} })
+        .await;
+    early.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    let head = read_head(&mut early).await;
+    assert_eq!(status(&head), 101, "{head}");
+    echoes(&mut early).await;
+}

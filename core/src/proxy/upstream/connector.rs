@@ -11,7 +11,8 @@ use pingora_core::{
 use pingora_error::{Error, ErrorType, Result};
 
 use super::{
-    CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, pool::Pools, session::MeshSession,
+    CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, PLAIN, UPGRADE, dial, pool::Pools,
+    session::MeshSession,
 };
 use crate::{model::SpiffeId, proxy::Connection};
 
@@ -53,10 +54,25 @@ fn protocol_of<P: Peer>(peer: &P) -> Option<MeshProtocol> {
     }
 }
 
+/// What is spoken to a peer made by [`super::for_upgrade`].
+fn upgrade_of<P: Peer>(peer: &P) -> Option<&[u8]> {
+    match peer.get_alpn()? {
+        ALPN::Custom(custom) => custom.protocol().strip_suffix(UPGRADE),
+        _ => None,
+    }
+}
+
 impl MeshConnector {
     /// One for each engine.
     pub fn new(upstream: Arc<MeshUpstream>) -> Self {
         Self { upstream, pools: Arc::default() }
+    }
+
+    async fn dial_plain<P: Peer>(peer: &P) -> Result<Connection, DialError> {
+        let PingoraAddr::Inet(address) = peer.address() else {
+            return Err(DialError::Name("not an address of IP".into()));
+        };
+        dial::plain(*address, peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT)).await
     }
 
     async fn dial(upstream: Arc<MeshUpstream>, target: Arc<Target>) -> Result<Connection, DialError> {
@@ -73,9 +89,15 @@ impl Connector for MeshConnector {
         &self,
         peer: &P,
     ) -> Result<(Made<MeshSession>, bool)> {
+        let upgrade = upgrade_of(peer);
+        if upgrade == Some(PLAIN) {
+            let made = Self::dial_plain(peer).await.map_err(|e| e.to_pingora())?;
+            return Ok((Made::Stream(Box::new(made.answer_in_turn())), false));
+        }
         let target = Arc::new(Target::of(peer)?);
         if target.protocol != MeshProtocol::Http2 {
             let made = Self::dial(self.upstream.clone(), target).await.map_err(|e| e.to_pingora())?;
+            let made = if upgrade.is_some() { made.answer_in_turn() } else { made };
             return Ok((Made::Stream(Box::new(made)), false));
         }
         let dial = || Self::dial(self.upstream.clone(), target.clone());

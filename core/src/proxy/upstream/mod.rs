@@ -64,7 +64,9 @@ impl MeshProtocol {
         }
     }
 
+    /// By what a peer's ALPN says, with or without [`UPGRADE`].
     fn parse(alpn: &[u8]) -> Option<Self> {
+        let alpn = alpn.strip_suffix(UPGRADE).unwrap_or(alpn);
         [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(|p| p.alpn().as_bytes() == alpn)
     }
 }
@@ -171,6 +173,25 @@ pub(super) fn plaintext_peer(address: SocketAddr, protocol: MeshProtocol) -> Htt
         MeshProtocol::Http1 | MeshProtocol::Tcp => ALPN::H1,
     };
     peer.group_key = protocol as u64;
+    peer
+}
+
+/// Ends the ALPN of a peer that a request to switch protocols is sent to. It is not what is said in the handshake.
+const UPGRADE: &[u8] = b"+upgrade";
+/// The ALPN of a plaintext peer whose connection is ours instead of pingora's.
+const PLAIN: &[u8] = b"plain-h1";
+/// Keeps the connections of such peers apart from others in pingora's pool.
+const UPGRADE_GROUP: u64 = 1 << 63;
+
+/// The same peer for a request to switch protocols: on a connection of its own kind, see [`Connection::answer_in_turn`].
+pub(super) fn for_upgrade(mut peer: HttpPeer) -> HttpPeer {
+    let label = match &peer.options.alpn {
+        ALPN::Custom(custom) => custom.protocol(),
+        ALPN::H1 | ALPN::H2 | ALPN::H2H1 => PLAIN,
+    };
+    let label = [label, UPGRADE].concat();
+    peer.options.alpn = ALPN::Custom(CustomALPN::new(label));
+    peer.group_key |= UPGRADE_GROUP;
     peer
 }
 
