@@ -28,8 +28,13 @@ use tombolo_core::{
 use tombolo_proto::v1;
 
 use crate::{
-    certificates::CertificateBook, files::Files, mesh::MeshNames, options::Source, running::Error,
-    state::State, static_source::StaticSource,
+    certificates::{CertificateBook, Certificates},
+    files::Files,
+    mesh::MeshNames,
+    options::Source,
+    running::Error,
+    state::State,
+    static_source::{Slots, StaticSource},
 };
 
 /// What the data path is made from, kept fresh by tasks of its own.
@@ -38,6 +43,8 @@ pub(crate) struct Origin {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The pools that are fed with it.
     pub pools: Arc<Pools>,
+    /// Certificates that are shown to backends, in force before the snapshot that refers to them.
+    pub certificates: Arc<ArcSwap<Certificates>>,
     /// Changes after each snapshot. The first value is empty.
     pub state: Receiver<Arc<State>>,
     /// The membership in a mesh; none: there is no controller.
@@ -99,11 +106,12 @@ impl Origin {
         let pools = Arc::new(Pools::new(Placement::default(), Instant::now(), random_seed()));
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
         let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+        let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
         let (states, state) = watch::channel(Arc::default());
-        let source =
-            StaticSource::new(Files::new(paths), Arc::clone(telemetry), feeder, Arc::clone(&snapshot));
+        let into = Slots { snapshot: Arc::clone(&snapshot), certificates: Arc::clone(&certificates) };
+        let source = StaticSource::new(Files::new(paths), Arc::clone(telemetry), feeder, into);
         tokio::spawn(source.watch(poll, states));
-        Ok(Self { snapshot, pools, state, membership: None })
+        Ok(Self { snapshot, pools, certificates, state, membership: None })
     }
 }
 
@@ -147,9 +155,11 @@ impl Joining {
         telemetry.watch_listener("mesh", true, Arc::clone(mesh.stats()));
         let snapshot = Arc::clone(discovery.snapshot());
         let (states, state) = watch::channel(Arc::default());
-        tokio::spawn(follow(discovery, names, states, Arc::clone(telemetry)));
+        let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
+        let shown = Arc::clone(&certificates);
+        tokio::spawn(follow(discovery, names, shown, states, Arc::clone(telemetry)));
         let membership = Membership { member, registration, _discovering: discovering, mesh };
-        Ok(Origin { snapshot, pools, state, membership: Some(membership) })
+        Ok(Origin { snapshot, pools, certificates, state, membership: Some(membership) })
     }
 
     async fn register(&self, member: &Member, listener: &TcpListener) -> Result<Registration, Error> {
@@ -180,6 +190,7 @@ impl Joining {
 async fn follow(
     discovery: Discovery,
     names: MeshNames,
+    shown: Arc<ArcSwap<Certificates>>,
     states: watch::Sender<Arc<State>>,
     telemetry: Arc<Telemetry>,
 ) {
@@ -193,9 +204,11 @@ async fn follow(
         let snapshot = discovery.snapshot().load_full();
         names.update(&snapshot);
         book.update(&discovery.documents().load(), &telemetry);
+        let certificates = Arc::new(book.certificates());
+        shown.store(Arc::clone(&certificates));
         states.send_replace(Arc::new(State {
             snapshot,
-            certificates: Arc::new(book.certificates()),
+            certificates,
             problems: Vec::new(),
             certificate_problems: book.problems(),
             kept: Vec::new(),

@@ -162,13 +162,13 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let telemetry = Arc::clone(&options.telemetry);
     let (predecessor, inherited) = find_predecessor(&options).await?;
     let origin = Origin::new(options.source.clone(), &telemetry, &inherited, stopped.clone()).await?;
-    let Origin { snapshot, pools, state, membership } = origin;
+    let Origin { snapshot, pools, certificates, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
     let engine = HttpEngine::new(EngineParts {
         snapshot: Arc::clone(&snapshot),
         director: Arc::new(EdgeDirector { pools: Arc::clone(&pools) }),
         picker: Arc::clone(&pools) as _,
-        upstream: MeshUpstream::new(identity, snapshot),
+        upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
     })?;
     let mut edge = Edge::new(engine, options.address, options.ports, telemetry, stopped.clone());

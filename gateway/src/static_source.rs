@@ -13,7 +13,7 @@ use tombolo_core::{
 };
 
 use crate::{
-    certificates::CertificateBook,
+    certificates::{CertificateBook, Certificates},
     files::{Files, Loaded},
     state::State,
 };
@@ -21,25 +21,28 @@ use crate::{
 /// The name of the cluster that a gateway without a controller is.
 const CLUSTER: &str = "static";
 
+/// Where each state is put in force.
+pub(crate) struct Slots {
+    /// What decisions are made from.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What is shown to backends.
+    pub certificates: Arc<ArcSwap<Certificates>>,
+}
+
 /// Reads files, and reads them again when they change.
 pub(crate) struct StaticSource {
     files: Files,
     telemetry: Arc<Telemetry>,
     feeder: Arc<PoolFeeder>,
-    slot: Arc<ArcSwap<Snapshot>>,
+    into: Slots,
     book: CertificateBook,
     version: u64,
 }
 
 impl StaticSource {
-    /// Nothing read so far. Each snapshot is put into `slot`, after the pools.
-    pub fn new(
-        files: Files,
-        telemetry: Arc<Telemetry>,
-        feeder: Arc<PoolFeeder>,
-        slot: Arc<ArcSwap<Snapshot>>,
-    ) -> Self {
-        Self { files, telemetry, feeder, slot, book: CertificateBook::default(), version: 0 }
+    /// Nothing read so far. Each state is put into `into`: after the pools, the certificates before the snapshot.
+    pub fn new(files: Files, telemetry: Arc<Telemetry>, feeder: Arc<PoolFeeder>, into: Slots) -> Self {
+        Self { files, telemetry, feeder, into, book: CertificateBook::default(), version: 0 }
     }
 
     /// Looks for changes, and puts them in force. None: there are none. Blocks for as long as reading and compiling takes.
@@ -56,10 +59,12 @@ impl StaticSource {
         };
         let snapshot = Arc::new(snapshot);
         self.feeder.feed(&snapshot);
-        self.slot.store(Arc::clone(&snapshot));
+        let certificates = Arc::new(self.book.certificates());
+        self.into.certificates.store(Arc::clone(&certificates));
+        self.into.snapshot.store(Arc::clone(&snapshot));
         Some(Arc::new(State {
             snapshot,
-            certificates: Arc::new(self.book.certificates()),
+            certificates,
             problems: loaded.problems,
             certificate_problems: self.book.problems(),
             kept: loaded.kept,

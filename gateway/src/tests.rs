@@ -1,5 +1,6 @@
 //! A static gateway over real sockets.
 
+mod backends;
 mod streams;
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};

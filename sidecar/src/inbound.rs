@@ -102,6 +102,7 @@ impl InboundDirector {
             retry: self.shared.retry.clone(),
             set_cookie: None,
             mirrors: Arc::clone(&self.shared.mirrors),
+            tls: Default::default(),
             policies: Policies::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{ExternalAuth, Policies};
+use super::{ExternalAuth, Policies, UpstreamTls};
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -43,6 +43,8 @@ pub struct Decision {
     pub set_cookie: Option<HeaderValue>,
     /// Copies to send elsewhere.
     pub mirrors: Arc<[Mirror]>,
+    /// TLS towards the backend.
+    pub tls: UpstreamTls,
     /// What TrafficPolicies ask of the request, at the edge.
     pub policies: Policies,
 }

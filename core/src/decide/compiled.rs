@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
-    Backend,
+    Backend, ShownCertificate, UpstreamTls,
     authorize::Policies,
+    backend_tls::{BackendTlsTable, InvalidTls},
     host::HostPattern,
     policy::PolicyTable,
     services::{Mesh, rule_services, weighted_services},
@@ -25,6 +26,7 @@ pub struct Compiled {
     pub status: Vec<ObjectStatus>,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
+    pub(crate) backend_tls: BackendTlsTable,
     pub(crate) edge_policies: PolicyTable,
 }
 
@@ -32,6 +34,15 @@ impl Compiled {
     /// The socket of this key.
     pub fn bind(&self, key: BindKey) -> Option<&Bind> {
         self.binds.binary_search_by(|bind| bind.key.cmp(&key)).ok().and_then(|at| self.binds.get(at))
+    }
+
+    /// TLS towards a backend, for a Gateway that shows this certificate.
+    pub(crate) fn tls_of(
+        &self,
+        backend: &Backend,
+        certificate: &ShownCertificate,
+    ) -> Result<UpstreamTls, InvalidTls> {
+        self.backend_tls.of(backend, certificate)
     }
 
     /// Every service that public listeners may send to: what a gateway has to know.
@@ -90,6 +101,8 @@ pub struct Listener {
     pub(crate) pattern: HostPattern,
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) streams: Arc<StreamTable>,
+    /// What its Gateway shows to backends that speak TLS.
+    pub(crate) shown: ShownCertificate,
 }
 
 /// What a listener speaks.

@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::{
     ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies,
-    RequestHead, Retry, Timeouts,
+    RequestHead, Retry, Timeouts, UpstreamTls,
     gray::{Release, WhenUnavailable},
     rule::{Action, NO_BACKEND, Rule, Target, Weighted},
     trace::Trace,
@@ -211,6 +211,7 @@ impl Request<'_> {
             retry: course.retry.clone(),
             set_cookie: gray.set_cookie,
             mirrors: course.mirrors.clone(),
+            tls: UpstreamTls::default(),
             policies: Policies::default(),
         }))
     }

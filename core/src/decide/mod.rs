@@ -5,6 +5,7 @@
 
 mod answer;
 mod authorize;
+mod backend_tls;
 mod compile;
 mod compiled;
 mod explain;
@@ -30,6 +31,7 @@ pub use answer::{
     Rewrite, Timeouts,
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
+pub use backend_tls::{BackendName, BackendTls, BackendTrust, ShownCertificate, UpstreamTls};
 pub use compile::compile;
 pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol, SnapshotAvailability};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};

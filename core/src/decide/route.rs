@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::{
-    Availability, Backend, Bind, BindKey, Caller, Listener, Outcome, RequestHead, Timeouts,
+    Availability, Backend, Bind, BindKey, Caller, Listener, LocalAnswer, Outcome, RequestHead, Timeouts,
     forward::{Course, Request, SHARED, unrouted},
     host::normalize_host,
     lane::lane_from_baggage,
@@ -70,7 +70,7 @@ pub(crate) fn edge<T: Trace>(
     for listener in chosen {
         trace.place("listener", || format!("{}/{}", listener.gateway, listener.name));
         if let Some(entry) = listener.routes.find(host, head, trace) {
-            let outcome = request.carry_out(&entry.rule, trace);
+            let outcome = secured(snapshot, listener, request.carry_out(&entry.rule, trace));
             return policies.govern(listener, Some(&entry.rule.origin), head, caller, outcome);
         }
     }
@@ -79,6 +79,23 @@ pub(crate) fn edge<T: Trace>(
         Some(listener) => policies.govern(listener, None, head, caller, nowhere),
         None => nowhere,
     }
+}
+
+/// With TLS towards the backend where a policy asks for it; a 500 where that policy cannot be carried out.
+fn secured(snapshot: &Snapshot, listener: &Listener, mut outcome: Outcome) -> Outcome {
+    let Outcome::Forward(decision) = &mut outcome else { return outcome };
+    match snapshot.config.backend_tls.of(&decision.backend, &listener.shown) {
+        Ok(tls) => decision.tls = tls,
+        Err(_) => {
+            return Outcome::Local(LocalAnswer {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                headers: Vec::new(),
+                reason: "invalid_tls_policy",
+                route: Some(decision.route.clone()),
+            });
+        }
+    }
+    outcome
 }
 
 /// True if the name in the ClientHello belongs to another listener than the host of the request.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Backend, Bind, BindKey, Listener, ListenerProtocol,
+    Backend, Bind, BindKey, Listener, ListenerProtocol, UpstreamTls,
     hash::NameMap,
     host::{HostPattern, normalize_host},
     rule::Weighted,
@@ -20,13 +20,15 @@ pub struct StreamDecision {
     pub rule: Arc<str>,
     /// Where its bytes go.
     pub backend: Backend,
+    /// TLS towards the backend.
+    pub tls: UpstreamTls,
 }
 
 /// What to do with a raw connection on a public listener: `sni` is the server name of its ClientHello, if it began with
 /// one; `terminated` says that its TLS was ended here. `random` is 64 fresh random bits.
 ///
-/// The error is a reason for the access log: `no_listener`, `no_route`, or `no_valid_backend` for the share of
-/// connections whose backendRef leads nowhere.
+/// The error is a reason for the access log: `no_listener`, `no_route`, `no_valid_backend` for the share of connections
+/// whose backendRef leads nowhere, `invalid_tls_policy` where a BackendTLSPolicy holds that cannot be carried out.
 pub fn decide_stream(
     snapshot: &Snapshot,
     bind: BindKey,
@@ -45,13 +47,24 @@ pub fn decide_stream(
         ListenerProtocol::TlsPassthrough => !terminated && sni.is_some(),
         ListenerProtocol::Http | ListenerProtocol::Https => false,
     };
-    let mut tables = group.iter().filter(fits).map(|listener| &listener.streams);
-    let route = tables.find_map(|table| table.find(&name)).ok_or("no_route")?;
+    let mut tables = group.iter().filter(fits);
+    let found = tables.find_map(|listener| Some((listener, listener.streams.find(&name)?)));
+    let (listener, route) = found.ok_or("no_route")?;
     let target = route.backends.pick(random).map_err(|_| "no_valid_backend")?;
+    let tls = match listener.protocol {
+        // What is passed on is the client's own TLS.
+        ListenerProtocol::TlsPassthrough => UpstreamTls::default(),
+        _ => snapshot
+            .config
+            .backend_tls
+            .of(&target.backend, &listener.shown)
+            .map_err(|_| "invalid_tls_policy")?,
+    };
     Ok(StreamDecision {
         route: route.route.clone(),
         rule: route.rule.clone(),
         backend: target.backend.clone(),
+        tls,
     })
 }
 

@@ -40,4 +40,4 @@ pub use limits::HttpLimits;
 pub use listen::{Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, open, serve};
 pub use passthrough::{NameTable, Passthrough};
 pub use ports::{Observer, Picked, Picker, RequestEnd, TcpEnd, TryResult, Wanted};
-pub use upstream::{DialError, MeshProtocol, MeshUpstream};
+pub use upstream::{ClientCertificates, DialError, MeshProtocol, MeshUpstream};

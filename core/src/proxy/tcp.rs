@@ -13,7 +13,7 @@ use super::{
     TryResult, Wanted, copy::copy_both, gate::random, listen::signalled, upstream::CONNECT_TIMEOUT,
 };
 use crate::{
-    decide::Backend,
+    decide::{Backend, UpstreamTls},
     model::{Endpoint, Labels, Reach, ServiceKey, Snapshot},
 };
 
@@ -49,15 +49,15 @@ impl Tunnels {
         begun: Instant,
     ) {
         let outcome = self.director.direct_tcp(&self.snapshot.load(), arrival, &arrival.caller(random()));
-        let (backend, route) = match outcome {
-            TcpOutcome::Forward(backend) => (backend, None),
-            TcpOutcome::Routed(decision) => (decision.backend, Some(decision.route)),
+        let (backend, tls, route) = match outcome {
+            TcpOutcome::Forward(backend) => (backend, UpstreamTls::default(), None),
+            TcpOutcome::Routed(decision) => (decision.backend, decision.tls, Some(decision.route)),
             TcpOutcome::Refuse(reason) => return self.failed(arrival, None, reason, begun),
         };
         let route = route.as_deref();
         let connected = tokio::select! {
             biased;
-            connected = self.connect(&backend) => connected,
+            connected = self.connect(&backend, &tls) => connected,
             () = signalled(stop) => Err("draining"),
         };
         let mut far = match connected {
@@ -92,7 +92,7 @@ impl Tunnels {
         });
     }
 
-    async fn connect(&self, backend: &Backend) -> Result<Far, &'static str> {
+    async fn connect(&self, backend: &Backend, tls: &UpstreamTls) -> Result<Far, &'static str> {
         match backend {
             Backend::Address { address, .. } => {
                 let begun = Instant::now();
@@ -101,7 +101,7 @@ impl Tunnels {
                 Ok(Far { connection, address: *address, pick: None, latency: begun.elapsed() })
             }
             Backend::Service { service, port, labels, .. } => {
-                self.connect_service(service, *port, labels).await
+                self.connect_service(service, *port, labels, tls).await
             }
         }
     }
@@ -111,6 +111,7 @@ impl Tunnels {
         service: &ServiceKey,
         port: u16,
         labels: &Labels,
+        tls: &UpstreamTls,
     ) -> Result<Far, &'static str> {
         let mut avoid = Vec::new();
         for _ in 0..TRIES {
@@ -121,7 +122,7 @@ impl Tunnels {
             if avoid.contains(&pick.endpoint().id) {
                 break;
             }
-            if let Some((connection, address)) = self.connect_endpoint(pick.endpoint()).await {
+            if let Some((connection, address)) = self.connect_endpoint(pick.endpoint(), tls).await {
                 return Ok(Far { connection, address, pick: Some(pick), latency: begun.elapsed() });
             }
             avoid.push(pick.endpoint().id.clone());
@@ -130,13 +131,17 @@ impl Tunnels {
         Err("connect_failed")
     }
 
-    async fn connect_endpoint(&self, endpoint: &Endpoint) -> Option<(Connection, std::net::SocketAddr)> {
+    async fn connect_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        tls: &UpstreamTls,
+    ) -> Option<(Connection, std::net::SocketAddr)> {
         let mut tried = Vec::new();
         let spread = random();
         while let Some(address) =
             self.upstream.address(endpoint, &tried, spread).filter(|_| tried.len() < TRIES)
         {
-            match self.upstream.connect(endpoint, address, MeshProtocol::Tcp).await {
+            match self.upstream.connect(endpoint, address, MeshProtocol::Tcp, tls).await {
                 Ok(connection) => return Some((connection, address)),
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.id, %error, "no tunnel");

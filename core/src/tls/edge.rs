@@ -67,6 +67,11 @@ impl EdgeCertificate {
         &self.secret
     }
 
+    /// The chain and key, as rustls takes them.
+    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+
     /// The DNS names it is for, lowercase, wildcards among them.
     pub fn names(&self) -> &[String] {
         &self.names

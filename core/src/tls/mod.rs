@@ -3,6 +3,7 @@
 //! Nothing here reads or writes files, and nothing takes a peer unverified. The cryptography is ring's, given to each
 //! configuration: no default of the process is needed or used.
 
+mod backend;
 mod clients;
 pub mod edge;
 pub mod grpc;
@@ -19,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::{crypto::CryptoProvider, pki_types::CertificateDer};
 
+pub use backend::backend_client;
 pub use clients::ClientValidation;
 pub use edge::{EdgeCertificate, EdgeCertificateError, EdgeCertificates, edge_server};
 pub use leaf::{Leaf, LeafError};

@@ -31,7 +31,7 @@ pub(super) fn certificates(
     for reference in references {
         let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
         let key = ObjectKey::new(namespace, &reference.name);
-        match check(resources, gateway, reference, &key) {
+        match check_certificate(resources, gateway, reference, &key) {
             Ok(()) => names.push(key.to_string().into()),
             Err(problem) => {
                 let is_absent = !resources.secrets.contains_key(&key);
@@ -45,7 +45,8 @@ pub(super) fn certificates(
     (names, problems)
 }
 
-fn check(
+/// Whether a Gateway may use this Secret, and whether it holds a certificate with its key.
+pub(super) fn check_certificate(
     resources: &ResourceSet,
     gateway: &ObjectKey,
     reference: &CertificateRef,

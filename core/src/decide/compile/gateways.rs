@@ -9,6 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
+    backend_tls::shown_certificate,
     certificates::certificates,
     refs::{GATEWAY_GROUP, by_age},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     decide::{
-        Bind, BindKey, Listener, ListenerProtocol,
+        Bind, BindKey, Listener, ListenerProtocol, ShownCertificate,
         host::HostPattern,
         stream::StreamRoute,
         table::{Entry, RouteTable},
@@ -34,6 +35,9 @@ pub(super) struct GatewayDraft<'a> {
     pub(super) listeners: Vec<ListenerDraft<'a>>,
     addresses: Vec<Option<IpAddr>>,
     problems: Vec<Problem>,
+    /// What it shows to backends, and what is wrong with that.
+    shown: ShownCertificate,
+    unresolved: Vec<Problem>,
 }
 
 /// A listener while routes are being attached to it.
@@ -100,7 +104,16 @@ fn draft<'a>(resources: &ResourceSet, key: &'a ObjectKey, object: &'a Object<Gat
     let mut listeners: Vec<_> =
         object.spec.listeners.iter().map(|spec| listener(resources, key, spec)).collect();
     conflicts_within(&mut listeners);
-    GatewayDraft { key, object, listeners, addresses, problems }
+    let (shown, unresolved) = shown_certificate(resources, key, &object.spec);
+    GatewayDraft {
+        key,
+        object,
+        listeners,
+        addresses,
+        problems,
+        shown,
+        unresolved: unresolved.into_iter().collect(),
+    }
 }
 
 fn listener<'a>(resources: &ResourceSet, gateway: &ObjectKey, spec: &'a ListenerSpec) -> ListenerDraft<'a> {
@@ -271,6 +284,7 @@ pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
                 pattern: l.pattern.clone(),
                 routes: Arc::new(RouteTable::new(std::mem::take(&mut l.entries))),
                 streams: Arc::new(l.take_streams()),
+                shown: draft.shown.clone(),
             });
             for address in draft.addresses.iter().copied() {
                 let key = BindKey { address, port: l.spec.port };
@@ -353,6 +367,9 @@ impl GatewayDraft<'_> {
             let accepted = if all_refused { "False" } else { "True" };
             let message = format!("not all is well with listeners {}", bad_names.join(", "));
             conditions.add("Accepted", accepted, "ListenersNotValid", message);
+        }
+        if self.object.spec.tls.is_some() {
+            conditions.good("ResolvedRefs", &self.unresolved);
         }
         match (is_fine, all_refused) {
             (false, _) => conditions.add("Programmed", "False", "AddressNotUsable", messages(&self.problems)),

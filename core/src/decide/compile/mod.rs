@@ -4,6 +4,8 @@
 
 mod attach;
 mod auth;
+mod authorities;
+mod backend_tls;
 mod certificates;
 mod filters;
 mod foreign;
@@ -17,7 +19,7 @@ mod status;
 mod streams;
 mod traffic;
 
-use self::{mesh::MeshDraft, releases::Releases};
+use self::{backend_tls::BackendTlsPolicies, mesh::MeshDraft, releases::Releases};
 use super::Compiled;
 use crate::resources::ResourceSet;
 
@@ -29,18 +31,21 @@ pub fn compile(resources: &ResourceSet) -> Compiled {
     let routes = attach::attach(resources, &releases, &mut gateways, &mut mesh);
     let (policies, policies_status) = policies::policies(resources);
     let (edge_policies, traffic_status) = traffic::traffic_policies(resources);
+    let backend_tls = BackendTlsPolicies::compile(resources);
     let mut status = gateways::status(resources, &gateways);
     status.extend(routes);
     status.append(&mut releases.status);
     status.extend(policies_status);
     status.extend(traffic_status);
     status.extend(policies::checked_only(resources));
+    status.extend(backend_tls.status(&gateways));
     Compiled {
         binds: gateways::binds(&mut gateways),
         status,
         mesh: mesh.finish(resources, &releases),
         policies,
         edge_policies,
+        backend_tls: backend_tls.table(),
     }
 }
 

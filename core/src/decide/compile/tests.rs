@@ -1,6 +1,7 @@
 //! Status and attachment, from documents.
 
 mod auth;
+mod backend_tls;
 mod gateways;
 mod streams;
 mod traffic;

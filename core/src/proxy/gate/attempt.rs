@@ -18,7 +18,7 @@ use crate::{
     decide::{Backend, Decision},
     model::{AppProtocol, Endpoint, Transport},
     proxy::{
-        MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
+        DialError, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
         upstream::{CONNECT_TIMEOUT, is_of_address, plaintext_peer},
     },
 };
@@ -80,12 +80,15 @@ fn peer(
             };
             let address = upstream.address(&endpoint, &context.tries.addresses, random());
             let address = address.ok_or(Failure::new(503, "no_address"))?;
-            let peer = upstream.peer(&endpoint, address, spoken(*protocol, upgrade));
+            let peer = upstream.peer(&endpoint, address, spoken(*protocol, upgrade), &decision.tls);
             context.tries.endpoint = Some(endpoint);
             context.tries.address = Some(address);
             peer.map_err(|error| {
                 tracing::warn!(%error, "no way to an endpoint");
-                Failure::new(503, "no_identity")
+                match error {
+                    DialError::NoIdentity => Failure::new(503, "no_identity"),
+                    _ => Failure::new(503, "upstream_config"),
+                }
             })
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{attempt::spoken, trace::random};
 use crate::{
-    decide::{Backend, Decision},
+    decide::{Backend, Compiled, Decision, UpstreamTls},
     model::Lane,
     proxy::{
         Connection, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
@@ -84,12 +84,14 @@ impl Mirrors {
         decision: &Decision,
         picker: &Arc<dyn Picker>,
         upstream: &Arc<MeshUpstream>,
+        config: &Compiled,
     ) -> Copies {
         let mut copies = Copies::default();
         for mirror in decision.mirrors.iter() {
             if random() % 10_000 >= u64::from(mirror.per_ten_thousand) {
                 continue;
             }
+            let Ok(tls) = config.tls_of(&mirror.backend, &decision.tls.certificate) else { continue };
             let Ok(place) = self.places.clone().try_acquire_owned() else {
                 let left_out = self.left_out.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::debug!(left_out, "no room for a mirrored request");
@@ -105,6 +107,7 @@ impl Mirrors {
                 request: request.clone(),
                 body,
                 backend: mirror.backend.clone(),
+                tls,
                 lane: decision.lane.clone(),
                 picker: picker.clone(),
                 upstream: upstream.clone(),
@@ -141,6 +144,7 @@ struct Copy {
     request: RequestHeader,
     body: Body,
     backend: Backend,
+    tls: UpstreamTls,
     lane: Option<Lane>,
     picker: Arc<dyn Picker>,
     upstream: Arc<MeshUpstream>,
@@ -167,7 +171,7 @@ impl Copy {
                 let wanted = Wanted { service, port: *port, labels, lane: self.lane.as_ref(), avoid: &[] };
                 let pick = self.picker.pick(&wanted, begun)?;
                 let address = self.upstream.address(pick.endpoint(), &[], random()).ok_or("no address")?;
-                let connection = self.upstream.connect(pick.endpoint(), address, protocol).await;
+                let connection = self.upstream.connect(pick.endpoint(), address, protocol, &self.tls).await;
                 let connection = match connection {
                     Ok(connection) => connection,
                     Err(error) => {

@@ -84,7 +84,9 @@ impl Gate {
             return;
         };
         let empty = session.is_body_empty();
-        let copies = self.mirrors.begin(session.req_header(), empty, decision, &self.picker, &self.upstream);
+        let config = &self.snapshot.load().config;
+        let (picker, upstream) = (&self.picker, &self.upstream);
+        let copies = self.mirrors.begin(session.req_header(), empty, decision, picker, upstream, config);
         context.mirrors = copies;
     }
 

@@ -241,6 +241,7 @@ pub fn forward() -> Decision {
         retry: Retry::default(),
         set_cookie: None,
         mirrors: Arc::from([]),
+        tls: Default::default(),
         policies: Default::default(),
     }
 }

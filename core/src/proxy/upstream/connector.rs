@@ -11,8 +11,8 @@ use pingora_core::{
 use pingora_error::{Error, ErrorType, Result};
 
 use super::{
-    CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, PLAIN, UPGRADE, dial, pool::Pools,
-    session::MeshSession,
+    BACKEND, CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, PLAIN, Profile, UPGRADE, dial,
+    pool::Pools, session::MeshSession,
 };
 use crate::{model::SpiffeId, proxy::Connection};
 
@@ -26,21 +26,37 @@ pub struct MeshConnector {
 /// What a peer made by [`MeshUpstream::peer`] says.
 struct Target {
     address: SocketAddr,
-    sni: String,
-    identity: SpiffeId,
+    who: Who,
     protocol: MeshProtocol,
     limit: Duration,
 }
 
+/// Who has to answer.
+enum Who {
+    /// A workload of the mesh.
+    Workload { sni: String, identity: SpiffeId },
+    /// A backend outside of it.
+    Backend(Arc<Profile>),
+}
+
 impl Target {
-    fn of<P: Peer>(peer: &P) -> Result<Self> {
-        let wrong = || Error::explain(ErrorType::InternalError, "not a mesh peer");
+    fn of<P: Peer>(peer: &P, upstream: &MeshUpstream) -> Result<Self> {
+        let wrong = || Error::explain(ErrorType::InternalError, "not a peer of this connector");
         let PingoraAddr::Inet(address) = peer.address() else { return Err(wrong()) };
-        let (sni, identity) = peer.sni().split_once(' ').ok_or_else(wrong)?;
+        let who = match peer.sni().strip_prefix(BACKEND) {
+            Some(number) => {
+                let number = number.parse().map_err(|_| wrong())?;
+                Who::Backend(upstream.backends.numbered(number).ok_or_else(wrong)?)
+            }
+            None => {
+                let (sni, identity) = peer.sni().split_once(' ').ok_or_else(wrong)?;
+                let identity = SpiffeId::parse(identity).map_err(|_| wrong())?;
+                Who::Workload { sni: sni.to_owned(), identity }
+            }
+        };
         Ok(Self {
             address: *address,
-            sni: sni.to_owned(),
-            identity: SpiffeId::parse(identity).map_err(|_| wrong())?,
+            who,
             protocol: protocol_of(peer).ok_or_else(wrong)?,
             limit: peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT),
         })
@@ -76,8 +92,13 @@ impl MeshConnector {
     }
 
     async fn dial(upstream: Arc<MeshUpstream>, target: Arc<Target>) -> Result<Connection, DialError> {
-        let name = Name { sni: &target.sni, identity: &target.identity };
-        upstream.connect_mesh(target.address, name, target.protocol, target.limit).await
+        let Target { address, who, protocol, limit } = &*target;
+        match who {
+            Who::Workload { sni, identity } => {
+                upstream.connect_mesh(*address, Name { sni, identity }, *protocol, *limit).await
+            }
+            Who::Backend(profile) => super::dial::backend(*address, profile, *protocol, *limit).await,
+        }
     }
 }
 
@@ -94,7 +115,7 @@ impl Connector for MeshConnector {
             let made = Self::dial_plain(peer).await.map_err(|e| e.to_pingora())?;
             return Ok((Made::Stream(Box::new(made.answer_in_turn())), false));
         }
-        let target = Arc::new(Target::of(peer)?);
+        let target = Arc::new(Target::of(peer, &self.upstream)?);
         if target.protocol != MeshProtocol::Http2 {
             let made = Self::dial(self.upstream.clone(), target).await.map_err(|e| e.to_pingora())?;
             let made = if upgrade.is_some() { made.answer_in_turn() } else { made };

@@ -8,7 +8,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::MeshProtocol;
+use super::{MeshProtocol, backend::Profile};
 use crate::{
     proxy::{
         Connection,
@@ -51,6 +51,9 @@ pub enum DialError {
     /// The credentials or bundles are not usable.
     #[error(transparent)]
     Config(#[from] TlsError),
+    /// The certificate to show to a backend is not there, or may not be used.
+    #[error("the client certificate {0:?} for backends cannot be used")]
+    Certificate(Arc<str>),
     /// Every connection to the endpoint is full, and there are as many as there may be.
     #[error("too many requests to {0} at a time")]
     Overflow(SocketAddr),
@@ -72,7 +75,9 @@ impl DialError {
             Self::Connect { .. } => ErrorType::ConnectRefused,
             Self::Timeout(_) => ErrorType::ConnectTimedout,
             Self::Handshake { .. } | Self::Protocol(..) => ErrorType::TLSHandshakeFailure,
-            Self::Name(_) | Self::NoIdentity | Self::Config(_) => ErrorType::InternalError,
+            Self::Name(_) | Self::NoIdentity | Self::Config(_) | Self::Certificate(_) => {
+                ErrorType::InternalError
+            }
             Self::Overflow(_) => OVERFLOW,
             Self::Http2(_) => ErrorType::HandshakeError,
         };
@@ -116,6 +121,29 @@ pub(super) async fn mesh(
             .map_err(|error| DialError::Handshake { address, error })?;
         if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn().as_bytes()) {
             return Err(DialError::Protocol(address, protocol.alpn()));
+        }
+        Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
+    };
+    tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))?
+}
+
+/// A connection over TLS to a backend outside of the mesh.
+pub(super) async fn backend(
+    address: SocketAddr,
+    profile: &Profile,
+    protocol: MeshProtocol,
+    limit: Duration,
+) -> Result<Connection, DialError> {
+    let (name, config) = (profile.name.clone(), profile.config(protocol));
+    let connecting = async {
+        let (wire, local) = connect(address).await?;
+        let tls = TlsConnector::from(config)
+            .connect(name, wire)
+            .await
+            .map_err(|error| DialError::Handshake { address, error })?;
+        // HTTP/1.1 and raw bytes are spoken also where the backend does not know ALPN.
+        if protocol == MeshProtocol::Http2 && tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(DialError::Protocol(address, "h2"));
         }
         Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
     };

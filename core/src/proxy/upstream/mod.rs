@@ -1,5 +1,6 @@
 //! Connections to endpoints: mutual TLS to sidecars, directly or through a peer's gateways, and plaintext.
 
+mod backend;
 mod connector;
 mod dial;
 mod generation;
@@ -19,6 +20,8 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Scheme},
 };
 
+pub use backend::ClientCertificates;
+use backend::{BackendProfiles, Profile};
 pub use connector::MeshConnector;
 pub use dial::DialError;
 pub(super) use dial::{OVERFLOW, is_of_address, plain};
@@ -27,6 +30,7 @@ pub(super) use session::{set_authority, strip_connection_fields};
 
 use super::Connection;
 use crate::{
+    decide::UpstreamTls,
     identity,
     model::{Endpoint, Reach, Snapshot, SpiffeId, Transport},
 };
@@ -64,16 +68,27 @@ impl MeshProtocol {
         }
     }
 
+    /// What stands in the place of its name in ALPN towards backends outside of the mesh: never sent.
+    const fn over_backend_tls(self) -> &'static str {
+        match self {
+            Self::Http1 => "tls-h1",
+            Self::Http2 => "tls-h2",
+            Self::Tcp => "tls-tcp",
+        }
+    }
+
     /// By what a peer's ALPN says, with or without [`UPGRADE`].
     fn parse(alpn: &[u8]) -> Option<Self> {
         let alpn = alpn.strip_suffix(UPGRADE).unwrap_or(alpn);
-        [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(|p| p.alpn().as_bytes() == alpn)
+        let is_it = |p: &Self| p.alpn().as_bytes() == alpn || p.over_backend_tls().as_bytes() == alpn;
+        [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(is_it)
     }
 }
 
 /// Makes connections to endpoints, with the credentials and trust of the moment.
 pub struct MeshUpstream {
     generations: Generations,
+    backends: BackendProfiles,
     bad: DashMap<SocketAddr, Instant>,
 }
 
@@ -81,7 +96,21 @@ impl MeshUpstream {
     /// `identity`: this process's credentials; without them only plaintext endpoints can be reached. Trust bundles come
     /// from the snapshot.
     pub fn new(identity: Option<identity::Watch>, snapshot: Arc<ArcSwap<Snapshot>>) -> Arc<Self> {
-        Arc::new(Self { generations: Generations::new(identity, snapshot), bad: DashMap::new() })
+        Self::with_client_certificates(identity, snapshot, Arc::default())
+    }
+
+    /// As [`Self::new`], with certificates that may be shown to backends outside of the mesh. They are looked up for each
+    /// request: connections that were made with others are not used any more.
+    pub fn with_client_certificates(
+        identity: Option<identity::Watch>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        certificates: Arc<ArcSwap<ClientCertificates>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            generations: Generations::new(identity, snapshot),
+            backends: BackendProfiles::new(certificates),
+            bad: DashMap::new(),
+        })
     }
 
     /// This process's own identity, if it has one.
@@ -124,9 +153,13 @@ impl MeshUpstream {
         endpoint: &Endpoint,
         address: SocketAddr,
         protocol: MeshProtocol,
+        tls: &UpstreamTls,
     ) -> Result<HttpPeer, DialError> {
         match &endpoint.transport {
-            Transport::Plaintext => Ok(plaintext_peer(address, protocol)),
+            Transport::Plaintext => match self.backends.of(tls)? {
+                Some(profile) => Ok(backend_peer(address, protocol, &profile)),
+                None => Ok(plaintext_peer(address, protocol)),
+            },
             Transport::Mesh { identity, sni } => {
                 let current = self.generations.current()?;
                 let mut peer = new_peer(address, Name { sni, identity }.to_string());
@@ -138,15 +171,19 @@ impl MeshUpstream {
         }
     }
 
-    /// Makes a connection that is in no pool, over mutual TLS or in plaintext.
+    /// Makes a connection that is in no pool: over the mesh's mutual TLS, as a BackendTLSPolicy says, or in plaintext.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
         address: SocketAddr,
         protocol: MeshProtocol,
+        tls: &UpstreamTls,
     ) -> Result<Connection, DialError> {
         match &endpoint.transport {
-            Transport::Plaintext => dial::plain(address, CONNECT_TIMEOUT).await,
+            Transport::Plaintext => match self.backends.of(tls)? {
+                Some(profile) => dial::backend(address, &profile, protocol, CONNECT_TIMEOUT).await,
+                None => dial::plain(address, CONNECT_TIMEOUT).await,
+            },
             Transport::Mesh { identity, sni } => {
                 self.connect_mesh(address, Name { sni, identity }, protocol, CONNECT_TIMEOUT).await
             }
@@ -194,6 +231,17 @@ pub(super) fn for_upgrade(mut peer: HttpPeer) -> HttpPeer {
     peer.group_key |= UPGRADE_GROUP;
     peer
 }
+
+/// A peer outside of the mesh that is spoken to over TLS. What pingora tells its pools apart by is the profile's number.
+fn backend_peer(address: SocketAddr, protocol: MeshProtocol, profile: &Profile) -> HttpPeer {
+    let mut peer = new_peer(address, format!("{BACKEND}{}", profile.number));
+    peer.options.alpn = ALPN::Custom(CustomALPN::new(protocol.over_backend_tls().into()));
+    peer.group_key = profile.number << 2 | protocol as u64;
+    peer
+}
+
+/// Begins the name of a peer outside of the mesh; no name of the mesh begins so.
+const BACKEND: &str = "#";
 
 /// True if HTTP/2 is spoken to this peer.
 pub(super) fn is_http2(peer: &HttpPeer) -> bool {

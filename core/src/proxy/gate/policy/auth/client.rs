@@ -19,7 +19,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::{
-    decide::Backend,
+    decide::{Backend, UpstreamTls},
     model::Transport,
     proxy::{
         Connection, MeshProtocol, MeshUpstream, Picked, Picker, TryResult, Wanted,
@@ -62,6 +62,7 @@ pub(in crate::proxy::gate::policy) struct Client {
 pub(super) struct Ways<'a> {
     pub picker: &'a dyn Picker,
     pub upstream: &'a MeshUpstream,
+    pub tls: &'a UpstreamTls,
 }
 
 impl Client {
@@ -99,14 +100,15 @@ impl Client {
             let place = Place { pick: Some(pick), begun };
             let Some(endpoint) = place.pick.as_ref().map(|pick| pick.endpoint().clone()) else { break };
             let address = ways.upstream.address(&endpoint, &[], random()).ok_or("no address")?;
-            let kept = matches!(endpoint.transport, Transport::Plaintext).then_some(address);
+            let is_plain = endpoint.transport == Transport::Plaintext && ways.tls.policy.is_none();
+            let kept = is_plain.then_some(address);
             if let Some(address) = kept
                 && let Some(answer) = self.over_kept(address, protocol, request).await
             {
                 place.done(TryResult::Success);
                 return Ok(answer);
             }
-            match ways.upstream.connect(&endpoint, address, protocol).await {
+            match ways.upstream.connect(&endpoint, address, protocol, ways.tls).await {
                 Ok(connection) => {
                     let answer = self.over_new(connection, kept, protocol, request).await;
                     place.done(if answer.is_ok() { TryResult::Success } else { TryResult::Failure });

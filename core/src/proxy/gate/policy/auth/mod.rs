@@ -101,7 +101,12 @@ impl Gate {
         let timeout = left.map_or(auth.timeout, |left| left.min(auth.timeout));
         let asking = async {
             let question = question(session.req_header(), context, body).ok_or("nothing to ask about")?;
-            let ways = Ways { picker: &*self.picker, upstream: &self.upstream };
+            // The server may be a backend with a BackendTLSPolicy of its own.
+            let certificate =
+                context.decision.as_ref().map(|d| d.tls.certificate.clone()).unwrap_or_default();
+            let tls = self.snapshot.load().config.tls_of(backend, &certificate);
+            let tls = &tls.map_err(|_| "a TLS policy that cannot be carried out")?;
+            let ways = Ways { picker: &*self.picker, upstream: &self.upstream, tls };
             let client = &self.policies.client;
             match &auth.protocol {
                 AuthProtocol::Grpc { headers } => {
