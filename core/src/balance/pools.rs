@@ -162,6 +162,7 @@ impl Pick {
             TryResult::Success => self.member.health.succeed(latency, now),
             TryResult::Failure => self.member.health.fail(latency, now),
             TryResult::ConnectFailure => self.member.health.fail_to_connect(now),
+            TryResult::Abandoned => {}
         }
     }
 }

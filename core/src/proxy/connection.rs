@@ -1,6 +1,7 @@
 //! A byte stream as pingora takes it: TCP or TLS, with bytes read ahead, a write buffer and a deadline for a
 //! request's head.
 
+mod guarded;
 mod head;
 mod message;
 
@@ -30,6 +31,8 @@ use tokio::{
 use tokio_rustls::TlsStream;
 
 use super::{Arrival, gate::Places, strict::Frame};
+use guarded::Guard;
+pub(super) use guarded::Tripped;
 use head::HeadDeadline;
 pub(super) use head::{HeadState, Link};
 pub(super) use message::Unread;
@@ -164,6 +167,8 @@ pub struct Connection {
     in_turn: bool,
     /// Something was written since the last read.
     asked: bool,
+    /// Of HTTP/2.
+    guard: Option<Box<Guard>>,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -197,6 +202,7 @@ impl Connection {
             frame: Frame::OPEN,
             in_turn: false,
             asked: false,
+            guard: None,
             socket,
             proxy: None,
         }
@@ -214,11 +220,6 @@ impl Connection {
     /// Bytes that were read and not yet taken.
     pub(super) fn ahead(&self) -> &[u8] {
         &self.read_ahead
-    }
-
-    /// Marks it as HTTP/2 (prior knowledge).
-    pub(super) fn set_h2(&mut self) {
-        self.h2 = true;
     }
 
     /// The state of its requests' heads, if it was accepted.
@@ -325,6 +326,9 @@ impl AsyncRead for Connection {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.guard.is_some() {
+            return self.poll_guarded(cx, buf);
+        }
         if self.read_ahead.is_empty() {
             return self.poll_wire(cx, buf);
         }
@@ -340,6 +344,9 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.asked = true;
+        if let Some(guard) = &mut self.guard {
+            guard.wrote(buf.len());
+        }
         if self.write_buffer.len() + buf.len() > WRITE_BUFFER {
             ready!(self.poll_drain(cx))?;
         }

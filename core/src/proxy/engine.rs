@@ -9,8 +9,8 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use pingora_core::{
-    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp},
-    protocols::http::{ServerSession, v2::server::default_h2_options},
+    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions},
+    protocols::http::ServerSession,
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
@@ -22,6 +22,7 @@ use super::{
     acceptor::Spoken,
     connection::Unread,
     gate::{Gate, Mirrors, PolicyState},
+    http2::Http2,
     listen::{Accepted, ListenStats, signalled},
     refusal::{self, Refusal},
     strict::{HeadScan, Refused},
@@ -33,11 +34,6 @@ use crate::model::Snapshot;
 /// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
 /// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
 const LAST_REQUEST: Duration = Duration::from_secs(3);
-/// An HTTP/2 connection is kept so long without a request. Also bounds a head that comes in too slowly.
-const H2_IDLE: Duration = Duration::from_secs(75);
-/// How much of a request's or connection's body HTTP/2 takes in before it is passed on.
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// Idle upstream connections kept per engine and protocol; past it, the oldest is closed.
 const POOLED: usize = 1024;
 /// A hard stop above every `Retry::attempts`, which is 10 at most.
@@ -59,7 +55,7 @@ pub struct EngineParts {
     pub observer: Arc<dyn Observer>,
 }
 
-type Proxy = HttpProxy<Gate, MeshConnector>;
+pub(super) type Proxy = HttpProxy<Gate, MeshConnector>;
 
 /// Serves HTTP/1.1, HTTP/2 and raw TCP. Make one per director: listeners that share an engine share its pooled upstream
 /// connections.
@@ -160,14 +156,6 @@ impl HttpEngine {
             (connection, settings) = (*next, kept);
         }
     }
-
-    async fn http2(&self, mut connection: Connection, stop: &watch::Receiver<bool>) {
-        connection.end_head();
-        connection.open_frame();
-        connection.set_h2();
-        // It sends GOAWAY when `stop` turns true, and ends when the last stream has.
-        self.proxy.process_new(Box::new(connection), stop).await;
-    }
 }
 
 /// Waits for the first byte of a request, holding little. False: the connection is to be closed.
@@ -263,7 +251,11 @@ impl Listener {
             }
         }
         match spoken {
-            Spoken::Http2 => self.engine.http2(connection, &stop).await,
+            Spoken::Http2 => {
+                let engine = &self.engine;
+                let (proxy, limits, observer) = (&engine.proxy, &engine.limits, &engine.observer);
+                Http2 { proxy, limits, observer, arrival, stats }.serve(connection, stop).await;
+            }
             Spoken::Tcp => self.engine.tcp.run(connection, arrival, &mut stop, begun).await,
             Spoken::Http1 | Spoken::Unknown => self.engine.http1(connection, arrival, stop, stats).await,
         }
@@ -288,14 +280,12 @@ fn build(gate: Gate, connector: MeshConnector) -> Result<Proxy, EngineError> {
         ..ServerConf::default()
     });
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(H2_IDLE);
+    // It is refused by us, so that the access log says so.
+    options.allow_connect_method_proxying = true;
     let on_custom = Arc::new(|_, _, _: &_| -> BoxFuture<'static, _> { Box::pin(async { None }) });
-    let mut service =
+    let service =
         ProxyServiceBuilder::new(&conf, gate).custom(connector, on_custom).server_options(options).build();
-    let mut h2 = default_h2_options();
-    h2.initial_window_size(H2_STREAM_WINDOW).initial_connection_window_size(H2_CONNECTION_WINDOW);
     let missing = || EngineError("pingora made no proxy".into());
-    service.app_logic_mut().ok_or_else(missing)?.h2_options = Some(h2);
     take_proxy(service).ok_or_else(missing)
 }
 

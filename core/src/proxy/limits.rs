@@ -23,6 +23,18 @@ pub struct HttpLimits {
     pub target_bytes: usize,
     /// Fields of a request's head: past it 431. No more than the engine's own bound of 256 has effect.
     pub fields: usize,
+    /// Streams that an HTTP/2 connection has at a time. Beyond it the client is told REFUSED_STREAM.
+    pub streams: usize,
+    /// Streams that a client may reset before they were answered. Past it they must not be more than those that it waited
+    /// for: else the connection ends with ENHANCE_YOUR_CALM (rapid reset).
+    pub cancelled: usize,
+    /// Streams of a connection that may end in a reset from here, as the client made an error on them. Past it the
+    /// connection ends with ENHANCE_YOUR_CALM.
+    pub stream_errors: usize,
+    /// Bytes of a request's body over HTTP/2 that are taken in before they are passed on, for a stream.
+    pub stream_window: u32,
+    /// The same for all streams of a connection.
+    pub connection_window: u32,
 }
 
 impl Default for HttpLimits {
@@ -35,6 +47,11 @@ impl Default for HttpLimits {
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
             fields: 128,
+            streams: 100,
+            cancelled: 200,
+            stream_errors: 64,
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
         }
     }
 }

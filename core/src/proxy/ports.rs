@@ -53,6 +53,8 @@ pub enum TryResult {
     Failure,
     /// No connection to it: nothing was sent.
     ConnectFailure,
+    /// The client went away, or was refused, before the end: that says nothing of the endpoint.
+    Abandoned,
 }
 
 /// Told of every request and every raw connection at its end: access log and metrics. Must not block.

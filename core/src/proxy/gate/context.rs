@@ -12,7 +12,10 @@ use super::{failure::Failure, mirror::Copies, policy::Progress};
 use crate::{
     decide::Decision,
     model::Endpoint,
-    proxy::{Arrival, Picked},
+    proxy::{
+        Arrival, Observer, Picked, RequestEnd,
+        stream::{STREAM, StreamState},
+    },
 };
 
 /// One request's state.
@@ -34,6 +37,10 @@ pub(in crate::proxy) struct Context {
     pub mirrors: Copies,
     /// What policies remember.
     pub policy: Progress,
+    /// The stream, if it came over HTTP/2.
+    pub stream: Option<Arc<StreamState>>,
+    /// Who is to be told if the request's future is dropped before its end.
+    pub unlogged: Option<Arc<dyn Observer>>,
 }
 
 /// A request as it came, for the access log.
@@ -68,6 +75,34 @@ pub(in crate::proxy) struct Tries {
     pub discarded: bool,
 }
 
+/// A request whose future is dropped came over HTTP/2, and its body did not come in. The client sees a reset.
+impl Drop for Context {
+    fn drop(&mut self) {
+        let (Some(observer), Some(asked)) = (self.unlogged.take(), &self.asked) else { return };
+        observer.request(&RequestEnd {
+            arrival: self.arrival.as_deref(),
+            method: &asked.method,
+            host: &asked.host,
+            path: &asked.path,
+            version: asked.version,
+            status: 408,
+            reason: Some("client_too_slow"),
+            decision: self.decision.as_deref(),
+            route: self.local_route.as_deref(),
+            endpoint: self.tries.endpoint.as_deref(),
+            upstream: self.tries.address,
+            tries: self.tries.made,
+            duration: self.begun.elapsed(),
+            upstream_latency: self.tries.latency,
+            received: 0,
+            sent: 0,
+            request_id: None,
+            trace_id: self.trace_id.as_deref(),
+            user_agent: None,
+        });
+    }
+}
+
 impl Context {
     pub fn new() -> Self {
         Self {
@@ -82,6 +117,8 @@ impl Context {
             trace_id: None,
             mirrors: Copies::default(),
             policy: Progress::default(),
+            stream: STREAM.try_with(Arc::clone).ok(),
+            unlogged: None,
         }
     }
 

@@ -61,7 +61,9 @@ impl ProxyHttp for Gate {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new()
+        let mut context = Context::new();
+        context.unlogged = context.stream.is_some().then(|| self.observer.clone());
+        context
     }
 
     /// No module is used: not even the compression that is there by default.
@@ -135,6 +137,9 @@ impl ProxyHttp for Gate {
             context.failure = Some(failure);
             return Err(failure.error().into_down());
         }
+        if let Some(stream) = &context.stream {
+            stream.body_moved(end);
+        }
         context.mirrors.body(body.as_ref(), end);
         Ok(())
     }
@@ -181,6 +186,9 @@ impl ProxyHttp for Gate {
         context: &mut Context,
     ) -> Result<()> {
         hop::clean_response(response);
+        if let Some(stream) = context.stream.as_ref().filter(|_| !response.status.is_informational()) {
+            stream.body_settled();
+        }
         let Some(decision) = &context.decision else { return Ok(()) };
         head::edit_response(response, &decision.filters.response)?;
         if let Some(cookie) = &decision.set_cookie {
@@ -272,13 +280,16 @@ impl ProxyHttp for Gate {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
-        let broken = error.is_some() || context.tries.status.is_some_and(|status| status >= 500);
-        attempt::end_try(context, if broken { TryResult::Failure } else { TryResult::Success });
+        attempt::end_try(context, attempt::result(context, error));
         let status = match (answered(session), context.failure) {
             (Some(status), _) => status,
             (None, Some(failure)) => failure.status,
             (None, None) => CLIENT_CLOSED,
         };
+        if let Some(stream) = context.stream.as_ref().filter(|_| is_cancelled(error)) {
+            stream.cancel();
+        }
+        context.unlogged = None;
         self.observe(session, context, status);
     }
 
@@ -296,6 +307,11 @@ impl ProxyHttp for Gate {
     ) -> bool {
         true
     }
+}
+
+/// The client did not wait for the end.
+fn is_cancelled(error: Option<&Error>) -> bool {
+    error.is_some_and(|error| failure::classify(error).status == CLIENT_CLOSED)
 }
 
 fn sent(session: &Session) -> Sent<'_> {

@@ -1,10 +1,12 @@
-//! One reading of every HTTP/1 message, or none: what two parsers could read differently never gets past here.
+//! One reading of every message, or none: what two parsers could read differently never gets past here.
 //!
 //! The engine behind is a lenient parser that must not be asked. A [`HeadScan`] looks at the bytes of a head before the
 //! engine has them, and a [`Frame`] lets the engine read the bytes of that one message and no more.
 
+mod alarm;
 mod chunks;
 mod frame;
+mod frames;
 mod head;
 mod host;
 
@@ -13,6 +15,7 @@ mod host;
 mod tests;
 
 pub(super) use frame::Frame;
+pub(super) use frames::Frames;
 pub(super) use head::{Head, HeadScan, is_tunnel};
 
 /// Why a message is refused.

@@ -291,6 +291,7 @@ pub struct Setup {
     pub identity: Option<Arc<Credentials>>,
     pub trust: Arc<TrustBundles>,
     pub tcp: Option<Backend>,
+    pub limits: HttpLimits,
 }
 
 impl Setup {
@@ -311,7 +312,7 @@ impl Setup {
             upstream: MeshUpstream::new(watched, snapshot.clone()),
             observer: log.clone(),
         };
-        let engine = HttpEngine::new(parts).unwrap();
+        let engine = HttpEngine::within(parts, self.limits).unwrap();
         Proxy { engine, picker, log, snapshot, identity, drain: watch::channel(false).0 }
     }
 

@@ -39,7 +39,11 @@ impl World {
     }
 
     fn caller(&self) -> Setup {
-        Setup { identity: Some(self.east.credentials("shop", "front")), trust: self.trust.clone(), tcp: None }
+        Setup {
+            identity: Some(self.east.credentials("shop", "front")),
+            trust: self.trust.clone(),
+            ..Setup::default()
+        }
     }
 
     fn called(&self) -> Setup {
@@ -47,6 +51,7 @@ impl World {
             identity: Some(self.west.credentials("bank", "ledger")),
             trust: self.trust.clone(),
             tcp: None,
+            ..Setup::default()
         }
     }
 

@@ -1,10 +1,12 @@
 //! The data path over real sockets: applications, engines and clients in one process, all on free loopback ports.
 
 mod clients;
+mod frames;
 mod harness;
 
 mod authorization;
 mod edge;
+mod floods;
 mod mesh;
 mod messages;
 mod policies;

@@ -92,7 +92,7 @@ async fn a_client_that_says_nothing_is_closed() {
 async fn a_call_goes_through_a_gateway_that_cannot_read_it() {
     let (east, west) = (FakeCa::new("east.example"), FakeCa::new("west.example"));
     let trusted = trust(&[&east, &west]);
-    let setup = |identity| Setup { identity: Some(identity), trust: trusted.clone(), tcp: None };
+    let setup = |identity| Setup { identity: Some(identity), trust: trusted.clone(), ..Setup::default() };
     for (decision, protocol) in [(forward(), AppProtocol::Http1), (over_http2(), AppProtocol::Http2)] {
         let app = App::named("ledger").await;
         let called = setup(west.credentials("bank", "ledger")).forwards(to_address(app.address, protocol));
