@@ -1,7 +1,7 @@
 //! Public listeners: they follow the snapshot.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
@@ -72,7 +72,7 @@ impl Edge {
             ports,
             telemetry,
             tls,
-            listeners: ListenerSet::new(make, ListenLimits::default(), drain),
+            listeners: ListenerSet::new(make, ListenLimits::default(), drain).beside_each_other(),
         }
     }
 
@@ -86,6 +86,7 @@ impl Edge {
                 Err(problem) => problems.push(problem),
             }
         }
+        apart(&mut wanted, &mut problems);
         let before: Vec<BindKey> = self.listeners.iter().map(|(key, _)| *key).collect();
         for (_, address, error) in self.listeners.apply(&wanted) {
             problems.push(format!("cannot listen on {address}: {error}{}", hint(address, &error)));
@@ -141,6 +142,23 @@ impl Edge {
     pub fn into_listeners(self) -> ListenerSet<BindKey, Purpose> {
         self.listeners
     }
+}
+
+/// Two sockets at one address would take each other's connections at random. That of Gateways without an address
+/// (`--address`) comes first.
+fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Purpose>>, problems: &mut Vec<String>) {
+    let mut taken = BTreeSet::new();
+    wanted.retain(|key, wanted| {
+        let is_first = wanted.address.port() == 0 || taken.insert(wanted.address);
+        if !is_first {
+            let ip = key.address.map(|ip| ip.to_string()).unwrap_or_default();
+            problems.push(format!(
+                "cannot listen on {} for the Gateways that name {ip}: those without an address listen there, by --address",
+                wanted.address
+            ));
+        }
+        is_first
+    });
 }
 
 fn name(key: BindKey) -> String {

@@ -31,6 +31,7 @@ struct Served {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct EndKey {
     gateway: Arc<str>,
+    set: Option<Arc<str>>,
     listener: Arc<str>,
     hostname: Option<Arc<str>>,
     raw: bool,
@@ -48,10 +49,11 @@ impl EndKey {
     fn of(listener: &Listener) -> Self {
         Self {
             gateway: Arc::clone(&listener.gateway),
+            set: listener.set.clone(),
             listener: Arc::clone(&listener.name),
             hostname: listener.hostname.clone(),
             raw: listener.protocol == ListenerProtocol::TlsTerminate,
-            clients: None,
+            clients: listener.clients.clone(),
         }
     }
 }
@@ -84,7 +86,7 @@ impl BindTls {
                 None => match End::new(&key) {
                     Ok(end) => end,
                     Err(error) => {
-                        problems.push(format!("listener {}/{}: {error}", listener.gateway, listener.name));
+                        problems.push(format!("listener {}: {error}", listener.title()));
                         continue;
                     }
                 },
@@ -103,10 +105,7 @@ fn certificates(listener: &Listener, known: &Certificates, problems: &mut Vec<St
     for name in &listener.certificates {
         match known.get(name) {
             Some(certificate) => usable.push(&**certificate),
-            None => problems.push(format!(
-                "listener {}/{}: certificate {name} is not there",
-                listener.gateway, listener.name
-            )),
+            None => problems.push(format!("listener {}: certificate {name} is not there", listener.title())),
         }
     }
     set.add(None, usable);

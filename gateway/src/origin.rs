@@ -137,7 +137,7 @@ impl Joining {
             return Err(Error::NoGateway(member.id().clone()));
         }
         let failed = |source| Error::Listen { what: "the mesh listener", address: self.listen, source };
-        let listener = open(self.listen, inherited).map_err(failed)?;
+        let listener = open(self.listen, inherited, false).map_err(failed)?;
         let mut registration = self.register(&member, &listener).await?;
         let registered = registration.registered().await;
         let placement =

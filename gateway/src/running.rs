@@ -213,7 +213,7 @@ fn admin_failed(address: SocketAddr) -> impl Fn(io::Error) -> Error {
 
 fn open_admin(options: &Options, inherited: &Inherited) -> Result<Option<TcpListener>, Error> {
     let Some(address) = options.admin else { return Ok(None) };
-    open(address, inherited).map(Some).map_err(admin_failed(address))
+    open(address, inherited, false).map(Some).map_err(admin_failed(address))
 }
 
 fn serve_admin(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tombolo_core::{
     decide,
+    member::place_of,
     resources::{self, Problem},
 };
 
@@ -34,7 +35,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let (sources, unreadable) = resources::load(&args.paths);
     let mut parsed = resources::parse(&sources);
     parsed.problems.splice(0..0, unreadable);
-    let compiled = decide::compile(&parsed.resources);
+    let compiled = decide::compile_at(&parsed.resources, &place_of(&parsed.resources));
     let report = resources::report(&parsed, &compiled.status);
     match args.output {
         Output::Text => print!("{report}"),

@@ -1,6 +1,6 @@
 //! Configuration in the form that decisions are made from.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use super::{
     Backend, ShownCertificate, UpstreamTls,
@@ -65,11 +65,18 @@ impl Compiled {
     }
 }
 
+/// What is known of the machine that is to listen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Addresses that Gateways name and that it cannot listen on.
+    pub unusable: BTreeSet<IpAddr>,
+}
+
 /// A socket's address before `--port-offset`. The stable key by which a bound socket finds its listeners in each new
 /// snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindKey {
-    /// From the Gateway's `spec.addresses`; none: the process's `--address`.
+    /// From the Gateway's `spec.addresses`, or chosen for it; none: the process's `--address`.
     pub address: Option<IpAddr>,
     /// From the listener.
     pub port: u16,
@@ -89,7 +96,9 @@ pub struct Bind {
 pub struct Listener {
     /// `NAMESPACE/NAME` of the Gateway.
     pub gateway: Arc<str>,
-    /// The listener's name.
+    /// `NAMESPACE/NAME` of the ListenerSet that it comes from, if it is not the Gateway's own.
+    pub set: Option<Arc<str>>,
+    /// The listener's name, unique in the Gateway, or in the ListenerSet.
     pub name: Arc<str>,
     /// Exact, or `*.suffix`; none: every host.
     pub hostname: Option<Arc<str>>,
@@ -97,12 +106,40 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// `NAMESPACE/NAME` of the Secrets that hold its certificates, where TLS is terminated.
     pub certificates: Vec<Arc<str>>,
+    /// What clients have to show, where TLS is terminated; none: nothing.
+    pub clients: Option<ClientValidation>,
     /// [`hostname`](Self::hostname) as it is compared.
     pub(crate) pattern: HostPattern,
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) streams: Arc<StreamTable>,
     /// What its Gateway shows to backends that speak TLS.
     pub(crate) shown: ShownCertificate,
+}
+
+impl Listener {
+    /// `NAMESPACE/GATEWAY/LISTENER`, or with the ListenerSet in the place of the Gateway.
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.set.as_ref().unwrap_or(&self.gateway), self.name)
+    }
+}
+
+/// Who may connect to a listener (Gateway API FrontendTLSValidation).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ClientValidation {
+    /// DER of the certificate authorities that vouch for clients; at least one.
+    pub roots: Arc<[Arc<[u8]>]>,
+    /// Clients without a certificate, or with one that does not verify, are let in all the same
+    /// (`AllowInsecureFallback`).
+    pub insecure_fallback: bool,
+}
+
+impl fmt::Debug for ClientValidation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientValidation")
+            .field("roots", &self.roots.len())
+            .field("insecure_fallback", &self.insecure_fallback)
+            .finish()
+    }
 }
 
 /// What a listener speaks.

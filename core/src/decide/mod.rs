@@ -32,8 +32,11 @@ pub use answer::{
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
 pub use backend_tls::{BackendName, BackendTls, BackendTrust, ShownCertificate, UpstreamTls};
-pub use compile::compile;
-pub use compiled::{Availability, Bind, BindKey, Compiled, Listener, ListenerProtocol, SnapshotAvailability};
+pub use compile::{compile, compile_at};
+pub use compiled::{
+    Availability, Bind, BindKey, ClientValidation, Compiled, Listener, ListenerProtocol, Place,
+    SnapshotAvailability,
+};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub(crate) use gray::cookie;
 pub use head::{Caller, RequestHead};

@@ -68,7 +68,7 @@ pub(crate) fn edge<T: Trace>(
         Request { snapshot, head, host, port: bind.key.port, caller, avail, lane: None, issue: true };
     let policies = &snapshot.config.edge_policies;
     for listener in chosen {
-        trace.place("listener", || format!("{}/{}", listener.gateway, listener.name));
+        trace.place("listener", || listener.title());
         if let Some(entry) = listener.routes.find(host, head, trace) {
             let outcome = secured(snapshot, listener, request.carry_out(&entry.rule, trace));
             return policies.govern(listener, Some(&entry.rule.origin), head, caller, outcome);
@@ -118,7 +118,7 @@ impl Bind {
             let matches = first.pattern.matches(host);
             if !matches {
                 trace.lost(
-                    || format!("listener {}/{}", first.gateway, first.name),
+                    || format!("listener {}", first.title()),
                     format_args!("host is not {}", first.pattern),
                 );
             }

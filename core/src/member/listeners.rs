@@ -28,6 +28,7 @@ type Make<K, P> = Box<dyn Fn(&K, &P) -> Arc<dyn ConnectionService> + Send>;
 pub struct ListenerSet<K, P> {
     make: Make<K, P>,
     limits: ListenLimits,
+    beside: bool,
     drain: watch::Receiver<bool>,
     inherited: Inherited,
     open: BTreeMap<K, Open<P>>,
@@ -55,6 +56,7 @@ where
         Self {
             make: Box::new(make),
             limits,
+            beside: false,
             drain,
             inherited: Inherited::default(),
             open: BTreeMap::new(),
@@ -65,6 +67,13 @@ where
     /// Where a socket is wanted that was taken over from another process, that one is used.
     pub fn inherit(&mut self, inherited: Inherited) {
         self.inherited = inherited;
+    }
+
+    /// On one port, one of the listeners may have every address and others single ones (see
+    /// [`bind_beside`](crate::proxy::bind_beside)).
+    #[must_use]
+    pub fn beside_each_other(self) -> Self {
+        Self { beside: true, ..self }
     }
 
     /// Makes the set as it is wanted. Gives the listeners that could not be bound, each with its reason.
@@ -115,8 +124,8 @@ where
 
     fn bind(&self, wanted: &Wanted<P>, service: Arc<dyn ConnectionService>) -> io::Result<Open<P>> {
         let service = Switch::new(service);
-        let serving =
-            serve(open(wanted.address, &self.inherited)?, service.clone(), self.limits, self.drain.clone())?;
+        let listener = open(wanted.address, &self.inherited, self.beside)?;
+        let serving = serve(listener, service.clone(), self.limits, self.drain.clone())?;
         tracing::debug!(address = %serving.address(), "listening");
         Ok(Open { wanted: wanted.clone(), service, serving })
     }
@@ -283,6 +292,23 @@ mod tests {
         drop(other);
         assert!(set.apply(&all).is_empty());
         connect(taken, "1a").await;
+    }
+
+    #[tokio::test]
+    async fn a_single_address_goes_beside_every_address_in_whichever_order_they_come() {
+        let (mut set, _drain) = set();
+        set = set.beside_each_other();
+        let port = TcpListener::bind(any()).await.unwrap().local_addr().unwrap().port();
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+        let (every, one, other) = (at("0.0.0.0"), at("127.128.0.1"), at("127.0.0.1"));
+        assert!(set.apply(&wanted(&[(1, every, "a"), (2, one, "b")])).is_empty());
+        connect(one, "2b").await;
+        connect(other, "1a").await;
+        assert!(set.apply(&wanted(&[(2, one, "b")])).is_empty());
+        closed(other).await;
+        assert!(set.apply(&wanted(&[(1, every, "a"), (2, one, "b")])).is_empty());
+        connect(one, "2b").await;
+        connect(other, "1a").await;
     }
 
     #[tokio::test]

@@ -85,8 +85,22 @@ impl ListenStats {
 
 /// Binds a TCP socket with SO_REUSEADDR; an IPv6 address takes IPv6 only. Port 0 takes a free one.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    socket(address, false)
+}
+
+/// As [`bind`], with SO_REUSEPORT: on one port, one socket may have every address and others single ones, which then get
+/// the connections to them. Other processes of the same user may have the same address as well, and then share its
+/// connections, as an old and a new gateway do while one replaces the other.
+pub fn bind_beside(address: SocketAddr) -> io::Result<TcpListener> {
+    socket(address, true)
+}
+
+fn socket(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if beside {
+        socket.set_reuse_port(true)?;
+    }
     if let SocketAddr::V6(v6) = address {
         // `[::]` alone means both families, as users expect; any other address is what it says.
         socket.set_only_v6(*v6.ip() != Ipv6Addr::UNSPECIFIED)?;
@@ -97,9 +111,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The socket of this address that was taken over, else a new one, see [`bind`].
-pub fn open(address: SocketAddr, inherited: &Inherited) -> io::Result<TcpListener> {
-    let Some(socket) = inherited.take(address) else { return bind(address) };
+/// The socket of this address that was taken over, else a new one, see [`bind`] and (if `beside`) [`bind_beside`].
+pub fn open(address: SocketAddr, inherited: &Inherited, beside: bool) -> io::Result<TcpListener> {
+    let Some(socket) = inherited.take(address) else { return self::socket(address, beside) };
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
 }

@@ -39,7 +39,9 @@ pub use director::{Arrival, Director, Entry, TcpOutcome};
 pub use engine::{EngineError, EngineParts, HttpEngine};
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use limits::HttpLimits;
-pub use listen::{Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, open, serve};
+pub use listen::{
+    Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, bind_beside, open, serve,
+};
 pub use passthrough::{NameTable, Passthrough};
 pub use ports::{Observer, Picked, Picker, RequestEnd, TcpEnd, TryResult, Wanted};
 pub use upstream::{ClientCertificates, DialError, MeshProtocol, MeshUpstream};

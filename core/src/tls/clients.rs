@@ -1,6 +1,6 @@
 //! What a public listener asks of its clients.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
@@ -14,25 +14,7 @@ use rustls::{
 };
 
 use super::provider;
-
-/// Who may connect to a public listener (Gateway API FrontendTLSValidation).
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ClientValidation {
-    /// DER of the certificate authorities that vouch for clients; at least one.
-    pub roots: Arc<[Arc<[u8]>]>,
-    /// Clients without a certificate, or with one that does not verify, are let in all the same
-    /// (`AllowInsecureFallback`).
-    pub insecure_fallback: bool,
-}
-
-impl fmt::Debug for ClientValidation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientValidation")
-            .field("roots", &self.roots.len())
-            .field("insecure_fallback", &self.insecure_fallback)
-            .finish()
-    }
-}
+pub use crate::decide::ClientValidation;
 
 impl ClientValidation {
     /// The verifier. An error where no root can be used: then nobody could be let in.

@@ -5,11 +5,13 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Value, json};
 
 use super::{
-    gateways::GatewayDraft,
+    gateways::{GatewayDraft, Managed, managed},
+    listeners::ListenerDraft,
     mesh::{Attachment, MeshDraft},
     refs::{GATEWAY_GROUP, MCS_GROUP},
     releases::Releases,
     rules::{RouteRules, compile_rules},
+    sets::{self, EXPERIMENTAL_GROUP},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
     streams::{self, StreamRules},
 };
@@ -77,13 +79,6 @@ struct Places<'p, 'g> {
     mesh: &'p mut MeshDraft,
 }
 
-/// True for a Gateway of another implementation, whose routes are not for us to judge.
-fn is_foreign(resources: &ResourceSet, gateway: &ObjectKey) -> bool {
-    let Some(gateway) = resources.gateways.get(gateway) else { return false };
-    let class = ObjectKey::new("", &gateway.spec.gateway_class_name);
-    resources.gateway_classes.get(&class).is_some_and(|class| class.spec.controller_name != CONTROLLER)
-}
-
 fn hosts(hostnames: &[String]) -> Vec<HostPattern> {
     if hostnames.is_empty() {
         return vec![HostPattern::Any];
@@ -93,6 +88,10 @@ fn hosts(hostnames: &[String]) -> Vec<HostPattern> {
 
 fn no_parent(message: String) -> Result<(), Problem> {
     Err(Problem::new("NoMatchingParent", message))
+}
+
+fn place_in(kind: &str, listener: &ListenerDraft<'_>) -> String {
+    format!("{kind} {}", listener.spec.name)
 }
 
 /// What a route brings along.
@@ -150,9 +149,24 @@ impl Attaching<'_> {
             let outcome = match (group, parent.kind.as_deref().unwrap_or("Gateway")) {
                 (GATEWAY_GROUP, "Gateway") => {
                     match places.by_key.get(&at).and_then(|at| places.gateways.get_mut(*at)) {
-                        Some(gateway) => self.with_gateway(parent, gateway, places.resources),
-                        None if is_foreign(places.resources, &at) => continue,
+                        Some(gateway) => {
+                            self.with_listeners(parent, "Gateway", &at, gateway, places.resources)
+                        }
+                        None if managed(places.resources, &at) == Managed::Elsewhere => continue,
                         None => no_parent(format!("there is no Gateway {at} of a class of ours")),
+                    }
+                }
+                (GATEWAY_GROUP, kind @ "ListenerSet") | (EXPERIMENTAL_GROUP, kind @ "XListenerSet") => {
+                    let gateway = sets::gateway_of(places.resources, kind, &at);
+                    let draft = gateway.as_ref().and_then(|gateway| places.by_key.get(gateway));
+                    match draft.and_then(|draft| places.gateways.get_mut(*draft)) {
+                        Some(gateway) => self.with_listeners(parent, kind, &at, gateway, places.resources),
+                        None if gateway
+                            .is_some_and(|g| managed(places.resources, &g) == Managed::Elsewhere) =>
+                        {
+                            continue;
+                        }
+                        None => no_parent(format!("there is no {kind} {at} that adds to a Gateway of ours")),
                     }
                 }
                 ("" | "core", "Service") => self.with_service(parent, Scope::Cluster, &at, places),
@@ -166,15 +180,17 @@ impl Attaching<'_> {
     }
 
     /// To every listener that the parentRef means, that lets the route in, and with which it shares a host.
-    fn with_gateway(
+    fn with_listeners(
         &mut self,
         parent: &ParentRef,
+        kind: &str,
+        owner: &ObjectKey,
         gateway: &mut GatewayDraft<'_>,
         resources: &ResourceSet,
     ) -> Result<(), Problem> {
         let (mut meant, mut allowed, mut shared) = (false, false, false);
-        let gateway_key = gateway.key;
-        for listener in &mut gateway.listeners {
+        let is_owners = |l: &&mut ListenerDraft<'_>| l.owner.kind == kind && l.owner.key == owner;
+        for listener in gateway.listeners.iter_mut().filter(is_owners) {
             let named = parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name);
             if !named || parent.port.is_some_and(|port| port != listener.spec.port) {
                 continue;
@@ -182,7 +198,7 @@ impl Attaching<'_> {
             meant = true;
             let namespace = &self.key.namespace;
             let takes = listener.kinds.contains(&self.kind);
-            if !takes || !listener.allows(resources, &gateway_key.namespace, namespace) {
+            if !takes || !listener.allows(resources, namespace) {
                 continue;
             }
             allowed = true;
@@ -194,7 +210,10 @@ impl Attaching<'_> {
                 continue;
             }
             shared = true;
-            if self.done.insert((gateway_key.clone(), listener.spec.name.clone())) {
+            // What is not accepted is not attached either.
+            let is_new =
+                !self.cargo.is_empty() && self.done.insert((owner.clone(), place_in(kind, listener)));
+            if is_new {
                 listener.attached += 1;
                 match self.cargo {
                     Cargo::Requests(rules) => {
@@ -207,14 +226,14 @@ impl Attaching<'_> {
             }
         }
         match (meant, allowed, shared) {
-            (false, ..) => no_parent(format!("Gateway {gateway_key} has no such listener")),
+            (false, ..) => no_parent(format!("{kind} {owner} has no such listener")),
             (_, false, _) => Err(Problem::new(
                 "NotAllowedByListeners",
-                format!("allowedRoutes of Gateway {gateway_key} do not let this route in"),
+                format!("allowedRoutes of {kind} {owner} do not let this route in"),
             )),
             (.., false) => Err(Problem::new(
                 "NoMatchingListenerHostname",
-                format!("no hostname is shared with a listener of Gateway {gateway_key}"),
+                format!("no hostname is shared with a listener of {kind} {owner}"),
             )),
             _ => Ok(()),
         }

@@ -11,6 +11,7 @@ use super::{
     authorities::authorities,
     certificates::check_certificate,
     gateways::GatewayDraft,
+    listeners::Owner,
     refs::{GATEWAY_GROUP, by_age},
     status::{CONTROLLER, Conditions, Problem, object_status},
 };
@@ -232,7 +233,7 @@ pub(super) fn shown_certificate(
         return (ShownCertificate::None, None);
     };
     let secret = ObjectKey::new(reference.namespace.as_deref().unwrap_or(&key.namespace), &reference.name);
-    match check_certificate(resources, key, reference, &secret) {
+    match check_certificate(resources, Owner::gateway(key).referrer(), reference, &secret) {
         Ok(()) => (ShownCertificate::Secret(secret.to_string().into()), None),
         Err(problem) if problem.reason == "RefNotPermitted" => (ShownCertificate::Unusable, Some(problem)),
         Err(problem) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
-    refs::{GATEWAY_GROUP, Referrer, is_permitted},
+    refs::{Referrer, is_permitted},
     status::Problem,
 };
 use crate::resources::{
@@ -19,7 +19,7 @@ use crate::resources::{
 /// among the documents.
 pub(super) fn certificates(
     resources: &ResourceSet,
-    gateway: &ObjectKey,
+    from: Referrer<'_>,
     listener: &ListenerSpec,
 ) -> (Vec<Arc<str>>, Vec<Problem>) {
     let mut names = Vec::new();
@@ -29,9 +29,9 @@ pub(super) fn certificates(
         problems.push(Problem::new("InvalidCertificateRef", "certificateRefs names no Secret"));
     }
     for reference in references {
-        let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
+        let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
         let key = ObjectKey::new(namespace, &reference.name);
-        match check_certificate(resources, gateway, reference, &key) {
+        match check_certificate(resources, from, reference, &key) {
             Ok(()) => names.push(key.to_string().into()),
             Err(problem) => {
                 let is_absent = !resources.secrets.contains_key(&key);
@@ -45,10 +45,10 @@ pub(super) fn certificates(
     (names, problems)
 }
 
-/// Whether a Gateway may use this Secret, and whether it holds a certificate with its key.
+/// Whether this Secret may be used from there, and whether it holds a certificate with its key.
 pub(super) fn check_certificate(
     resources: &ResourceSet,
-    gateway: &ObjectKey,
+    from: Referrer<'_>,
     reference: &CertificateRef,
     key: &ObjectKey,
 ) -> Result<(), Problem> {
@@ -58,9 +58,9 @@ pub(super) fn check_certificate(
     if (group, kind) != ("", "Secret") {
         return invalid(format!("a certificate is a Secret, not {kind:?} of group {group:?}"));
     }
-    let from = Referrer { group: GATEWAY_GROUP, kind: "Gateway", namespace: &gateway.namespace };
     if !is_permitted(resources, from, (group, kind), key) {
-        let message = format!("no ReferenceGrant in {} lets a Gateway refer to Secret {key}", key.namespace);
+        let message =
+            format!("no ReferenceGrant in {} lets a {} refer to Secret {key}", key.namespace, from.kind);
         return Err(Problem::new("RefNotPermitted", message));
     }
     match resources.secrets.get(key) {

@@ -1,63 +1,93 @@
 //! GatewayClasses and Gateways: which listeners serve, and what is wrong with the others.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use serde_json::{Value, json};
 
 use super::{
+    addresses::{self, Addresses},
     backend_tls::shown_certificate,
-    certificates::certificates,
-    refs::{GATEWAY_GROUP, by_age},
+    conflicts, frontend,
+    listeners::{ListenerDraft, Owner},
+    refs::by_age,
+    sets,
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
-    streams::protocol_of,
 };
 use crate::{
-    decide::{
-        Bind, BindKey, Listener, ListenerProtocol, ShownCertificate,
-        host::HostPattern,
-        stream::StreamRoute,
-        table::{Entry, RouteTable},
-    },
+    decide::{Bind, BindKey, Listener, Place, ShownCertificate},
     resources::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
-        kinds::{AllowedRoutes, FromNamespaces, Gateway, GatewayClass, ListenerSpec},
+        kinds::{Gateway, GatewayClass},
     },
 };
 
 /// A Gateway of ours while routes are being attached to it.
 pub(super) struct GatewayDraft<'a> {
     pub(super) key: &'a ObjectKey,
-    object: &'a Object<Gateway>,
+    pub(super) object: &'a Object<Gateway>,
+    /// Its own, in the order of the document, then those of its ListenerSets in their order of precedence.
     pub(super) listeners: Vec<ListenerDraft<'a>>,
-    addresses: Vec<Option<IpAddr>>,
-    problems: Vec<Problem>,
+    pub(super) addresses: Addresses,
+    /// Why nothing of it serves.
+    pub(super) problems: Vec<Problem>,
     /// What it shows to backends, and what is wrong with that.
     shown: ShownCertificate,
-    unresolved: Vec<Problem>,
+    unresolved: Option<Problem>,
 }
 
-/// A listener while routes are being attached to it.
-pub(super) struct ListenerDraft<'a> {
-    pub(super) spec: &'a ListenerSpec,
-    pub(super) pattern: HostPattern,
-    protocol: Option<ListenerProtocol>,
-    /// Kinds of routes that may attach, all of the Gateway API's group.
-    pub(super) kinds: Vec<&'static str>,
-    refused: Vec<Problem>,
-    conflicts: Vec<Problem>,
-    invalid_kinds: Vec<Problem>,
-    /// References to certificates that are not valid.
-    unresolved: Vec<Problem>,
-    certificates: Vec<Arc<str>>,
-    /// Routes attached, each once.
-    pub(super) attached: usize,
-    pub(super) entries: Vec<(HostPattern, Entry)>,
-    /// Each with the route's own hostname, and what it shares with the listener.
-    pub(super) streams: Vec<(HostPattern, HostPattern, Arc<StreamRoute>)>,
+impl<'a> GatewayDraft<'a> {
+    fn new(resources: &ResourceSet, key: &'a ObjectKey, object: &'a Object<Gateway>) -> Self {
+        let (addresses, mut problems) = Addresses::read(object);
+        if object.spec.infrastructure.as_ref().is_some_and(|i| i.parameters_ref.is_some()) {
+            let message = "infrastructure.parametersRef is not supported: there are no parameters";
+            problems.push(Problem::new("InvalidParameters", message));
+        }
+        let owner = Owner::gateway(key);
+        let specs = object.spec.listeners.iter();
+        let mut listeners: Vec<_> = specs.map(|spec| ListenerDraft::new(resources, owner, spec)).collect();
+        frontend::apply(resources, key, &object.spec, &mut listeners);
+        conflicts::within(&mut listeners);
+        let (shown, unresolved) = shown_certificate(resources, key, &object.spec);
+        Self { key, object, listeners, addresses, problems, shown, unresolved }
+    }
+
+    /// True if its listeners get sockets.
+    pub(super) fn serves(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Ports of the listeners that are served, each once.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        let served = self.listeners.iter().filter(|l| l.is_served());
+        served.map(|l| l.spec.port).collect::<BTreeSet<_>>().into_iter()
+    }
+}
+
+/// Where a Gateway is managed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Managed {
+    /// Its class is ours, and accepted.
+    Here,
+    /// Its class is another implementation's.
+    Elsewhere,
+    /// There is no such Gateway, its class is not there, or it is not accepted.
+    Nowhere,
+}
+
+/// Where the Gateway with this key is managed.
+pub(super) fn managed(resources: &ResourceSet, gateway: &ObjectKey) -> Managed {
+    let class = resources.gateways.get(gateway).and_then(|gateway| {
+        let name = ObjectKey::new("", &gateway.spec.gateway_class_name);
+        resources.gateway_classes.get(&name)
+    });
+    match class {
+        Some(class) if !is_ours(&class.spec) => Managed::Elsewhere,
+        Some(class) if class.spec.parameters_ref.is_none() => Managed::Here,
+        _ => Managed::Nowhere,
+    }
 }
 
 /// True if a class is for this implementation.
@@ -67,227 +97,23 @@ fn is_ours(class: &GatewayClass) -> bool {
 
 /// Gateways of our classes, the oldest first.
 pub(super) fn drafts(resources: &ResourceSet) -> Vec<GatewayDraft<'_>> {
-    let class = |name: &str| resources.gateway_classes.get(&ObjectKey::new("", name));
-    let mut drafts: Vec<GatewayDraft<'_>> = by_age(&resources.gateways)
-        .into_iter()
-        .filter(|(_, gateway)| {
-            class(&gateway.spec.gateway_class_name)
-                .is_some_and(|c| is_ours(&c.spec) && c.spec.parameters_ref.is_none())
-        })
-        .map(|(key, object)| draft(resources, key, object))
-        .collect();
-    conflicts_over_sockets(&mut drafts);
+    let gateways = by_age(&resources.gateways).into_iter();
+    let ours = gateways.filter(|(key, _)| managed(resources, key) == Managed::Here);
+    let mut drafts: Vec<_> = ours.map(|(key, object)| GatewayDraft::new(resources, key, object)).collect();
+    sets::add(resources, &mut drafts);
+    conflicts::over_addresses(&mut drafts);
+    addresses::choose(&mut drafts);
+    drafts.iter_mut().for_each(|draft| conflicts::overlaps(&mut draft.listeners));
     drafts
 }
 
-fn draft<'a>(resources: &ResourceSet, key: &'a ObjectKey, object: &'a Object<Gateway>) -> GatewayDraft<'a> {
-    let mut problems = Vec::new();
-    let mut addresses = Vec::new();
-    for address in &object.spec.addresses {
-        let kind = address.r#type.as_deref().unwrap_or("IPAddress");
-        match (kind, address.value.as_deref().filter(|value| !value.is_empty())) {
-            ("IPAddress", None) => addresses.push(None),
-            ("IPAddress", Some(value)) => match value.parse() {
-                Ok(ip) => addresses.push(Some(ip)),
-                Err(_) => problems
-                    .push(Problem::new("UnsupportedAddress", format!("{value:?} is not an IP address"))),
-            },
-            (other, _) => {
-                let message = format!("addresses of type {other} are not supported, only IPAddress");
-                problems.push(Problem::new("UnsupportedAddress", message));
-            }
-        }
-    }
-    if object.spec.addresses.is_empty() {
-        addresses.push(None);
-    }
-    let mut listeners: Vec<_> =
-        object.spec.listeners.iter().map(|spec| listener(resources, key, spec)).collect();
-    conflicts_within(&mut listeners);
-    let (shown, unresolved) = shown_certificate(resources, key, &object.spec);
-    GatewayDraft {
-        key,
-        object,
-        listeners,
-        addresses,
-        problems,
-        shown,
-        unresolved: unresolved.into_iter().collect(),
-    }
-}
-
-fn listener<'a>(resources: &ResourceSet, gateway: &ObjectKey, spec: &'a ListenerSpec) -> ListenerDraft<'a> {
-    let mut out = ListenerDraft {
-        spec,
-        pattern: HostPattern::parse(spec.hostname.as_deref()),
-        protocol: None,
-        kinds: Vec::new(),
-        refused: Vec::new(),
-        conflicts: Vec::new(),
-        invalid_kinds: Vec::new(),
-        unresolved: Vec::new(),
-        certificates: Vec::new(),
-        attached: 0,
-        entries: Vec::new(),
-        streams: Vec::new(),
-    };
-    match protocol_of(spec) {
-        Ok(protocol) => {
-            out.protocol = Some(protocol);
-            if protocol.needs_certificates() {
-                (out.certificates, out.unresolved) = certificates(resources, gateway, spec);
-            }
-            if protocol == ListenerProtocol::Tcp {
-                // Nothing that is sent tells a host.
-                out.pattern = HostPattern::Any;
-            }
-        }
-        Err(problem) => out.refused.push(problem),
-    }
-    let possible = out.protocol.map(ListenerProtocol::route_kinds).unwrap_or_default();
-    let named = spec.allowed_routes.as_ref().map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
-    if named.is_empty() {
-        out.kinds = possible.to_vec();
-    }
-    for kind in named {
-        let is_ours = kind.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP;
-        match possible.iter().find(|possible| is_ours && **possible == kind.kind) {
-            Some(known) if !out.kinds.contains(known) => out.kinds.push(known),
-            Some(_) => {}
-            None => {
-                let message = format!(
-                    "routes of kind {:?} are not supported here, only {}",
-                    kind.kind,
-                    possible.join(", ")
-                );
-                out.invalid_kinds.push(Problem::new("InvalidRouteKinds", message));
-            }
-        }
-    }
-    out
-}
-
-/// Listeners of one Gateway that cannot be told apart: none of them is accepted (Gateway API, "distinct listeners").
-fn conflicts_within(listeners: &mut [ListenerDraft<'_>]) {
-    let all: Vec<(u16, HostPattern, Option<ListenerProtocol>)> =
-        listeners.iter().map(|l| (l.spec.port, l.pattern.clone(), l.protocol)).collect();
-    for (at, l) in listeners.iter_mut().enumerate() {
-        let (Some(protocol), port) = (l.protocol, l.spec.port) else { continue };
-        let others = all.iter().enumerate().filter(|(other, (p, ..))| *other != at && *p == port);
-        let others = others.filter_map(|(_, (_, pattern, protocol))| Some((pattern, (*protocol)?)));
-        let (mut clash, mut same) = (None, false);
-        for (pattern, other) in others {
-            if !protocol.shares_port_with(other) || (*pattern == l.pattern && protocol != other) {
-                clash = Some(other);
-            }
-            same |= *pattern == l.pattern;
-        }
-        if let Some(other) = clash {
-            let message = format!(
-                "listeners for {} and {} cannot share port {port} here",
-                protocol.name(),
-                other.name()
-            );
-            l.conflicts.push(Problem::new("ProtocolConflict", message));
-        } else if same {
-            let message = format!("more than one listener has port {port} and hostname {}", l.pattern);
-            l.conflicts.push(Problem::new("HostnameConflict", message));
-        }
-    }
-}
-
-/// Gateways that share a socket have to speak the same on it; the oldest decides, so that a new one cannot break it.
-fn conflicts_over_sockets(drafts: &mut [GatewayDraft<'_>]) {
-    let mut sockets: BTreeMap<BindKey, (Option<ListenerProtocol>, String)> = BTreeMap::new();
-    for draft in drafts.iter_mut().filter(|draft| draft.problems.is_empty()) {
-        for l in &mut draft.listeners {
-            for address in draft.addresses.iter().filter(|_| l.is_served()).copied().collect::<Vec<_>>() {
-                let key = BindKey { address, port: l.spec.port };
-                let (protocol, owner) =
-                    sockets.entry(key).or_insert_with(|| (l.protocol, draft.key.to_string()));
-                if let (Some(theirs), Some(ours)) = (*protocol, l.protocol)
-                    && !theirs.shares_port_with(ours)
-                {
-                    let (port, theirs) = (l.spec.port, theirs.name());
-                    let message = format!("port {port} speaks {theirs} for the older Gateway {owner}");
-                    l.conflicts.push(Problem::new("ProtocolConflict", message));
-                }
-            }
-        }
-    }
-}
-
-impl ListenerDraft<'_> {
-    fn is_served(&self) -> bool {
-        self.protocol.is_some() && self.refused.is_empty() && self.conflicts.is_empty()
-    }
-
-    /// True if routes of this namespace may attach.
-    pub(super) fn allows(&self, resources: &ResourceSet, gateway: &str, namespace: &str) -> bool {
-        let namespaces = self
-            .spec
-            .allowed_routes
-            .as_ref()
-            .and_then(|AllowedRoutes { namespaces, .. }| namespaces.as_ref());
-        match namespaces.and_then(|n| n.from).unwrap_or(FromNamespaces::Same) {
-            FromNamespaces::All => true,
-            FromNamespaces::Same => gateway == namespace,
-            FromNamespaces::None => false,
-            FromNamespaces::Selector => {
-                // Kubernetes puts this label on every namespace; one without a document has no other.
-                let object = resources.namespaces.get(&ObjectKey::new("", namespace));
-                let mut labels = object.map(|object| object.meta.labels.clone()).unwrap_or_default();
-                labels.entry("kubernetes.io/metadata.name".into()).or_insert_with(|| namespace.into());
-                namespaces.and_then(|n| n.selector.as_ref()).is_some_and(|selector| selector.selects(&labels))
-            }
-        }
-    }
-
-    fn status(&self, generation: i64, gateway_is_fine: bool) -> Value {
-        let mut conditions = Conditions::new(generation);
-        let refused: Vec<Problem> = self.refused.iter().chain(&self.conflicts).cloned().collect();
-        conditions.good("Accepted", &refused);
-        match self.conflicts.first() {
-            Some(first) => conditions.add("Conflicted", "True", first.reason, messages(&self.conflicts)),
-            None => conditions.add("Conflicted", "False", "NoConflicts", ""),
-        }
-        let unresolved: Vec<Problem> = self.invalid_kinds.iter().chain(&self.unresolved).cloned().collect();
-        conditions.good("ResolvedRefs", &unresolved);
-        if gateway_is_fine && self.is_served() && self.unresolved.is_empty() {
-            conditions.add("Programmed", "True", "Programmed", "");
-        } else {
-            conditions.add("Programmed", "False", "Invalid", "the listener cannot serve");
-        }
-        let kinds: Vec<Value> =
-            self.kinds.iter().map(|kind| json!({ "group": GATEWAY_GROUP, "kind": kind })).collect();
-        json!({
-            "name": self.spec.name,
-            "supportedKinds": kinds,
-            "attachedRoutes": self.attached,
-            "conditions": conditions.value(),
-        })
-    }
-}
-
-/// The sockets of all Gateways. Takes the listeners' entries.
+/// The sockets of all Gateways. Takes the listeners' routes.
 pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
     let mut binds: BTreeMap<BindKey, Vec<Arc<Listener>>> = BTreeMap::new();
-    for draft in drafts.iter_mut().filter(|draft| draft.problems.is_empty()) {
-        for l in draft.listeners.iter_mut().filter(|l| l.is_served()) {
-            let Some(protocol) = l.protocol else { continue };
-            let listener = Arc::new(Listener {
-                gateway: draft.key.to_string().into(),
-                name: l.spec.name.as_str().into(),
-                hostname: l.pattern.text().map(Into::into),
-                protocol,
-                certificates: l.certificates.clone(),
-                pattern: l.pattern.clone(),
-                routes: Arc::new(RouteTable::new(std::mem::take(&mut l.entries))),
-                streams: Arc::new(l.take_streams()),
-                shown: draft.shown.clone(),
-            });
-            for address in draft.addresses.iter().copied() {
-                let key = BindKey { address, port: l.spec.port };
+    for draft in drafts.iter_mut().filter(|draft| draft.serves()) {
+        for l in &mut draft.listeners {
+            let Some(listener) = l.finish(draft.key, &draft.shown) else { continue };
+            for key in draft.addresses.keys(l.spec.port, l.on_shared_socket) {
                 binds.entry(key).or_default().push(listener.clone());
             }
         }
@@ -302,46 +128,52 @@ pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
         .collect()
 }
 
-/// Status of GatewayClasses and Gateways.
-pub(super) fn status(resources: &ResourceSet, drafts: &[GatewayDraft<'_>]) -> Vec<ObjectStatus> {
+/// Status of GatewayClasses, Gateways and ListenerSets.
+pub(super) fn status(
+    resources: &ResourceSet,
+    drafts: &[GatewayDraft<'_>],
+    place: &Place,
+) -> Vec<ObjectStatus> {
     let mut out: Vec<ObjectStatus> =
         resources.gateway_classes.values().map(|class| class_status(class)).collect();
     let by_key: HashMap<&ObjectKey, &GatewayDraft<'_>> =
         drafts.iter().map(|draft| (draft.key, draft)).collect();
     for (key, gateway) in &resources.gateways {
         let stanza = match by_key.get(key) {
-            Some(draft) => draft.status(),
-            None => unmanaged(resources, gateway),
+            Some(draft) => draft.status(place),
+            None => unmanaged(resources, key, gateway),
         };
         out.push(object_status("Gateway", gateway, stanza));
     }
+    out.extend(sets::status(resources, drafts));
     out
 }
 
 fn class_status(class: &Object<GatewayClass>) -> ObjectStatus {
-    let mut conditions = Conditions::new(class.meta.generation);
     if !is_ours(&class.spec) {
         return object_status("GatewayClass", class, json!({}));
     }
+    let mut conditions = Conditions::new(class.meta.generation);
     let invalid = class
         .spec
         .parameters_ref
         .as_ref()
         .map(|_| Problem::new("InvalidParameters", "parametersRef is not supported"));
     conditions.good("Accepted", invalid.as_slice());
+    // Documents of versions that are not known are refused when they are read.
+    conditions.good("SupportedVersion", &[]);
     object_status("GatewayClass", class, conditions.stanza())
 }
 
 /// A Gateway of another implementation has no status from us; one whose class is not there waits for it.
-fn unmanaged(resources: &ResourceSet, gateway: &Object<Gateway>) -> Value {
-    let name = &gateway.spec.gateway_class_name;
-    let class = resources.gateway_classes.get(&ObjectKey::new("", name));
-    if class.is_some_and(|class| !is_ours(&class.spec)) {
+fn unmanaged(resources: &ResourceSet, key: &ObjectKey, gateway: &Object<Gateway>) -> Value {
+    if managed(resources, key) == Managed::Elsewhere {
         return json!({});
     }
-    let message = match class {
-        Some(_) => format!("GatewayClass {name} is not accepted"),
-        None => format!("there is no GatewayClass {name}; ours have controllerName {CONTROLLER}"),
+    let name = &gateway.spec.gateway_class_name;
+    let message = match resources.gateway_classes.contains_key(&ObjectKey::new("", name)) {
+        true => format!("GatewayClass {name} is not accepted"),
+        false => format!("there is no GatewayClass {name}; ours have controllerName {CONTROLLER}"),
     };
     let mut conditions = Conditions::new(gateway.meta.generation);
     conditions.add("Accepted", "Unknown", "Pending", message.clone());
@@ -350,39 +182,65 @@ fn unmanaged(resources: &ResourceSet, gateway: &Object<Gateway>) -> Value {
 }
 
 impl GatewayDraft<'_> {
-    fn status(&self) -> Value {
+    fn status(&self, place: &Place) -> Value {
         let generation = self.object.meta.generation;
-        let is_fine = self.problems.is_empty();
-        let bad = |l: &&ListenerDraft<'_>| {
-            !l.is_served() || !l.unresolved.is_empty() || !l.invalid_kinds.is_empty()
-        };
-        let bad_names: Vec<&str> = self.listeners.iter().filter(bad).map(|l| l.spec.name.as_str()).collect();
-        let all_refused = self.listeners.iter().all(|l| !l.is_served());
         let mut conditions = Conditions::new(generation);
-        if !is_fine {
+        let own = || self.listeners.iter().filter(|l| l.owner.is_gateway());
+        let bad: Vec<&str> = own().filter(|l| !l.is_fine()).map(|l| l.spec.name.as_str()).collect();
+        if !self.problems.is_empty() {
             conditions.good("Accepted", &self.problems);
-        } else if bad_names.is_empty() {
+        } else if bad.is_empty() {
             conditions.add("Accepted", "True", "Accepted", "");
         } else {
-            let accepted = if all_refused { "False" } else { "True" };
-            let message = format!("not all is well with listeners {}", bad_names.join(", "));
+            let accepted = if own().any(ListenerDraft::is_served) { "True" } else { "False" };
+            let message = format!("not all is well with listeners {}", bad.join(", "));
             conditions.add("Accepted", accepted, "ListenersNotValid", message);
         }
-        if self.object.spec.tls.is_some() {
-            conditions.good("ResolvedRefs", &self.unresolved);
+        match self.not_programmed(place) {
+            Some(problem) => conditions.good("Programmed", &[problem]),
+            None => conditions.good("Programmed", &[]),
         }
-        match (is_fine, all_refused) {
-            (false, _) => conditions.add("Programmed", "False", "AddressNotUsable", messages(&self.problems)),
-            (true, true) => conditions.add("Programmed", "False", "Invalid", "no listener can serve"),
-            (true, false) => conditions.add("Programmed", "True", "Programmed", ""),
+        if self.object.spec.tls.is_some() {
+            conditions.good("ResolvedRefs", self.unresolved.as_slice());
+        }
+        if frontend::allows_insecure(&self.object.spec) {
+            let message = "AllowInsecureFallback lets in clients without a valid certificate";
+            conditions.add("InsecureFrontendValidationMode", "True", "ConfigurationChanged", message);
         }
         let addresses: Vec<Value> = self
             .addresses
-            .iter()
-            .flatten()
+            .shown()
+            .into_iter()
+            .filter(|address| self.serves() && !place.unusable.contains(address))
             .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))
             .collect();
-        let listeners: Vec<Value> = self.listeners.iter().map(|l| l.status(generation, is_fine)).collect();
-        json!({ "addresses": addresses, "conditions": conditions.value(), "listeners": listeners })
+        let blocked = self.problems.first();
+        let listeners: Vec<Value> = own().map(|l| l.status(generation, blocked)).collect();
+        json!({
+            "addresses": addresses,
+            "attachedListenerSets": sets::attached(self),
+            "conditions": conditions.value(),
+            "listeners": listeners,
+        })
+    }
+
+    fn not_programmed(&self, place: &Place) -> Option<Problem> {
+        if let Some(problem) = self.problems.first() {
+            let reason = if problem.reason == "UnsupportedAddress" { "AddressNotUsable" } else { "Invalid" };
+            return Some(Problem::new(reason, messages(&self.problems)));
+        }
+        let unusable: Vec<String> = self
+            .addresses
+            .named
+            .iter()
+            .filter(|ip| place.unusable.contains(ip))
+            .map(ToString::to_string)
+            .collect();
+        if !unusable.is_empty() {
+            let message = format!("this machine cannot listen on {}", unusable.join(", "));
+            return Some(Problem::new("AddressNotUsable", message));
+        }
+        let works = self.listeners.iter().any(ListenerDraft::is_working);
+        (!works).then(|| Problem::new("Invalid", "no listener can serve"))
     }
 }

@@ -2,29 +2,39 @@
 //!
 //! A pure function of the documents. What is wrong with one object is told in its status and touches no other.
 
+mod addresses;
 mod attach;
 mod auth;
 mod authorities;
 mod backend_tls;
 mod certificates;
+mod conflicts;
 mod filters;
 mod foreign;
+mod frontend;
 mod gateways;
+mod listeners;
 mod mesh;
 mod policies;
 mod refs;
 mod releases;
 mod rules;
+mod sets;
 mod status;
 mod streams;
 mod traffic;
 
 use self::{backend_tls::BackendTlsPolicies, mesh::MeshDraft, releases::Releases};
-use super::Compiled;
+use super::{Compiled, Place};
 use crate::resources::ResourceSet;
 
-/// Compiles all documents.
+/// Compiles all documents, for a machine of which nothing is known.
 pub fn compile(resources: &ResourceSet) -> Compiled {
+    compile_at(resources, &Place::default())
+}
+
+/// Compiles all documents. What is known of the machine shows in status alone.
+pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     let mut releases = Releases::compile(resources);
     let mut gateways = gateways::drafts(resources);
     let mut mesh = MeshDraft::default();
@@ -32,7 +42,7 @@ pub fn compile(resources: &ResourceSet) -> Compiled {
     let (policies, policies_status) = policies::policies(resources);
     let (edge_policies, traffic_status) = traffic::traffic_policies(resources);
     let backend_tls = BackendTlsPolicies::compile(resources);
-    let mut status = gateways::status(resources, &gateways);
+    let mut status = gateways::status(resources, &gateways, place);
     status.extend(routes);
     status.append(&mut releases.status);
     status.extend(policies_status);

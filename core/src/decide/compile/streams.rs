@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    gateways::ListenerDraft,
+    listeners::ListenerDraft,
     refs::{Referrer, by_age, find_backend},
     status::Problem,
 };

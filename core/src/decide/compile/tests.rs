@@ -1,8 +1,11 @@
 //! Status and attachment, from documents.
 
+mod addresses;
 mod auth;
 mod backend_tls;
+mod frontend;
 mod gateways;
+mod sets;
 mod streams;
 mod traffic;
 
@@ -88,7 +91,8 @@ fn what_is_right_is_accepted() {
         gateway("edge", HTTP),
         http_route("web", "shop", &format!("parentRefs: [{{ name: edge }}], {TO_WEB}")),
     ]);
-    assert_eq!(conditions(&status(&compiled, "GatewayClass", "tombolo")), ["Accepted=True/Accepted"]);
+    let class = conditions(&status(&compiled, "GatewayClass", "tombolo"));
+    assert_eq!(class, ["Accepted=True/Accepted", "SupportedVersion=True/SupportedVersion"]);
     let edge = status(&compiled, "Gateway", "edge");
     assert_eq!(conditions(&edge), ["Accepted=True/Accepted", "Programmed=True/Programmed"]);
     let http = &edge["listeners"][0];

@@ -58,7 +58,8 @@ impl PolicyTable {
             listener: self
                 .gateways
                 .get(&listener.gateway)
-                .and_then(|gateway| gateway.of(&listener.name))
+                // A ListenerSet's listener may bear the name of one of the Gateway's.
+                .and_then(|gateway| gateway.of(if listener.set.is_none() { &listener.name } else { "" }))
                 .cloned(),
         };
         let refused = if policies.access().is_some_and(|access| !access.permits(caller.address)) {

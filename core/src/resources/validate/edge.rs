@@ -35,7 +35,9 @@ pub(super) fn gateway(c: &mut Checker, gateway: &Gateway) {
     }
     c.at_most("addresses", gateway.addresses.len(), 16);
     c.each("addresses", &gateway.addresses, |c, address| {
-        if let (None | Some("IPAddress"), Some(value)) = (address.r#type.as_deref(), &address.value) {
+        if let (None | Some("IPAddress"), Some(value)) = (address.r#type.as_deref(), &address.value)
+            && !value.is_empty()
+        {
             c.address("value", value);
         }
     });

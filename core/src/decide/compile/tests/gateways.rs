@@ -36,7 +36,7 @@ fn listeners_are_refused_for_the_reasons_of_the_specification() {
     has(&tls.replace("name: c", "name: c, kind: ConfigMap"), 0, "ResolvedRefs=False/InvalidCertificateRef");
 }
 
-fn secret(certificate: &str, key: &str) -> String {
+pub(super) fn secret(certificate: &str, key: &str) -> String {
     let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
     format!(
         "
@@ -71,16 +71,6 @@ fn a_certificate_has_to_be_one() {
 }
 
 #[test]
-fn gateways_that_share_a_socket_share_its_listeners_but_not_its_protocol() {
-    let tls = "{ name: s, port: 80, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }";
-    let compiled = world(&[gateway("a", HTTP), gateway("b", HTTP), gateway("c", tls)]);
-    assert_eq!(compiled.binds.len(), 1);
-    let names: Vec<_> = compiled.binds[0].listeners.iter().map(|l| &*l.gateway).collect();
-    assert_eq!(names, ["shop/a", "shop/b"]);
-    assert!(conditions(&listener(&compiled, "c", 0)).contains(&"Conflicted=True/ProtocolConflict".into()));
-}
-
-#[test]
 fn gateways_of_others_are_left_alone_and_those_without_a_class_wait() {
     let other = "
 ---
@@ -101,15 +91,54 @@ spec: { controllerName: example.com/other }
 }
 
 #[test]
-fn addresses_make_sockets() {
-    let with = |addresses: &str| {
-        gateway("edge", HTTP).replace("listeners:", &format!("addresses: [{addresses}], listeners:"))
+fn names_that_lead_to_two_certificates_are_pointed_out() {
+    let https = |name: &str, port: u16, host: &str| {
+        format!(
+            "{{ name: {name}, port: {port}, protocol: HTTPS, hostname: '{host}', tls: {{ certificateRefs: [{{ name: c }}] }} }}"
+        )
     };
-    let compiled = world(&[with("{ value: 127.0.0.1 }, { type: IPAddress, value: \"::1\" }")]);
-    let keys: Vec<_> = compiled.binds.iter().map(|bind| bind.key.address.unwrap().to_string()).collect();
-    assert_eq!(keys, ["127.0.0.1", "::1"]);
-    assert!(compiled.binds.iter().all(|bind| compiled.bind(bind.key).is_some()));
-    let named = world(&[with("{ type: Hostname, value: x.example }")]);
-    assert_eq!(conditions(&status(&named, "Gateway", "edge"))[0], "Accepted=False/UnsupportedAddress");
-    assert!(named.binds.is_empty());
+    let listeners = [
+        https("foo", 443, "foo.example.com"),
+        https("bar", 443, "bar.bar.example.com"),
+        https("wild", 443, "*.example.com"),
+        https("apex", 443, "example.com"),
+        https("elsewhere", 9443, "foo.example.com"),
+    ];
+    let compiled = world(&[gateway("edge", &listeners.join(", "))]);
+    let overlapping = |at: usize| {
+        let listener = listener(&compiled, "edge", at);
+        conditions(&listener).contains(&"OverlappingTLSConfig=True/OverlappingHostnames".into())
+    };
+    assert_eq!((0..5).map(overlapping).collect::<Vec<_>>(), [true, true, true, false, false]);
+}
+
+#[test]
+fn what_others_wrote_into_a_status_stays() {
+    let theirs = "{ type: example.com/Scanned, status: \"True\", reason: Seeded, message: \"\", observedGeneration: 7, lastTransitionTime: \"2026-01-01T00:00:00Z\" }";
+    let written = format!(
+        "{}status: {{ conditions: [{theirs}, {{ type: Accepted, status: \"False\" }}], listeners: [{{ name: http, conditions: [{theirs}] }}] }}\n",
+        gateway("edge", HTTP)
+    );
+    let compiled = world(&[written]);
+    let edge = status(&compiled, "Gateway", "edge");
+    assert_eq!(
+        conditions(&edge),
+        ["Accepted=True/Accepted", "Programmed=True/Programmed", "example.com/Scanned=True/Seeded"]
+    );
+    assert_eq!(edge["conditions"][2]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    assert!(conditions(&edge["listeners"][0]).contains(&"example.com/Scanned=True/Seeded".into()));
+}
+
+#[test]
+fn a_gateway_says_what_it_cannot_do() {
+    let with = |extra: &str| gateway("edge", HTTP).replace("listeners:", &format!("{extra}, listeners:"));
+    let first = |extra: &str| conditions(&status(&world(&[with(extra)]), "Gateway", "edge"));
+    let parameters = "infrastructure: { parametersRef: { group: x, kind: Y, name: z } }";
+    assert_eq!(first(parameters), ["Accepted=False/InvalidParameters", "Programmed=False/Invalid"]);
+    let labelled = "infrastructure: { labels: { a: b }, annotations: { c: d } }";
+    assert_eq!(first(labelled), ["Accepted=True/Accepted", "Programmed=True/Programmed"]);
+    let unknown = "tls: { backend: { clientCertificateRef: { name: none } } }";
+    assert_eq!(first(unknown)[2], "ResolvedRefs=False/InvalidClientCertificateRef");
+    let elsewhere = "tls: { backend: { clientCertificateRef: { name: none, namespace: bank } } }";
+    assert_eq!(first(elsewhere)[2], "ResolvedRefs=False/RefNotPermitted");
 }
