@@ -115,8 +115,12 @@ fn certificates(listener: &Listener, known: &Certificates, problems: &mut Vec<St
 impl TlsChooser for BindTls {
     fn choose(&self, hello: &ClientHello<'_>) -> TlsChoice {
         let served = self.served.load();
-        let listener = served.bind.as_ref().and_then(|bind| bind.tls_listener(hello.server_name()));
-        let Some(listener) = listener else { return TlsChoice::Refuse };
+        let Some(bind) = &served.bind else { return TlsChoice::Refuse };
+        let Some(listener) = bind.tls_listener(hello.server_name()) else {
+            // Where TLS is passed on, there is nobody here to speak it.
+            let passes = bind.listeners.iter().any(|l| l.protocol == ListenerProtocol::TlsPassthrough);
+            return if passes { TlsChoice::Reset } else { TlsChoice::Refuse };
+        };
         if listener.protocol == ListenerProtocol::TlsPassthrough {
             return TlsChoice::Pass;
         }

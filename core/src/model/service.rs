@@ -99,7 +99,7 @@ impl AppProtocol {
     /// From Kubernetes' `appProtocol`; empty is HTTP/1.1, and what is not known is TCP.
     pub fn parse(text: &str) -> Self {
         match text.to_ascii_lowercase().as_str() {
-            "" | "http" | "http1" | "kubernetes.io/ws" => Self::Http1,
+            "" | "http" | "http1" | "https" | "kubernetes.io/ws" | "kubernetes.io/wss" => Self::Http1,
             "http2" | "h2c" | "grpc" | "kubernetes.io/h2c" => Self::Http2,
             _ => Self::Tcp,
         }

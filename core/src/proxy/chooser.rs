@@ -32,6 +32,8 @@ pub enum TlsChoice {
     Pass,
     /// Nobody here has that name. The client is told so.
     Refuse,
+    /// Nobody here has that name, and it is as if nobody listened for it: the connection is reset.
+    Reset,
 }
 
 /// A connection of which it is known what becomes of it.
@@ -59,9 +61,17 @@ pub(super) async fn choose(accepted: Accepted, chooser: &dyn TlsChooser) -> io::
             // The client may be gone already, which changes nothing.
             let _told = start.io.write_all(&UNRECOGNIZED_NAME).await;
             let _told = start.io.shutdown().await;
-            return Err(io::Error::new(io::ErrorKind::NotFound, "no listener has this server name"));
+            return Err(unknown());
+        }
+        TlsChoice::Reset => {
+            start.io.reset();
+            return Err(unknown());
         }
     };
     let tls = Box::new(start.into_stream(config).await?);
     Ok(Chosen::Ended { tls, raw })
+}
+
+fn unknown() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "no listener has this server name")
 }

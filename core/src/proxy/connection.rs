@@ -68,6 +68,12 @@ impl Replay {
         self.record.take().unwrap_or_default().freeze()
     }
 
+    /// Closing it tells the other side that something went wrong (RST instead of FIN).
+    pub(super) fn reset(&self) {
+        // Where it fails, the connection is closed all the same.
+        let _ = self.tcp.set_zero_linger();
+    }
+
     /// The same socket, with these bytes to be read again.
     pub(super) fn again(self, prefix: Bytes) -> Self {
         Self::new(prefix, self.tcp)
@@ -215,6 +221,14 @@ impl Connection {
     /// one in a hundred WebSockets ended as soon as they had begun. The extra turn lets it poll the path first.
     pub(super) fn answer_in_turn(self) -> Self {
         Self { in_turn: true, ..self }
+    }
+
+    /// Closes it so that the other side learns that something went wrong, and does not take it for an orderly end.
+    pub(super) fn reset(self) {
+        match &self.wire {
+            Wire::Plain(replay) => replay.reset(),
+            Wire::Tls(tls) => tls.get_ref().0.reset(),
+        }
     }
 
     /// Bytes that were read and not yet taken.

@@ -52,7 +52,10 @@ impl Tunnels {
         let (backend, tls, route) = match outcome {
             TcpOutcome::Forward(backend) => (backend, UpstreamTls::default(), None),
             TcpOutcome::Routed(decision) => (decision.backend, decision.tls, Some(decision.route)),
-            TcpOutcome::Refuse(reason) => return self.failed(arrival, None, reason, begun),
+            TcpOutcome::Refuse(reason) => {
+                near.reset();
+                return self.failed(arrival, None, reason, begun);
+            }
         };
         let route = route.as_deref();
         let connected = tokio::select! {
@@ -62,7 +65,10 @@ impl Tunnels {
         };
         let mut far = match connected {
             Ok(far) => far,
-            Err(reason) => return self.failed(arrival, route, reason, begun),
+            Err(reason) => {
+                near.reset();
+                return self.failed(arrival, route, reason, begun);
+            }
         };
         let copied = copy_both(&mut near, &mut far.connection, IDLE).await;
         let endpoint = far.pick.as_ref().map(|pick| pick.endpoint().clone());

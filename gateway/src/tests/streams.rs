@@ -143,7 +143,7 @@ async fn raw_connections_share_a_port_with_https_by_their_names() {
     converse(&mut tcp, "raw").await.unwrap();
     assert_eq!(tls(secure, &shop_key).await.unwrap().get().await, (StatusCode::OK, "web".into()));
     let unknown = connect(secure, "other.example", client(&shop_key)).await.unwrap_err();
-    assert!(unknown.to_string().contains("UnrecognisedName"), "{unknown}");
+    assert_eq!(unknown.kind(), io::ErrorKind::ConnectionReset, "{unknown}");
 
     // What is open goes on when its listener and route are gone.
     world.reload(&all.replace(&format!("{PASS}, "), "")).await;
@@ -205,4 +205,6 @@ async fn sessions_are_resumed_at_their_own_listener_only() {
     assert_eq!(kind("one.shop.example").await, rustls::HandshakeKind::Full);
     assert_eq!(kind("one.shop.example").await, rustls::HandshakeKind::Resumed);
     assert_eq!(kind("two.shop.example").await, rustls::HandshakeKind::Full);
+    let unknown = connect(to, "three.shop.example", config).await.unwrap_err();
+    assert!(unknown.to_string().contains("UnrecognisedName"), "{unknown}");
 }
