@@ -4,6 +4,7 @@ pub mod balance;
 pub mod decide;
 pub mod discovery;
 pub mod identity;
+pub mod jwt;
 pub mod lifecycle;
 pub mod member;
 pub mod model;

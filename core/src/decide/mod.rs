@@ -38,12 +38,12 @@ pub use compiled::{
     SnapshotAvailability,
 };
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
-pub(crate) use gray::cookie;
+pub(crate) use gray::{cookie, cookies};
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
     AuthProtocol, Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, ExternalAuth,
-    IpAccess, Policies, RateKey, RateLimit, RequestLimits,
+    IpAccess, Jwt, JwtProvider, KeySource, Policies, RateKey, RateLimit, RequestLimits, TokenSource,
 };
 pub use route::{decide_edge, decide_mesh};
 pub use stream::{StreamDecision, decide_stream};

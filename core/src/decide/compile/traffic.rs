@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     auth::external_auth,
+    jwt::jwt,
     refs::{GATEWAY_GROUP, OWN_GROUP, Referrer, by_age},
     status::{CONTROLLER, Conditions, Problem, object_status},
 };
@@ -179,6 +180,11 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         unresolved.extend(problem);
         Arc::new(auth)
     });
+    let jwt = spec.jwt.as_ref().map(|spec| {
+        let (jwt, problems) = jwt(resources, &key.namespace, spec);
+        unresolved.extend(problems);
+        Arc::new(jwt)
+    });
     let compiled = EdgePolicy {
         access: spec.ip_access.as_ref().map(|access| Arc::new(ip_access(access))),
         limits: spec.request_limits.as_ref().map(|limits| RequestLimits {
@@ -190,6 +196,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
             .max_connections
             .map(|most| Arc::new(ConnectionLimit { policy: policy.clone(), most })),
         rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy, limit))),
+        jwt,
         external_auth,
         compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
     };
@@ -209,10 +216,11 @@ fn rate_limit(policy: Arc<str>, spec: &RateLimitSpec) -> RateLimit {
         requests: spec.requests.max(1),
         per: spec.per.as_deref().and_then(|per| parse_duration(per).ok()).unwrap_or(Duration::from_secs(1)),
         burst: spec.burst.unwrap_or(spec.requests).max(1),
-        key: match (header, &spec.key.cookie) {
-            (Some(name), _) => RateKey::Header(name),
-            (None, Some(name)) => RateKey::Cookie(name.as_str().into()),
-            (None, None) => RateKey::Client,
+        key: match (header, &spec.key.cookie, &spec.key.jwt_claim) {
+            (Some(name), _, _) => RateKey::Header(name),
+            (None, Some(name), _) => RateKey::Cookie(name.as_str().into()),
+            (None, None, Some(name)) => RateKey::Claim(name.as_str().into()),
+            (None, None, None) => RateKey::Client,
         },
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod auth;
+mod jwt;
 mod table;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -10,6 +11,7 @@ use http::HeaderName;
 
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
+pub use jwt::{Jwt, JwtProvider, KeySource, TokenSource};
 pub(crate) use table::{Layers, PolicyTable};
 
 /// What the TrafficPolicies of one target say, each field as a whole. What is absent is said by a less specific target,
@@ -24,6 +26,8 @@ pub struct EdgePolicy {
     pub connections: Option<Arc<ConnectionLimit>>,
     /// How many requests a client may send.
     pub rate: Option<Arc<RateLimit>>,
+    /// Tokens that requests have to carry.
+    pub jwt: Option<Arc<Jwt>>,
     /// A server that is asked about each request.
     pub external_auth: Option<Arc<ExternalAuth>>,
     /// How responses are compressed.
@@ -38,6 +42,7 @@ impl EdgePolicy {
             limits: self.limits.or(other.limits),
             connections: self.connections.clone().or_else(|| other.connections.clone()),
             rate: self.rate.clone().or_else(|| other.rate.clone()),
+            jwt: self.jwt.clone().or_else(|| other.jwt.clone()),
             external_auth: self.external_auth.clone().or_else(|| other.external_auth.clone()),
             compression: self.compression.clone().or_else(|| other.compression.clone()),
         }
@@ -50,6 +55,7 @@ impl EdgePolicy {
             ("requestLimits", self.limits.is_some() && younger.limits.is_some()),
             ("maxConnections", self.connections.is_some() && younger.connections.is_some()),
             ("rateLimit", self.rate.is_some() && younger.rate.is_some()),
+            ("jwt", self.jwt.is_some() && younger.jwt.is_some()),
             ("externalAuth", self.external_auth.is_some() && younger.external_auth.is_some()),
             ("compression", self.compression.is_some() && younger.compression.is_some()),
         ];
@@ -97,6 +103,11 @@ impl Policies {
         self.first(|policy| policy.rate.as_ref())
     }
 
+    /// Tokens that requests have to carry.
+    pub fn jwt(&self) -> Option<&Arc<Jwt>> {
+        self.first(|policy| policy.jwt.as_ref())
+    }
+
     /// A server that is asked about each request.
     pub fn external_auth(&self) -> Option<&Arc<ExternalAuth>> {
         self.first(|policy| policy.external_auth.as_ref())
@@ -123,6 +134,7 @@ impl Policies {
             most("header fields", header_count.map(|n| n.to_string())),
             self.connections().map(|limit| format!("client connections: at most {limit}")),
             self.rate().map(|limit| format!("rate limit: {limit}")),
+            self.jwt().map(|jwt| format!("token of {jwt}")),
             self.external_auth().map(|auth| format!("ask {auth}")),
             self.compression().map(|compression| format!("compress: {compression}")),
         ]
@@ -181,6 +193,8 @@ pub enum RateKey {
     Header(HeaderName),
     /// The value of a cookie.
     Cookie(Box<str>),
+    /// A claim of the verified token.
+    Claim(Box<str>),
 }
 
 impl fmt::Display for RateLimit {
@@ -191,6 +205,7 @@ impl fmt::Display for RateLimit {
             RateKey::Client => f.write_str("client address")?,
             RateKey::Header(name) => write!(f, "value of header {name}")?,
             RateKey::Cookie(name) => write!(f, "value of cookie {name}")?,
+            RateKey::Claim(name) => write!(f, "value of claim {name}")?,
         }
         write!(f, " (TrafficPolicy {policy})")
     }

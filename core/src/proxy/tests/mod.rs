@@ -12,4 +12,5 @@ mod messages;
 mod policies;
 mod retries;
 mod streams;
+mod tokens;
 mod tunnels;

@@ -5,6 +5,7 @@ mod core_v1;
 mod external_auth;
 mod gateway;
 mod gateway_tls;
+mod jwt;
 mod mesh;
 mod route;
 mod stream;
@@ -26,6 +27,7 @@ pub use gateway_tls::{
     FrontendPortTls, FrontendTls, FrontendTlsConfig, FrontendValidation, FrontendValidationMode,
     GatewayBackendTls, GatewayTls,
 };
+pub use jwt::{ClaimHeaderSpec, JwksConfigMap, JwksSpec, JwtProviderSpec, JwtSpec, TokenSourceSpec};
 pub use mesh::{
     Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, CookieRule, ForcedRule,
     GrayRelease, GrayTargetRef, Metric, Peer, PolicyFrom, PolicyRule, PolicyTo, Selector, ServiceExport,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ExternalAuthSpec;
+use super::{ExternalAuthSpec, JwtSpec};
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
 ///
@@ -26,6 +26,9 @@ pub struct TrafficPolicy {
     /// How many requests a client may send.
     #[serde(default)]
     pub rate_limit: Option<RateLimitSpec>,
+    /// Tokens that requests have to carry.
+    #[serde(default)]
+    pub jwt: Option<JwtSpec>,
     /// A server that is asked about each request.
     #[serde(default)]
     pub external_auth: Option<ExternalAuthSpec>,
@@ -94,7 +97,7 @@ pub struct RateLimitSpec {
     pub key: RateKeySpec,
 }
 
-/// The key of a bucket: exactly one, or none for the client's address. A request without the header or cookie
+/// The key of a bucket: exactly one, or none for the client's address. A request without the header, cookie or claim
 /// is counted by its client's address.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -108,6 +111,9 @@ pub struct RateKeySpec {
     /// The value of this cookie.
     #[serde(default)]
     pub cookie: Option<String>,
+    /// This claim of the verified token; nested ones with dots.
+    #[serde(default)]
+    pub jwt_claim: Option<String>,
 }
 
 /// Compression of responses.

@@ -87,3 +87,37 @@ fn external_authorization_has_to_make_sense() {
     let both = "{ rules: [{ filters: [{ type: ExternalAuth }] }] }";
     assert_eq!(fields(&route(both)), ["spec.rules[0].filters[0].externalAuth"]);
 }
+
+#[test]
+fn a_policy_on_tokens_has_to_make_sense() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: tombolo.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: p }}\nspec: {{ targetRefs: [{{ kind: Service, name: a }}], jwt: {{ providers: [{spec}] }} }}\n"
+        )
+    };
+    let base = "name: p, issuer: i, jwks: { url: \"https://issuer.example/jwks\", refresh: 1m }";
+    accepted(&policy(&format!(
+        "{{ {base}, audiences: [a], from: {{ cookie: t }}, forward: false, clockSkew: 0s,
+            claimsToHeaders: [{{ claim: sub, header: x-user }}] }}"
+    )));
+    for (spec, wrong) in [
+        ("", ""),
+        ("{ name: p, issuer: \"\", jwks: { file: /a } }", "[0].issuer"),
+        ("{ name: p, issuer: i, jwks: { file: a } }", "[0].jwks.file"),
+        ("{ name: p, issuer: i, jwks: { url: \"ftp://a/\" } }", "[0].jwks.url"),
+        ("{ name: p, issuer: i, jwks: {} }", "[0].jwks"),
+        ("{ name: p, issuer: i, jwks: { file: /a, url: \"http://a/\" } }", "[0].jwks"),
+        ("{ name: p, issuer: i, jwks: { file: /a, refresh: 1s } }", "[0].jwks.refresh"),
+        ("{ @, from: { cookie: a, header: b } }", "[0].from"),
+        ("{ @, clockSkew: 1h }", "[0].clockSkew"),
+        ("{ @, claimsToHeaders: [{ claim: sub, header: Host }] }", "[0].claimsToHeaders[0].header"),
+        ("{ @ }, { @ }", ""),
+    ] {
+        let found = fields(&policy(&spec.replace('@', base)));
+        assert!(!found.is_empty(), "{spec}");
+        assert!(
+            found.iter().all(|field| *field == format!("spec.jwt.providers{wrong}")),
+            "{spec}: {found:?}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 mod auth;
 mod common;
 mod edge;
+mod jwt;
 mod mesh;
 mod routes;
 mod stream;

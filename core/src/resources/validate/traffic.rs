@@ -33,6 +33,7 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
         || policy.request_limits.is_some()
         || policy.max_connections.is_some()
         || policy.rate_limit.is_some()
+        || policy.jwt.is_some()
         || policy.external_auth.is_some()
         || policy.compression.is_some();
     c.require(says, "asks for nothing", "add rateLimit, ipAccess or another field, or remove it");
@@ -47,6 +48,9 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(limit) = &policy.rate_limit {
         c.at("rateLimit", |c| rate_limit(c, limit));
+    }
+    if let Some(jwt) = &policy.jwt {
+        c.at("jwt", |c| super::jwt::jwt(c, jwt));
     }
     if let Some(auth) = &policy.external_auth {
         c.at("externalAuth", |c| external_auth(c, auth, true));
@@ -93,10 +97,11 @@ fn rate_limit(c: &mut Checker, limit: &RateLimitSpec) {
     }
     duration(c, "per", limit.per.as_deref(), Duration::from_secs(1), DAY);
     let key = &limit.key;
-    let given = [key.client_ip == Some(true), key.header.is_some(), key.cookie.is_some()];
+    let given =
+        [key.client_ip == Some(true), key.header.is_some(), key.cookie.is_some(), key.jwt_claim.is_some()];
     let count = given.into_iter().filter(|given| *given).count();
     c.at("key", |c| {
-        c.require(count <= 1, "has more than one key", "use one of clientIP, header, cookie");
+        c.require(count <= 1, "has more than one key", "use one of clientIP, header, cookie, jwtClaim");
         for (field, name) in [("header", &key.header), ("cookie", &key.cookie)] {
             if let Some(name) = name {
                 c.header_name(field, name);

@@ -69,3 +69,37 @@ fn of_two_with_one_target_the_older_wins_field_by_field() {
     assert_eq!(policy.connections.as_ref().unwrap().most, 2);
     assert_eq!(&*policy.rate.as_ref().unwrap().policy, "shop/c");
 }
+
+#[test]
+fn keys_come_from_a_config_map_or_the_policy_says_what_is_missing() {
+    use crate::decide::KeySource;
+    let map = |text: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{ name: keys, namespace: shop }}
+data: {{ jwks.json: '{text}' }}
+"
+        )
+    };
+    let provider = "{ name: p, issuer: i, jwks: { configMap: { name: keys } } }";
+    let with = |documents: &str| {
+        let spec = format!("targetRefs: [{{ {EDGE} }}], jwt: {{ providers: [{provider}] }}");
+        let compiled = world(&[gateway("edge", HTTP), policy("p", OLD, &spec), documents.into()]);
+        let of = conditions(&status(&compiled, "TrafficPolicy", "p")["ancestors"][0]);
+        let policy = compiled.edge_policies.gateways["shop/edge"].whole.clone().unwrap();
+        (of[1].clone(), policy.jwt.as_ref().unwrap().providers[0].keys.clone())
+    };
+    let keys = crate::jwt::testing::Issuer::es256("a").jwks();
+    let (refs, source) = with(&map(&keys));
+    assert_eq!(refs, "ResolvedRefs=True/ResolvedRefs");
+    assert!(matches!(source, KeySource::Known(_)));
+    for (documents, expected) in [
+        (String::new(), "JwksNotFound"),
+        (map("{}"), "InvalidJwks"),
+        (map("{ \"keys\": [] }"), "InvalidJwks"),
+    ] {
+        assert_eq!(with(&documents), (format!("ResolvedRefs=False/{expected}"), KeySource::Missing));
+    }
+}

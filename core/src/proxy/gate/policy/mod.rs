@@ -2,6 +2,8 @@
 
 mod auth;
 mod compress;
+mod jwks;
+mod jwt;
 mod places;
 mod rate;
 
@@ -21,11 +23,12 @@ use super::{
     failure::{self, Failure},
 };
 use crate::{
-    decide::{Compression, LocalAnswer, Policies, RateLimit},
+    decide::{Compression, LocalAnswer, Policies, RateLimit, TokenSource},
+    jwt::Claims,
     proxy::connection::Link,
 };
 use compress::{Encoder, Wish};
-use rate::{Buckets, Taken};
+use rate::{Asker, Buckets, Taken};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -36,6 +39,7 @@ pub(in crate::proxy) struct PolicyState {
     buckets: Buckets,
     connections: places::Counts,
     client: auth::Client,
+    key_sets: jwks::KeySets,
 }
 
 /// What is remembered for one request.
@@ -52,6 +56,10 @@ pub(in crate::proxy) struct Progress {
     encoder: Option<Encoder>,
     /// What an authorization server adds to the response.
     response: Vec<auth::Change>,
+    /// Of the verified token.
+    claims: Option<Claims>,
+    /// A token that the backend is not to see.
+    used_token: Option<TokenSource>,
 }
 
 /// An answer to a request that does not go on.
@@ -88,13 +96,22 @@ impl Gate {
             return Ok(false);
         }
         let (policies, route) = (decision.policies.clone(), decision.route.clone());
-        let mut refusal = self.limit(session, context, &policies);
+        let mut refusal = self.bound(session, context, &policies);
+        if let (Some(jwt), None) = (policies.jwt(), &refusal) {
+            refusal = self.check_token(session, context, jwt).await?;
+        }
+        refusal = refusal.or_else(|| self.count(session, context, &policies));
         for auth in [policies.external_auth(), filter.as_ref()].into_iter().flatten() {
             if refusal.is_none() {
                 refusal = self.authorize(session, context, auth).await?;
             }
         }
-        let Some(refusal) = refusal else { return Ok(false) };
+        let Some(refusal) = refusal else {
+            if let Some(from) = context.policy.used_token.take() {
+                jwt::strip(session.req_header_mut(), &from)?;
+            }
+            return Ok(false);
+        };
         let Refusal { status, reason, headers, body } = refusal;
         let Some(body) = body else {
             let answer = LocalAnswer { status, headers, reason, route: Some(route) };
@@ -109,8 +126,8 @@ impl Gate {
         failure::send(session, head, body).await.map(|()| true)
     }
 
-    /// What is counted here.
-    fn limit(&self, session: &mut Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
+    /// What is bounded.
+    fn bound(&self, session: &mut Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
         let most = policies.limits().body_bytes;
         if most.is_some_and(|most| content_length(session).is_some_and(|length| length > most)) {
             session.set_keepalive(None);
@@ -123,10 +140,18 @@ impl Gate {
             session.set_keepalive(None);
             return Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, "policy_connections"));
         }
+        context.policy.compression =
+            policies.compression().map(|policy| (policy.clone(), Wish::of(session.req_header(), policy)));
+        None
+    }
+
+    /// What is counted.
+    fn count(&self, session: &Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
         let client = context.arrival.as_ref().map(|arrival| arrival.caller(0).address);
         if let (Some(limit), Some(client)) = (policies.rate(), client) {
             let headers = &session.req_header().headers;
-            let taken = self.policies.buckets.take(limit, headers, client, Instant::now());
+            let asker = Asker { headers, claims: context.policy.claims.as_ref(), client };
+            let taken = self.policies.buckets.take(limit, &asker, Instant::now());
             let mut headers = rate_headers(limit, &taken);
             if !taken.allowed {
                 headers.push((header::RETRY_AFTER, seconds_up(taken.retry_in).max(1).into()));
@@ -135,8 +160,6 @@ impl Gate {
             }
             context.policy.rate = headers;
         }
-        context.policy.compression =
-            policies.compression().map(|policy| (policy.clone(), Wish::of(session.req_header(), policy)));
         None
     }
 }

@@ -2,6 +2,7 @@
 //! full again.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::IpAddr,
     sync::{Mutex, PoisonError},
@@ -13,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::{
     decide::{RateKey, RateLimit, cookie},
+    jwt::Claims,
     proxy::gate::random,
 };
 
@@ -39,6 +41,14 @@ impl Default for Buckets {
     }
 }
 
+/// Whose token is taken.
+pub(super) struct Asker<'a> {
+    pub headers: &'a HeaderMap,
+    /// Of its verified token.
+    pub claims: Option<&'a Claims>,
+    pub client: IpAddr,
+}
+
 /// What became of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Taken {
@@ -54,8 +64,8 @@ pub(super) struct Taken {
 
 impl Buckets {
     /// Takes a token.
-    pub fn take(&self, limit: &RateLimit, headers: &HeaderMap, client: IpAddr, now: Instant) -> Taken {
-        let hash = self.key(limit, headers, client);
+    pub fn take(&self, limit: &RateLimit, asker: &Asker<'_>, now: Instant) -> Taken {
+        let hash = self.key(limit, asker);
         let now = nanos(now.saturating_duration_since(self.origin));
         let shard = usize::try_from(hash % SHARDS as u128).unwrap_or_default();
         let Some(shard) = self.shards.get(shard) else { return Bucket::new(limit).take(&mut 0, now) };
@@ -66,20 +76,23 @@ impl Buckets {
         Bucket::new(limit).take(buckets.entry(hash).or_insert(0), now)
     }
 
-    fn key(&self, limit: &RateLimit, headers: &HeaderMap, client: IpAddr) -> u128 {
+    fn key(&self, limit: &RateLimit, asker: &Asker<'_>) -> u128 {
         let value = match &limit.key {
             RateKey::Client => None,
-            RateKey::Header(name) => headers.get(name).map(|value| value.as_bytes()),
-            RateKey::Cookie(name) => cookie(headers, name),
+            RateKey::Header(name) => asker.headers.get(name).map(|value| value.as_bytes().into()),
+            RateKey::Cookie(name) => cookie(asker.headers, name).map(Cow::Borrowed),
+            RateKey::Claim(name) => {
+                asker.claims.and_then(|claims| claims.text(name)).map(|text| Cow::Owned(text.into_bytes()))
+            }
         };
         let mut text = Vec::with_capacity(128);
         text.extend_from_slice(limit.policy.as_bytes());
         match value.filter(|value| !value.is_empty()) {
             Some(value) => {
                 text.push(0);
-                text.extend_from_slice(value);
+                text.extend_from_slice(&value);
             }
-            None => match client.to_canonical() {
+            None => match asker.client.to_canonical() {
                 IpAddr::V4(address) => {
                     text.push(4);
                     text.extend_from_slice(&address.octets());
@@ -149,9 +162,13 @@ mod tests {
         RateLimit { policy: "shop/p".into(), requests, per: Duration::from_secs(per), burst, key }
     }
 
+    fn take(buckets: &Buckets, limit: &RateLimit, client: IpAddr, now: Instant) -> Taken {
+        buckets.take(limit, &Asker { headers: &HeaderMap::new(), claims: None, client }, now)
+    }
+
     fn ask(buckets: &Buckets, limit: &RateLimit, client: &str, after: f64) -> Taken {
         let now = buckets.origin + Duration::from_secs_f64(after);
-        buckets.take(limit, &HeaderMap::new(), client.parse().unwrap(), now)
+        take(buckets, limit, client.parse().unwrap(), now)
     }
 
     #[test]
@@ -179,7 +196,8 @@ mod tests {
         headers.insert("x-user", "ann".parse().unwrap());
         headers.insert("cookie", "a=1; uid=ann".parse().unwrap());
         let key = |key: RateKey, client: &str, headers: &HeaderMap| {
-            buckets.key(&limit(1, 1, 1, key), headers, client.parse().unwrap())
+            let client = client.parse().unwrap();
+            buckets.key(&limit(1, 1, 1, key), &Asker { headers, claims: None, client })
         };
         let user = || RateKey::Header(http::HeaderName::from_static("x-user"));
         assert_eq!(key(user(), "192.0.2.1", &headers), key(user(), "192.0.2.2", &headers));
@@ -202,12 +220,12 @@ mod tests {
         let limit = limit(1, 3600, 1, RateKey::Client);
         for i in 0..(SHARDS * BUCKETS + 5000) as u32 {
             let client = IpAddr::from(i.to_be_bytes());
-            assert!(buckets.take(&limit, &HeaderMap::new(), client, buckets.origin).allowed);
+            assert!(take(&buckets, &limit, client, buckets.origin).allowed);
         }
         assert!(buckets.shards.iter().all(|shard| shard.lock().unwrap().len() <= BUCKETS));
         let later = buckets.origin + Duration::from_secs(4000);
         for i in 0..(SHARDS * BUCKETS) as u32 {
-            buckets.take(&limit, &HeaderMap::new(), IpAddr::from((i | 1 << 31).to_be_bytes()), later);
+            take(&buckets, &limit, IpAddr::from((i | 1 << 31).to_be_bytes()), later);
         }
         let held: usize = buckets.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
         assert!(held <= SHARDS * BUCKETS);
