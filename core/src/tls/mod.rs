@@ -1,6 +1,6 @@
 //! rustls configurations: SPIFFE verification against one trust domain's bundle, edge certificates by SNI.
 //!
-//! Nothing here reads or writes files, but for the machine's own roots, and nothing takes a peer unverified. The cryptography is ring's, given to each
+//! Nothing here reads or writes files, and nothing takes a peer unverified. The cryptography is ring's, given to each
 //! configuration: no default of the process is needed or used.
 
 mod backend;
@@ -9,7 +9,6 @@ pub mod edge;
 pub mod grpc;
 mod leaf;
 mod mesh;
-mod outward;
 mod pinned;
 mod roots;
 #[cfg(test)]
@@ -26,7 +25,6 @@ pub use clients::ClientValidation;
 pub use edge::{EdgeCertificate, EdgeCertificateError, EdgeCertificates, edge_server};
 pub use leaf::{Leaf, LeafError};
 pub use mesh::{controller_server, mesh_client, mesh_server};
-pub use outward::outward_client;
 pub use pinned::bootstrap_client;
 pub use roots::check_bundle;
 pub use verify::{ChainError, Expected, MAX_CHAIN, PeerError, check_chain};

@@ -19,7 +19,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{decide::KeySource, jwt::KeySet, tls};
+use crate::{
+    decide::{BackendTls, BackendTrust, KeySource},
+    jwt::KeySet,
+    tls,
+};
 
 /// Bytes of a key set; a longer one is refused.
 const LONGEST: usize = 1 << 20;
@@ -118,7 +122,9 @@ async fn fetch(from: &str) -> Result<Bytes, Error> {
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let tcp = TcpStream::connect((host, port)).await?;
     if secure {
-        let config = tls::outward_client(&["http/1.1"])?;
+        let by_system =
+            BackendTls { trust: BackendTrust::System, hostname: host.into(), names: Arc::from([]) };
+        let config = tls::backend_client(&by_system, None, &["http/1.1"])?;
         let name = ServerName::try_from(host.to_owned())?;
         let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         get(tls, &uri).await
