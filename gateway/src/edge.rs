@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tombolo_core::{
     decide::{Bind, BindKey, Compiled, ListenerProtocol},
     member::{ListenerSet, Wanted},
-    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, ListenLimits, Serving},
+    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, Serving},
     telemetry::Telemetry,
 };
 
-use crate::{certificates::Certificates, listener_tls::BindTls, options::Ports};
+use crate::{certificates::Certificates, listener_tls::BindTls, options::Options, options::Ports};
 
 /// What connections on a socket begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,7 @@ pub(crate) struct Edge {
 
 impl Edge {
     /// No listeners so far.
-    pub fn new(
-        engine: Arc<HttpEngine>,
-        address: Option<IpAddr>,
-        ports: Ports,
-        telemetry: Arc<Telemetry>,
-        drain: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(engine: Arc<HttpEngine>, options: &Options, drain: watch::Receiver<bool>) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
         let known = Arc::clone(&tls);
         let make = move |key: &BindKey, purpose: &Purpose| -> Arc<dyn ConnectionService> {
@@ -68,11 +62,11 @@ impl Edge {
             }
         };
         Self {
-            address: address.unwrap_or_else(every_address),
-            ports,
-            telemetry,
+            address: options.address.unwrap_or_else(every_address),
+            ports: options.ports,
+            telemetry: Arc::clone(&options.telemetry),
             tls,
-            listeners: ListenerSet::new(make, ListenLimits::default(), drain).beside_each_other(),
+            listeners: ListenerSet::new(make, options.limits, drain).beside_each_other(),
         }
     }
 

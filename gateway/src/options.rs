@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tombolo_core::{member::JoinOptions, model::Locality, telemetry::Telemetry};
+use tombolo_core::{member::JoinOptions, model::Locality, proxy::ListenLimits, telemetry::Telemetry};
 
 /// Everything that a gateway is told at its start.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Options {
     /// The Unix socket over which the next process takes this one's place, and this one the place of the process that
     /// listens there when it starts; none: sockets are opened anew.
     pub handover: Option<PathBuf>,
+    /// How many connections each public listener takes.
+    pub limits: ListenLimits,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
@@ -91,6 +93,7 @@ impl Options {
             ports: Ports::Offset(0),
             admin: None,
             handover: None,
+            limits: ListenLimits::default(),
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

@@ -171,7 +171,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
     })?;
-    let mut edge = Edge::new(engine, options.address, options.ports, telemetry, stopped.clone());
+    let mut edge = Edge::new(engine, &options, stopped.clone());
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tombolo_core::{member::JoinOptions, model::Locality};
+use tombolo_core::{member::JoinOptions, model::Locality, proxy::ListenLimits};
 use tombolo_gateway::{Options, Ports, Source};
 
 use super::process::{self, Common};
@@ -49,6 +49,13 @@ pub struct GatewayArgs {
     /// Added to every listener's port: 8000 makes 8080 of 80
     #[arg(long, value_name = "N", default_value_t = 0)]
     port_offset: u16,
+    /// Connections that each listener takes at a time; more are closed at once
+    #[arg(long, value_name = "N", default_value_t = ListenLimits::default().connections)]
+    max_connections: usize,
+    /// Connections that each listener takes at a time from one client (IPv4 address or IPv6 /64). Raise it behind a load
+    /// balancer that hides its clients
+    #[arg(long, value_name = "N", default_value_t = ListenLimits::default().per_client)]
+    max_connections_per_client: usize,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -87,6 +94,8 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
         process::replace_on_signal();
     }
     options.handover = args.handover;
+    options.limits =
+        ListenLimits { connections: args.max_connections, per_client: args.max_connections_per_client };
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::Inherited;
+use super::{Inherited, clients::Clients};
 
 /// The kernel's queue of connections not yet accepted; past it, the kernel lets clients try again.
 const BACKLOG: i32 = 1024;
@@ -50,11 +50,15 @@ pub struct Accepted {
 pub struct ListenLimits {
     /// Connections at a time. One more is closed at once and counted as refused.
     pub connections: usize,
+    /// Connections at a time from one client: an IPv4 address, or an IPv6 network of 64 bits. One more is closed at once
+    /// and counted as refused. By default half of all, so that no single client can shut out the others. Behind a load
+    /// balancer that does not speak the PROXY protocol, all clients are one.
+    pub per_client: usize,
 }
 
 impl Default for ListenLimits {
     fn default() -> Self {
-        Self { connections: 16_384 }
+        Self { connections: 16_384, per_client: 8_192 }
     }
 }
 
@@ -189,6 +193,8 @@ pub fn serve(
         listener,
         service,
         places: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+        clients: Arc::default(),
+        per_client: limits.per_client,
         connections,
         stats,
         stopped,
@@ -205,6 +211,8 @@ struct Accepting {
     listener: Arc<TcpListener>,
     service: Arc<dyn ConnectionService>,
     places: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    per_client: usize,
     connections: TaskTracker,
     stats: Arc<ListenStats>,
     stopped: watch::Receiver<bool>,
@@ -243,7 +251,9 @@ impl Accepting {
     }
 
     fn begin(&self, tcp: TcpStream, peer: SocketAddr) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let place = self.places.clone().try_acquire_owned().ok();
+        let place = place.and_then(|place| Some((place, self.clients.enter(peer.ip(), self.per_client)?)));
+        let Some(place) = place else {
             ListenStats::count(&self.stats.refused);
             return;
         };

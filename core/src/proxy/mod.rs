@@ -10,6 +10,7 @@
 
 mod acceptor;
 mod chooser;
+mod clients;
 mod connection;
 mod copy;
 mod director;

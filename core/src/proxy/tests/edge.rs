@@ -229,7 +229,7 @@ async fn a_head_that_takes_too_long_is_closed() {
 async fn one_connection_too_many_is_closed_and_counted() {
     let app = App::named("app").await;
     let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
-    let limits = ListenLimits { connections: 1 };
+    let limits = ListenLimits { connections: 1, ..ListenLimits::default() };
     let listener = proxy.listen_within(proxy.engine.http(Acceptor::Plain, edge()), limits);
     let mut first = TcpStream::connect(listener.address()).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -238,6 +238,32 @@ async fn one_connection_too_many_is_closed_and_counted() {
     assert_eq!(listener.stats().refused.load(std::sync::atomic::Ordering::Relaxed), 1);
     drop(first);
     until("the place is free again", || listener.open() == 0).await;
+    assert_eq!(status(&get(listener.address(), "").await), 200);
+}
+
+#[tokio::test]
+async fn one_client_cannot_take_all_places() {
+    let app = App::named("app").await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let limits = ListenLimits { connections: 100, per_client: 3 };
+    let listener = proxy.listen_within(proxy.engine.http(Acceptor::Plain, edge()), limits);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut tcp = TcpStream::connect(listener.address()).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert_eq!(status(&read_head(&mut tcp).await), 200);
+        held.push(tcp);
+    }
+    assert_eq!(get(listener.address(), "").await, "", "one more is closed");
+    assert_eq!(listener.stats().refused.load(std::sync::atomic::Ordering::Relaxed), 1);
+    // Another client is served.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(listener.address()).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_head(&mut other).await), 200);
+    held.clear();
+    until("the places are free again", || listener.open() == 1).await;
     assert_eq!(status(&get(listener.address(), "").await), 200);
 }
 

@@ -11,6 +11,7 @@ mod mesh;
 mod messages;
 mod policies;
 mod retries;
+mod slow;
 mod streams;
 mod tokens;
 mod tunnels;

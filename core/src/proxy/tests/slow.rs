@@ -1,0 +1,158 @@
+//! Clients that are slow on purpose, or go away. Other clients are served all the while.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{clients::*, harness::*};
+use crate::proxy::*;
+
+const SHORT: Duration = Duration::from_millis(100);
+
+async fn world(limits: HttpLimits) -> (App, Proxy, Serving) {
+    let app = App::named("app").await;
+    let proxy = Setup { limits, ..Setup::default() }.forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    (app, proxy, listener)
+}
+
+async fn connect(listener: &Serving, begin: &str) -> TcpStream {
+    let mut tcp = TcpStream::connect(listener.address()).await.unwrap();
+    tcp.write_all(begin.as_bytes()).await.unwrap();
+    tcp
+}
+
+async fn rest(mut tcp: TcpStream) -> String {
+    let mut all = Vec::new();
+    // A reset is an end too.
+    let _ = soon("the end", tcp.read_to_end(&mut all)).await;
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_heads_hold_nobody_up() {
+    let (app, proxy, listener) = world(HttpLimits { head_time: 5 * SHORT, ..HttpLimits::default() }).await;
+    let mut slow = Vec::new();
+    for n in 0..300 {
+        let begin = ["G", "GET / HT", "GET / HTTP/1.1\r\nhost: x\r\nx-a: b"][n % 3];
+        slow.push(connect(&listener, begin).await);
+    }
+    assert_eq!(status(&get(listener.address(), "").await), 200, "served meanwhile");
+    for tcp in slow {
+        let answer = rest(tcp).await;
+        assert_eq!(status(&answer), 408, "{answer:?}");
+    }
+    until("all are gone", || listener.open() == 0).await;
+    assert_eq!(app.seen().len(), 1);
+    let log = proxy.log.requests.lock().unwrap();
+    assert_eq!(log.iter().filter(|end| end.reason == Some("head_too_slow")).count(), 300);
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_given_up() {
+    let (_app, proxy, listener) = world(HttpLimits { body_idle: SHORT, ..HttpLimits::default() }).await;
+    let posts = [
+        "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nbegin",
+        "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbeg",
+    ];
+    let slow: Vec<TcpStream> =
+        [connect(&listener, posts[0]).await, connect(&listener, posts[1]).await].into_iter().collect();
+    assert_eq!(status(&get(listener.address(), "").await), 200, "served meanwhile");
+    for tcp in slow {
+        let answer = rest(tcp).await;
+        assert_eq!((status(&answer), body(&answer).as_str()), (408, "408 Request Timeout\n"), "{answer:?}");
+    }
+    let slow = || {
+        proxy.log.requests.lock().unwrap().iter().filter(|end| end.reason == Some("client_too_slow")).count()
+    };
+    until("both are logged", || slow() == 2).await;
+    assert!(proxy.tried().iter().all(|(_, result)| *result != TryResult::Failure), "{:?}", proxy.tried());
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_may_take_its_time() {
+    let (app, _proxy, listener) = world(HttpLimits { body_idle: 5 * SHORT, ..HttpLimits::default() }).await;
+    let mut tcp = connect(&listener, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n").await;
+    let mut clock = tokio::time::interval(SHORT / 2);
+    for _ in 0..20 {
+        clock.tick().await;
+        tcp.write_all(b"x").await.unwrap();
+    }
+    assert_eq!(status(&read_head(&mut tcp).await), 200);
+    assert_eq!(app.last().body.len(), 20);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let app = App::answering(|_| async { http::Response::new(Full::from(vec![b'x'; 64 << 20])) }).await;
+    let limits = HttpLimits { write_stall: SHORT, ..HttpLimits::default() };
+    let proxy = Setup { limits, ..Setup::default() }.forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let tcp = connect(&listener, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let logged = proxy.logged().await;
+    assert_eq!(logged.reason, Some("client_closed"));
+    until("its connection is closed", || listener.open() == 0).await;
+    assert!(proxy.tried().iter().all(|(_, result)| *result == TryResult::Abandoned), "{:?}", proxy.tried());
+    drop(tcp);
+}
+
+#[tokio::test]
+async fn endpoints_are_not_blamed_for_clients_that_go_away() {
+    let app = App::answering(|seen| async move {
+        if seen.target == "/never" {
+            std::future::pending::<()>().await;
+        }
+        http::Response::new("app".into())
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    for n in 0..5 {
+        let post = connect(&listener, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await;
+        let never = connect(&listener, "GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        until("it is under way", || {
+            app.seen().iter().filter(|seen| seen.target == "/never").count() == n + 1
+        })
+        .await;
+        drop((post, never));
+    }
+    until("all have ended", || proxy.tried().len() == 10).await;
+    assert!(proxy.tried().iter().all(|(_, result)| *result == TryResult::Abandoned), "{:?}", proxy.tried());
+    assert_eq!(status(&get(listener.address(), "").await), 200);
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_still_sends() {
+    let proxy = Setup::default().decides(|_, _| {
+        let status = http::StatusCode::FORBIDDEN;
+        crate::decide::Outcome::Local(crate::decide::LocalAnswer {
+            status,
+            headers: Vec::new(),
+            reason: "denied",
+            route: None,
+        })
+    });
+    let listener = proxy.edge();
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n";
+    for _ in 0..20 {
+        let mut tcp = connect(&listener, head).await;
+        let _ = tcp.write_all(&[b'x'; 100_000]).await;
+        assert_eq!(status(&rest(tcp).await), 403);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_connections_that_came_and_went() {
+    let (_app, _proxy, listener) = world(HttpLimits::default()).await;
+    for begin in ["", "G", "GET / HTTP/1.1\r\nhost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n"] {
+        for _ in 0..50 {
+            drop(connect(&listener, begin).await);
+        }
+    }
+    until("all are gone", || listener.open() == 0).await;
+    assert_eq!(status(&get(listener.address(), "").await), 200);
+}
