@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use tombolo_core::{
     balance::Pools,
-    decide::{Caller, LocalAnswer, Outcome, RequestHead, decide_edge, decide_stream},
+    decide::{Caller, LocalAnswer, Outcome, RequestHead, carries, decide_edge, decide_stream},
     model::Snapshot,
     proxy::{Arrival, Director, Entry, TcpOutcome},
 };
@@ -24,14 +24,14 @@ impl Director for EdgeDirector {
         caller: &Caller<'_>,
     ) -> Outcome {
         match &*arrival.entry {
+            Entry::Edge(bind)
+                if arrival.tls && !carries(snapshot, *bind, head.host, arrival.clients.as_ref()) =>
+            {
+                refuse(StatusCode::MISDIRECTED_REQUEST, "misdirected")
+            }
             Entry::Edge(bind) => decide_edge(snapshot, *bind, head, caller, &*self.pools),
             // A gateway has no other listeners that speak HTTP.
-            Entry::Outbound { .. } | Entry::Inbound => Outcome::Local(LocalAnswer {
-                status: StatusCode::NOT_FOUND,
-                headers: Vec::new(),
-                reason: "no_route",
-                route: None,
-            }),
+            Entry::Outbound { .. } | Entry::Inbound => refuse(StatusCode::NOT_FOUND, "no_route"),
         }
     }
 
@@ -40,4 +40,8 @@ impl Director for EdgeDirector {
         let decided = decide_stream(snapshot, *bind, arrival.sni.as_deref(), arrival.tls, caller.random);
         decided.map_or_else(TcpOutcome::Refuse, TcpOutcome::Routed)
     }
+}
+
+fn refuse(status: StatusCode, reason: &'static str) -> Outcome {
+    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
 }

@@ -127,7 +127,7 @@ impl TlsChooser for BindTls {
         let key = EndKey::of(listener);
         match served.ends.get(&key) {
             Some(end) if key.raw => TlsChoice::Raw(Arc::clone(&end.config)),
-            Some(end) => TlsChoice::Http(Arc::clone(&end.config)),
+            Some(end) => TlsChoice::Http { config: Arc::clone(&end.config), clients: key.clients },
             None => TlsChoice::Refuse,
         }
     }

@@ -1,6 +1,7 @@
 //! A static gateway over real sockets.
 
 mod backends;
+mod clients;
 mod streams;
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -192,6 +192,7 @@ mod tests {
             tls: true,
             sni: sni.map(Into::into),
             identity: Some(SpiffeId::parse(identity).unwrap()),
+            clients: None,
             http2,
         }
     }

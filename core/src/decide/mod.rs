@@ -25,6 +25,7 @@ mod services;
 mod stream;
 mod table;
 mod trace;
+mod trust;
 
 pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
@@ -47,6 +48,7 @@ pub use policy::{
 };
 pub use route::{decide_edge, decide_mesh};
 pub use stream::{StreamDecision, decide_stream};
+pub use trust::carries;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -14,7 +14,7 @@ use super::{
     connection::{Replay, Wire},
     listen::Accepted,
 };
-use crate::tls;
+use crate::{decide::ClientValidation, model::SpiffeId, tls};
 
 /// A TLS handshake may take this long; then the connection is closed and counted.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -96,6 +96,7 @@ fn plain(accepted: Accepted, entry: Arc<Entry>) -> io::Result<(Connection, Arc<A
         tls: false,
         sni: None,
         identity: None,
+        clients: None,
         http2: false,
     });
     let wire = Wire::Plain(Replay::new(Bytes::new(), accepted.tcp));
@@ -114,7 +115,16 @@ async fn secure(
         Some(b"mesh-tcp") => Spoken::Tcp,
         _ => Spoken::Http1,
     };
-    Ok(terminated(tls, (peer, local), entry, spoken))
+    let identity = tls::peer_id(tls.get_ref().1.peer_certificates());
+    Ok(terminated(tls, (peer, local), entry, spoken, Shown { identity, clients: None }))
+}
+
+/// What the client's certificate is good for.
+struct Shown {
+    /// Of a mesh peer.
+    identity: Option<SpiffeId>,
+    /// What a public client had to show.
+    clients: Option<ClientValidation>,
 }
 
 async fn by_choice(
@@ -124,17 +134,18 @@ async fn by_choice(
 ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
     let (local, peer) = (accepted.tcp.local_addr()?, accepted.peer);
     match choose(accepted, chooser).await? {
-        Chosen::Ended { tls, raw } => {
+        Chosen::Ended { tls, raw, clients } => {
             let spoken = match (raw, tls.get_ref().1.alpn_protocol()) {
                 (true, _) => Spoken::Tcp,
                 (false, Some(b"h2")) => Spoken::Http2,
                 (false, _) => Spoken::Http1,
             };
-            Ok(terminated(*tls, (peer, local), entry, spoken))
+            // Who vouches for a public client does not vouch for a workload of the mesh.
+            Ok(terminated(*tls, (peer, local), entry, spoken, Shown { identity: None, clients }))
         }
         Chosen::Passed { wire, name } => {
-            let (tls, identity, http2) = (false, None, false);
-            let arrival = Arc::new(Arrival { entry, peer, local, tls, sni: name, identity, http2 });
+            let (tls, identity, clients, http2) = (false, None, None, false);
+            let arrival = Arc::new(Arrival { entry, peer, local, tls, sni: name, identity, clients, http2 });
             let connection = Connection::downstream(Wire::Plain(wire), arrival.clone(), false);
             Ok((connection, arrival, Spoken::Tcp))
         }
@@ -146,6 +157,7 @@ fn terminated(
     (peer, local): (SocketAddr, SocketAddr),
     entry: Arc<Entry>,
     spoken: Spoken,
+    shown: Shown,
 ) -> (Connection, Arc<Arrival>, Spoken) {
     let session = tls.get_ref().1;
     let arrival = Arc::new(Arrival {
@@ -154,7 +166,8 @@ fn terminated(
         local,
         tls: true,
         sni: session.server_name().map(|name| name.to_ascii_lowercase().into()),
-        identity: tls::peer_id(session.peer_certificates()),
+        identity: shown.identity,
+        clients: shown.clients,
         http2: spoken == Spoken::Http2,
     });
     let wire = Wire::Tls(Box::new(tls.into()));

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{connection::Replay, listen::Accepted};
+use crate::decide::ClientValidation;
 
 /// A fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -25,7 +26,12 @@ pub trait TlsChooser: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub enum TlsChoice {
     /// TLS ends here, and what is inside is HTTP.
-    Http(Arc<ServerConfig>),
+    Http {
+        /// With this configuration.
+        config: Arc<ServerConfig>,
+        /// What it asks of clients.
+        clients: Option<ClientValidation>,
+    },
     /// TLS ends here, and what is inside is not parsed.
     Raw(Arc<ServerConfig>),
     /// It is passed on as it came, and never decrypted.
@@ -39,7 +45,7 @@ pub enum TlsChoice {
 /// A connection of which it is known what becomes of it.
 pub(super) enum Chosen {
     /// Terminated; whether what is inside is not parsed.
-    Ended { tls: Box<TlsStream<Replay>>, raw: bool },
+    Ended { tls: Box<TlsStream<Replay>>, raw: bool, clients: Option<ClientValidation> },
     /// Not terminated: everything that was read is there again.
     Passed { wire: Replay, name: Option<Arc<str>> },
 }
@@ -53,9 +59,9 @@ pub(super) async fn choose(accepted: Accepted, chooser: &dyn TlsChooser) -> io::
     let name = hello.server_name().map(|name| name.to_ascii_lowercase().into());
     let choice = chooser.choose(&hello);
     let read: Bytes = start.io.stop_recording();
-    let (config, raw) = match choice {
-        TlsChoice::Http(config) => (config, false),
-        TlsChoice::Raw(config) => (config, true),
+    let (config, raw, clients) = match choice {
+        TlsChoice::Http { config, clients } => (config, false, clients),
+        TlsChoice::Raw(config) => (config, true, None),
         TlsChoice::Pass => return Ok(Chosen::Passed { wire: start.io.again(read), name }),
         TlsChoice::Refuse => {
             // The client may be gone already, which changes nothing.
@@ -69,7 +75,7 @@ pub(super) async fn choose(accepted: Accepted, chooser: &dyn TlsChooser) -> io::
         }
     };
     let tls = Box::new(start.into_stream(config).await?);
-    Ok(Chosen::Ended { tls, raw })
+    Ok(Chosen::Ended { tls, raw, clients })
 }
 
 fn unknown() -> io::Error {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    decide::{Backend, BindKey, Caller, Outcome, RequestHead, StreamDecision},
+    decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision},
     model::{ServiceKey, Snapshot, SpiffeId},
 };
 
@@ -38,6 +38,8 @@ pub struct Arrival {
     pub sni: Option<Arc<str>>,
     /// The verified identity of a mesh peer.
     pub identity: Option<SpiffeId>,
+    /// What the client of a public listener had to show.
+    pub clients: Option<ClientValidation>,
     /// HTTP/2 was agreed on by ALPN. An application behind a sidecar is spoken to as the mesh peer speaks.
     pub http2: bool,
 }

@@ -123,9 +123,23 @@ pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
         .map(|(key, mut listeners)| {
             // Stable: of equals, the older Gateway's stays in front.
             listeners.sort_by(|a, b| a.pattern.cmp(&b.pattern));
+            same_clients(&mut listeners);
             Bind { key, listeners }
         })
         .collect()
+}
+
+/// Of listeners for the same hostname on a shared socket, one handshake is made for all: those that ask something else
+/// of clients than the oldest do not serve there (on the address that is their Gateway's alone, they do).
+fn same_clients(listeners: &mut Vec<Arc<Listener>>) {
+    let mut leader: Option<Arc<Listener>> = None;
+    listeners.retain(|listener| match &leader {
+        Some(leader) if leader.pattern == listener.pattern => leader.clients == listener.clients,
+        _ => {
+            leader = Some(listener.clone());
+            true
+        }
+    });
 }
 
 /// Status of GatewayClasses, Gateways and ListenerSets.
