@@ -12,6 +12,7 @@ use crate::{
 
 mod edge;
 mod gray;
+mod grpc;
 mod mesh;
 mod traffic;
 

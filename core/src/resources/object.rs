@@ -212,6 +212,7 @@ kinds! {
     listener_sets: ListenerSet = ListenerSet, "ListenerSet", "gateway.networking.k8s.io", &["v1"], true, Spec;
     x_listener_sets: XListenerSet = ListenerSet, "XListenerSet", "gateway.networking.x-k8s.io", &["v1alpha1"], true, Spec;
     http_routes: HttpRoute = HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", &["v1", "v1beta1"], true, Spec;
+    grpc_routes: GrpcRoute = GrpcRoute, "GRPCRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], true, Spec;
     tls_routes: TlsRoute = TlsRoute, "TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], true, Spec;
     tcp_routes: TcpRoute = TcpRoute, "TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], true, Spec;
     backend_tls_policies: BackendTlsPolicy = BackendTlsPolicy, "BackendTLSPolicy", "gateway.networking.k8s.io", &["v1", "v1alpha3"], true, Spec;

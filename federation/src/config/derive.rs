@@ -20,6 +20,7 @@ const FOR_PROXIES: &[&str] = &[
     "ListenerSet",
     "XListenerSet",
     "HTTPRoute",
+    "GRPCRoute",
     "TLSRoute",
     "TCPRoute",
     "BackendTLSPolicy",

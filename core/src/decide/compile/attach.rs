@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::{
     gateways::{GatewayDraft, Managed, managed},
+    grpc,
     listeners::ListenerDraft,
     mesh::{Attachment, MeshDraft},
     refs::{GATEWAY_GROUP, MCS_GROUP},
     releases::Releases,
-    rules::{RouteRules, compile_rules},
+    rules::{GRPC_ROUTE, RouteRules, compile_rules},
     sets::{self, EXPERIMENTAL_GROUP},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
     streams::{self, StreamRules},
@@ -31,7 +32,8 @@ pub(super) fn attach(
     let mut out = Vec::new();
     let mut places = Places { resources, by_key: positions(gateways), gateways, mesh };
     for (key, route) in &resources.http_routes {
-        let rules = compile_rules(resources, releases, key, route);
+        let named = ("HTTPRoute", key);
+        let rules = compile_rules(resources, releases, named, &route.meta, &route.spec.rules);
         let attaching = Attaching {
             kind: "HTTPRoute",
             key,
@@ -42,6 +44,20 @@ pub(super) fn attach(
         };
         let parents = attaching.to(&route.spec.parent_refs, &mut places);
         out.push(object_status("HTTPRoute", route, json!({ "parents": parents })));
+    }
+    for (key, route) in &resources.grpc_routes {
+        let named = (GRPC_ROUTE, key);
+        let rules = compile_rules(resources, releases, named, &route.meta, &grpc::as_requests(&route.spec));
+        let attaching = Attaching {
+            kind: GRPC_ROUTE,
+            key,
+            generation: route.meta.generation,
+            hosts: hosts(&route.spec.hostnames),
+            cargo: Cargo::Requests(&rules),
+            done: HashSet::new(),
+        };
+        let parents = attaching.to(&route.spec.parent_refs, &mut places);
+        out.push(object_status(GRPC_ROUTE, route, json!({ "parents": parents })));
     }
     let mut streams = HashMap::new();
     for source in streams::sources(resources) {

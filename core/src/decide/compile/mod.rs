@@ -13,6 +13,7 @@ mod filters;
 mod foreign;
 mod frontend;
 mod gateways;
+mod grpc;
 mod jwt;
 mod listeners;
 mod mesh;

@@ -6,6 +6,7 @@ use http::HeaderName;
 
 use super::{
     refs::{GATEWAY_GROUP, OWN_GROUP, Referrer, Resolved, by_age, resolve},
+    rules::GRPC_ROUTE,
     status::{Conditions, Problem, messages, object_status},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 /// Which release applies where. Of several for one rule or service the oldest does.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    rules: HashMap<(ObjectKey, usize), Arc<Release>>,
+    rules: HashMap<(&'static str, ObjectKey, usize), Arc<Release>>,
     services: HashMap<(ObjectKey, Scope), Arc<Release>>,
     pub(super) status: Vec<ObjectStatus>,
 }
@@ -41,8 +42,13 @@ struct Targets {
 
 impl Releases {
     /// The release of the rule at this position of a route.
-    pub(super) fn of_rule(&self, route: &ObjectKey, rule: usize) -> Option<&Arc<Release>> {
-        self.rules.get(&(route.clone(), rule))
+    pub(super) fn of_rule(
+        &self,
+        kind: &'static str,
+        route: &ObjectKey,
+        rule: usize,
+    ) -> Option<&Arc<Release>> {
+        self.rules.get(&(kind, route.clone(), rule))
     }
 
     /// The release of a service, for calls under its name in this scope.
@@ -57,7 +63,7 @@ impl Releases {
         // What names a rule goes before what means all rules of a route.
         for whole_routes in [false, true] {
             for ((key, release), targets) in releases.iter().zip(&mut targets) {
-                let is_whole = |t: &&GrayTargetRef| t.kind == "HTTPRoute" && t.section_name.is_none();
+                let is_whole = |t: &&GrayTargetRef| route_kind(t).is_some() && t.section_name.is_none();
                 for target in release.spec.target_refs.iter().filter(|t| is_whole(t) == whole_routes) {
                     out.claim(resources, key, &release.spec, target, targets);
                 }
@@ -81,8 +87,9 @@ impl Releases {
         targets: &mut Targets,
     ) {
         let at = ObjectKey::new(&key.namespace, &target.name);
-        if (target.group.as_str(), target.kind.as_str()) == (GATEWAY_GROUP, "HTTPRoute") {
-            self.claim_rules(resources, key, spec, target, &at, targets);
+        if let Some(kind) = route_kind(target) {
+            let names = rule_names(resources, kind, &at);
+            self.claim_rules(resources, (key, spec), (kind, &at, names), target, targets);
         } else if !resources.services.contains_key(&at) {
             targets.missing.push(Problem::new("TargetNotFound", format!("there is no Service {at}")));
         } else if let Some(other) = self.of_service(&at, Scope::Cluster) {
@@ -100,41 +107,31 @@ impl Releases {
     fn claim_rules(
         &mut self,
         resources: &ResourceSet,
-        key: &ObjectKey,
-        spec: &GrayRelease,
+        (key, spec): (&ObjectKey, &GrayRelease),
+        (kind, at, names): (&'static str, &ObjectKey, Option<Vec<Option<&str>>>),
         target: &GrayTargetRef,
-        at: &ObjectKey,
         targets: &mut Targets,
     ) {
-        let Some(route) = resources.http_routes.get(at) else {
-            return targets
-                .missing
-                .push(Problem::new("TargetNotFound", format!("there is no HTTPRoute {at}")));
+        let Some(names) = names else {
+            return targets.missing.push(Problem::new("TargetNotFound", format!("there is no {kind} {at}")));
         };
-        let count = route.spec.rules.len().max(1);
-        let rules: Vec<usize> = match &target.section_name {
-            None => (0..count).collect(),
-            Some(name) => route
-                .spec
-                .rules
-                .iter()
-                .position(|rule| rule.name.as_ref() == Some(name))
-                .into_iter()
-                .collect(),
+        let rules: Vec<usize> = match target.section_name.as_deref() {
+            None => (0..names.len().max(1)).collect(),
+            Some(name) => names.iter().position(|rule| *rule == Some(name)).into_iter().collect(),
         };
         if rules.is_empty() {
             let name = target.section_name.as_deref().unwrap_or_default();
-            let message = format!("HTTPRoute {at} has no rule named {name:?}");
+            let message = format!("{kind} {at} has no rule named {name:?}");
             return targets.missing.push(Problem::new("TargetNotFound", message));
         }
         let release = Arc::new(build(resources, key, spec, None));
         let mut claimed = 0;
         let mut problem = None;
         for rule in rules {
-            match self.rules.get(&(at.clone(), rule)) {
-                Some(other) => problem = Some(taken(&format!("HTTPRoute {at} rule {rule}"), other)),
+            match self.rules.get(&(kind, at.clone(), rule)) {
+                Some(other) => problem = Some(taken(&format!("{kind} {at} rule {rule}"), other)),
                 None => {
-                    self.rules.insert((at.clone(), rule), release.clone());
+                    self.rules.insert((kind, at.clone(), rule), release.clone());
                     claimed += 1;
                 }
             }
@@ -145,6 +142,25 @@ impl Releases {
             targets.taken.extend(problem);
         }
     }
+}
+
+/// The kind of route that is meant, if it is one.
+fn route_kind(target: &GrayTargetRef) -> Option<&'static str> {
+    match (target.group.as_str(), target.kind.as_str()) {
+        (GATEWAY_GROUP, "HTTPRoute") => Some("HTTPRoute"),
+        (GATEWAY_GROUP, GRPC_ROUTE) => Some(GRPC_ROUTE),
+        _ => None,
+    }
+}
+
+/// The names of a route's rules, in their order.
+fn rule_names<'a>(resources: &'a ResourceSet, kind: &str, at: &ObjectKey) -> Option<Vec<Option<&'a str>>> {
+    if kind == GRPC_ROUTE {
+        let route = resources.grpc_routes.get(at)?;
+        return Some(route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect());
+    }
+    let route = resources.http_routes.get(at)?;
+    Some(route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect())
 }
 
 fn taken(what: &str, other: &Release) -> Problem {

@@ -1,4 +1,4 @@
-//! The rules of one HTTPRoute.
+//! The rules of one HTTPRoute or GRPCRoute.
 
 use std::sync::Arc;
 
@@ -18,15 +18,19 @@ use crate::{
         rule::{Action, Invalid, Origin, Rule, Target, Weighted},
         table::Entry,
     },
+    model::AppProtocol,
     resources::{
-        Object, ObjectKey, ResourceSet,
+        ObjectKey, ObjectMeta, ResourceSet,
         kinds::{
-            BackendRef, HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType, RouteMatch, RouteRetry,
-            RouteRule, RouteTimeouts,
+            BackendRef, HeaderMatchType, PathMatchSpec, PathMatchType, RouteMatch, RouteRetry, RouteRule,
+            RouteTimeouts,
         },
         parse_duration,
     },
 };
+
+/// The kind whose requests are calls.
+pub(super) const GRPC_ROUTE: &str = "GRPCRoute";
 
 /// A route's matches with their rules, ready to be attached, and what is wrong with some of them.
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ struct Source<'a> {
     resources: &'a ResourceSet,
     releases: &'a Releases,
     key: &'a ObjectKey,
+    kind: &'static str,
     route: Arc<str>,
     created: i128,
 }
@@ -51,15 +56,16 @@ struct Source<'a> {
 pub(super) fn compile_rules(
     resources: &ResourceSet,
     releases: &Releases,
-    key: &ObjectKey,
-    route: &Object<HttpRoute>,
+    (kind, key): (&'static str, &ObjectKey),
+    meta: &ObjectMeta,
+    rules: &[RouteRule],
 ) -> RouteRules {
-    let name = format!("httproute/{key}").into();
-    let source = Source { resources, releases, key, route: name, created: created(&route.meta) };
+    let route = format!("{}/{key}", kind.to_ascii_lowercase()).into();
+    let source = Source { resources, releases, key, kind, route, created: created(meta) };
     let mut out = RouteRules::default();
     // The API's default of `rules`: everything, to nowhere.
     let default = [RouteRule::default()];
-    let rules = if route.spec.rules.is_empty() { default.as_slice() } else { &route.spec.rules };
+    let rules = if rules.is_empty() { default.as_slice() } else { rules };
     for (position, rule) in rules.iter().enumerate() {
         source.rule(position, rule, &mut out);
     }
@@ -68,7 +74,7 @@ pub(super) fn compile_rules(
 
 impl Source<'_> {
     fn from(&self) -> Referrer<'_> {
-        Referrer { group: GATEWAY_GROUP, kind: "HTTPRoute", namespace: &self.key.namespace }
+        Referrer { group: GATEWAY_GROUP, kind: self.kind, namespace: &self.key.namespace }
     }
 
     fn rule(&self, position: usize, rule: &RouteRule, out: &mut RouteRules) {
@@ -135,7 +141,7 @@ impl Source<'_> {
             timeouts: rule.timeouts.as_ref().map(timeouts).unwrap_or_default(),
             retry: rule.retry.as_ref().map_or_else(|| SHARED.retry.clone(), retry),
             mirrors: if found.mirrors.is_empty() { SHARED.mirrors.clone() } else { found.mirrors.into() },
-            release: self.releases.of_rule(self.key, position).cloned(),
+            release: self.releases.of_rule(self.kind, self.key, position).cloned(),
         }
     }
 
@@ -172,8 +178,19 @@ impl Source<'_> {
             Backend::Address { .. } => None,
         };
         let filters = share(rule.filters.then(&own.filters));
-        Ok(Target { backend: resolved.backend, protocol: resolved.protocol, filters, release })
+        let (mut backend, mut protocol) = (resolved.backend, resolved.protocol);
+        if self.kind == GRPC_ROUTE {
+            speak_http2(&mut backend, &mut protocol);
+        }
+        Ok(Target { backend, protocol, filters, release })
     }
+}
+
+/// Calls are sent over HTTP/2 also where the service does not say so (gRPC has no other transport).
+fn speak_http2(backend: &mut Backend, known: &mut Option<AppProtocol>) {
+    let (Backend::Service { protocol, .. } | Backend::Address { protocol, .. }) = backend;
+    *protocol = AppProtocol::Http2;
+    *known = Some(AppProtocol::Http2);
 }
 
 fn share(filters: Filters) -> Arc<Filters> {

@@ -45,7 +45,7 @@ impl ListenerProtocol {
     /// Kinds of routes of the Gateway API's group that may attach, if `allowedRoutes` names no others.
     pub(super) fn route_kinds(self) -> &'static [&'static str] {
         match self {
-            Self::Http | Self::Https => &["HTTPRoute"],
+            Self::Http | Self::Https => &["HTTPRoute", "GRPCRoute"],
             Self::TlsPassthrough => &["TLSRoute"],
             Self::TlsTerminate => &["TLSRoute", "TCPRoute"],
             Self::Tcp => &["TCPRoute"],

@@ -98,6 +98,11 @@ fn find(resources: &ResourceSet, namespace: &str, reference: &TrafficTargetRef) 
             has(Box::new(route.spec.rules.iter().filter_map(|rule| rule.name.as_deref())))?;
             Ok(Target::Route(format!("httproute/{key}").into(), section))
         }
+        (GATEWAY_GROUP, "GRPCRoute") => {
+            let route = resources.grpc_routes.get(&key).ok_or_else(absent)?;
+            has(Box::new(route.spec.rules.iter().filter_map(|rule| rule.name.as_deref())))?;
+            Ok(Target::Route(format!("grpcroute/{key}").into(), section))
+        }
         ("", "Service") => {
             resources.services.get(&key).ok_or_else(absent)?;
             ServiceKey::new(Scope::Cluster, &key.namespace, &key.name)

@@ -113,6 +113,11 @@ pub(super) async fn send(
     head: ResponseHeader,
     body: Bytes,
 ) -> pingora_error::Result<()> {
+    let is_error = head.status.is_client_error() || head.status.is_server_error();
+    let (head, body) = match is_error && super::grpc::is_call(&session.req_header().headers) {
+        true => super::grpc::in_words_of_grpc(&head)?,
+        false => (head, body),
+    };
     let bodyless = body.is_empty() || session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodyless).await?;
     if bodyless {

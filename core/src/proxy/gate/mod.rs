@@ -4,6 +4,7 @@
 mod attempt;
 mod context;
 mod failure;
+mod grpc;
 mod head;
 mod hop;
 mod mirror;

@@ -5,6 +5,7 @@ mod core_v1;
 mod external_auth;
 mod gateway;
 mod gateway_tls;
+mod grpc;
 mod jwt;
 mod mesh;
 mod route;
@@ -27,6 +28,7 @@ pub use gateway_tls::{
     FrontendPortTls, FrontendTls, FrontendTlsConfig, FrontendValidation, FrontendValidationMode,
     GatewayBackendTls, GatewayTls,
 };
+pub use grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule};
 pub use jwt::{ClaimHeaderSpec, JwksConfigMap, JwksSpec, JwtProviderSpec, JwtSpec, TokenSourceSpec};
 pub use mesh::{
     Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, CookieRule, ForcedRule,

@@ -19,12 +19,14 @@ pub(super) fn gray_release(c: &mut Checker, release: &GrayRelease) {
     c.each("targetRefs", &release.target_refs, |c, target| {
         let known = matches!(
             (target.group.as_str(), target.kind.as_str()),
-            ("gateway.networking.k8s.io", "HTTPRoute") | ("", "Service")
+            ("gateway.networking.k8s.io", "HTTPRoute" | "GRPCRoute") | ("", "Service")
         );
-        let hint = "use an HTTPRoute of group gateway.networking.k8s.io, or a Service of group \"\"";
+        let hint =
+            "use an HTTPRoute or GRPCRoute of group gateway.networking.k8s.io, or a Service of group \"\"";
         c.at("kind", |c| c.require(known, format!("{:?} of group {:?}", target.kind, target.group), hint));
         c.dns_name("name", &target.name);
-        let section_fits = target.kind == "HTTPRoute" || target.section_name.is_none();
+        let section_fits =
+            matches!(target.kind.as_str(), "HTTPRoute" | "GRPCRoute") || target.section_name.is_none();
         c.at("sectionName", |c| c.require(section_fits, "a Service has no rules", "remove it"));
     });
     c.at_most("arms", release.arms.len(), 32);

@@ -3,6 +3,7 @@
 mod auth;
 mod common;
 mod edge;
+mod grpc;
 mod jwt;
 mod mesh;
 mod routes;
@@ -24,6 +25,7 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
             c.at("spec", |c| edge::listener_set(c, &o.spec));
         }
         AnyObject::HttpRoute(o) => c.at("spec", |c| routes::http_route(c, &o.spec)),
+        AnyObject::GrpcRoute(o) => c.at("spec", |c| grpc::grpc_route(c, &o.spec)),
         AnyObject::TlsRoute(o) => c.at("spec", |c| stream::tls_route(c, &o.spec, &o.api_version)),
         AnyObject::TcpRoute(o) => c.at("spec", |c| stream::tcp_route(c, &o.spec)),
         AnyObject::BackendTlsPolicy(o) => c.at("spec", |c| stream::backend_tls_policy(c, &o.spec)),

@@ -2,8 +2,8 @@
 
 use super::common::Checker;
 use crate::resources::kinds::{
-    BackendRef, Filter, FilterType, HeaderFilter, HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType,
-    PathModifier, PathModifierType, RouteMatch, RouteRule,
+    BackendRef, Filter, FilterType, HeaderFilter, HeaderMatchSpec, HeaderMatchType, HttpRoute, PathMatchSpec,
+    PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
 };
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -94,13 +94,7 @@ fn route_match(c: &mut Checker, route_match: &RouteMatch) {
     if let Some(spec) = &route_match.path {
         c.at("path", |c| path(c, spec));
     }
-    c.at_most("headers", route_match.headers.len(), 16);
-    c.each("headers", &route_match.headers, |c, header| {
-        c.header_name("name", &header.name);
-        if header.r#type == HeaderMatchType::RegularExpression {
-            c.regex("value", &header.value);
-        }
-    });
+    header_matches(c, &route_match.headers);
     c.at_most("queryParams", route_match.query_params.len(), 16);
     c.each("queryParams", &route_match.query_params, |c, query| {
         if query.r#type == HeaderMatchType::RegularExpression {
@@ -113,6 +107,17 @@ fn route_match(c: &mut Checker, route_match: &RouteMatch) {
             c.require(known, format!("{method:?} is not a method"), &format!("use {}", METHODS.join(", ")))
         });
     }
+}
+
+/// Also for GRPCRoutes.
+pub(super) fn header_matches(c: &mut Checker, headers: &[HeaderMatchSpec]) {
+    c.at_most("headers", headers.len(), 16);
+    c.each("headers", headers, |c, header| {
+        c.header_name("name", &header.name);
+        if header.r#type == HeaderMatchType::RegularExpression {
+            c.regex("value", &header.value);
+        }
+    });
 }
 
 fn path(c: &mut Checker, path: &PathMatchSpec) {
@@ -131,7 +136,8 @@ fn path(c: &mut Checker, path: &PathMatchSpec) {
     });
 }
 
-fn filters(c: &mut Checker, filters: &[Filter]) {
+/// Also for GRPCRoutes.
+pub(super) fn filters(c: &mut Checker, filters: &[Filter]) {
     c.at_most("filters", filters.len(), 16);
     c.each("filters", filters, filter);
     let count = |wanted: FilterType| filters.iter().filter(|f| f.r#type == wanted).count();
