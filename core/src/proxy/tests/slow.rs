@@ -156,3 +156,27 @@ async fn nothing_is_kept_of_connections_that_came_and_went() {
     until("all are gone", || listener.open() == 0).await;
     assert_eq!(status(&get(listener.address(), "").await), 200);
 }
+
+#[tokio::test]
+async fn a_post_does_not_meet_a_connection_that_its_application_has_closed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (closed, mut closings) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        // It says that the connection is kept, and closes it.
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            read_head(&mut tcp).await;
+            soon("a body", tcp.read_exact(&mut [0; 4])).await.unwrap();
+            tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            drop(tcp);
+            closed.send(()).unwrap();
+        }
+    });
+    let proxy = Setup::default().forwards(forward()).with([plain(address)]);
+    let edge = proxy.edge();
+    for n in 0..30 {
+        assert_eq!(status(&post(edge.address(), "body").await), 200, "POST number {n}");
+        soon("the close", closings.recv()).await.unwrap();
+    }
+    assert!(proxy.tried().iter().all(|(_, result)| *result == TryResult::Success), "{:?}", proxy.tried());
+}
