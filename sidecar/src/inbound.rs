@@ -101,6 +101,8 @@ impl InboundDirector {
             timeouts: Timeouts::default(),
             retry: self.shared.retry.clone(),
             set_cookie: None,
+            sticky: None,
+            cors: None,
             mirrors: Arc::clone(&self.shared.mirrors),
             tls: Default::default(),
             policies: Policies::default(),

@@ -9,7 +9,10 @@ use super::{
     pools::Placement,
     rng::Rng,
 };
-use crate::model::{Endpoint, EndpointHealth, Labels, Lane};
+use crate::{
+    decide::endpoint_key,
+    model::{Endpoint, EndpointHealth, Labels, Lane},
+};
 
 /// Subsets remembered per service port; one more is computed anew for each request.
 const MAX_SUBSETS: usize = 256;
@@ -20,6 +23,8 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) health: Arc<Health>,
     pub(super) tier: u8,
+    /// What names it in session tokens.
+    pub(super) key: u64,
 }
 
 /// Endpoints of a service port. Immutable, but for what is remembered.
@@ -53,7 +58,8 @@ impl Members {
             self.all.iter().map(|m| (&*m.endpoint.id, &m.health)).collect();
         let member = |endpoint: &Arc<Endpoint>| {
             let health = known.get(&*endpoint.id).map(|health| (*health).clone()).unwrap_or_default();
-            Arc::new(Member { endpoint: endpoint.clone(), health, tier: placement.tier(endpoint) })
+            let key = endpoint_key(&endpoint.id);
+            Arc::new(Member { endpoint: endpoint.clone(), health, tier: placement.tier(endpoint), key })
         };
         Self { all: endpoints.iter().map(member).collect(), subsets: DashMap::new() }
     }
@@ -97,6 +103,15 @@ impl Subset {
         let mut members = self.tiers.iter().flatten();
         members.any(|m| {
             m.endpoint.health == EndpointHealth::Healthy && m.health.standing(now) != Standing::Ejected
+        })
+    }
+
+    /// The member that a session is with, if it can serve. One that drains still serves the sessions that it has.
+    pub(super) fn named(&self, key: u64, avoid: &[Arc<str>], now: u64) -> Option<&Arc<Member>> {
+        self.tiers.iter().flatten().find(|m| m.key == key).filter(|m| {
+            m.endpoint.health != EndpointHealth::Unhealthy
+                && m.health.standing(now) == Standing::Healthy
+                && !avoid.contains(&m.endpoint.id)
         })
     }
 

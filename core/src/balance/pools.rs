@@ -105,6 +105,14 @@ impl Pools {
         let members = self.members(wanted.service, wanted.port).ok_or("unknown_service")?;
         let lanes = wanted.lane.map(Some).into_iter().chain([None]);
         let subsets: Vec<_> = lanes.map(|lane| members.subset(wanted.labels, lane)).collect();
+        let named = wanted.prefer.and_then(|key| {
+            let found = subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now));
+            found.cloned()
+        });
+        if let Some(member) = named {
+            member.health.begin();
+            return Ok(Pick { member, probe: false, origin: self.origin });
+        }
         let none: &[Arc<str>] = &[];
         let found = [wanted.avoid, none].into_iter().find_map(|avoid| {
             [Depth::Healthy, Depth::Draining, Depth::Ejected]

@@ -77,8 +77,14 @@ impl Town {
         let lane = lane.map(|lane| Lane::parse(lane).unwrap());
         let avoid: Vec<Arc<str>> = avoid.iter().map(|id| (*id).into()).collect();
         let (service, labels) = (key(), Labels::new());
-        let wanted =
-            Wanted { service: &service, port: PORT, labels: &labels, lane: lane.as_ref(), avoid: &avoid };
+        let wanted = Wanted {
+            service: &service,
+            port: PORT,
+            labels: &labels,
+            lane: lane.as_ref(),
+            prefer: None,
+            avoid: &avoid,
+        };
         self.pools.pick(&wanted, self.now)
     }
 
@@ -235,7 +241,8 @@ fn labels_choose_a_subset() {
     let v2 = Endpoint { labels: Labels::from([("version".into(), "v2".into())]), ..endpoint("two") };
     let town = Town::new(vec![endpoint("one"), v2]);
     let (service, labels) = (key(), Labels::from([("version".into(), "v2".into())]));
-    let wanted = Wanted { service: &service, port: PORT, labels: &labels, lane: None, avoid: &[] };
+    let wanted =
+        Wanted { service: &service, port: PORT, labels: &labels, lane: None, prefer: None, avoid: &[] };
     for _ in 0..50 {
         assert_eq!(&*town.pools.pick(&wanted, town.now).unwrap().endpoint().id, "two");
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{ExternalAuth, Policies, UpstreamTls};
+use super::{Cors, CorsAnswer, ExternalAuth, Policies, Sticky, UpstreamTls};
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -45,6 +45,10 @@ pub struct Decision {
     pub mirrors: Arc<[Mirror]>,
     /// TLS towards the backend.
     pub tls: UpstreamTls,
+    /// The client's session, where its rule keeps clients on their endpoint.
+    pub sticky: Option<Box<Sticky>>,
+    /// What the answer says to the page that asked, where a CORS filter applies.
+    pub cors: Option<Box<CorsAnswer>>,
     /// What TrafficPolicies ask of the request, at the edge.
     pub policies: Policies,
 }
@@ -59,6 +63,8 @@ pub enum ArmReason {
     Rule(u16),
     /// The request already was in a lane: the arm of that lane, else `stable`.
     Lane,
+    /// The client's session is with this arm.
+    Session,
     /// The split put the key on its arm. The number is the weight, in hundredths of a percent (0 to 9,999), above
     /// which the key is on the gray arm (exact where the release has one besides `stable`).
     Split(u16),
@@ -145,6 +151,8 @@ pub struct Filters {
     pub response: HeaderEdits,
     /// URL.
     pub rewrite: Rewrite,
+    /// Who may read the answer from pages of other origins.
+    pub cors: Option<Arc<Cors>>,
     /// A server that is asked before anything else is done.
     pub external_auth: Option<Arc<ExternalAuth>>,
 }

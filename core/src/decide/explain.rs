@@ -218,6 +218,7 @@ fn arm_reason(reason: ArmReason) -> Option<String> {
         ArmReason::None => None,
         ArmReason::Rule(at) => Some(format!("gray rule {at}")),
         ArmReason::Lane => Some("the lane that the request is in".into()),
+        ArmReason::Session => Some("the client's session".into()),
         ArmReason::Split(bucket) => Some(format!("split, bucket {bucket} of 10000")),
         ArmReason::Unavailable => Some("the arm chosen has no healthy endpoint".into()),
     }

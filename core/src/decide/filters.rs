@@ -75,6 +75,7 @@ impl Filters {
                 hostname: later.rewrite.hostname.clone().or_else(|| self.rewrite.hostname.clone()),
                 path: later.rewrite.path.clone().or_else(|| self.rewrite.path.clone()),
             },
+            cors: later.cors.clone().or_else(|| self.cors.clone()),
             external_auth: later.external_auth.clone().or_else(|| self.external_auth.clone()),
         }
     }
@@ -84,6 +85,7 @@ impl Filters {
         self.request.is_empty()
             && self.response.is_empty()
             && self.rewrite == Rewrite::default()
+            && self.cors.is_none()
             && self.external_auth.is_none()
     }
 }

@@ -7,8 +7,9 @@ use http::{HeaderValue, StatusCode};
 use super::{
     ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies,
     RequestHead, Retry, Timeouts, UpstreamTls,
-    gray::{Release, WhenUnavailable},
-    rule::{Action, NO_BACKEND, Rule, Target, Weighted},
+    gray::{Arm, Release, STABLE, WhenUnavailable},
+    rule::{Action, Invalid, NO_BACKEND, Rule, Target, Weighted},
+    session::{Session, Sticky, Token},
     trace::Trace,
 };
 use crate::model::{Labels, Lane, Scope, Snapshot};
@@ -55,6 +56,8 @@ pub(crate) struct Course<'a> {
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: &'a Retry,
     pub(crate) mirrors: &'a Arc<[Mirror]>,
+    /// How clients are kept, and the token that this one brought.
+    pub(crate) session: Option<(&'a Arc<Session>, Option<Token>)>,
 }
 
 /// What takes the requests that no arm takes.
@@ -85,20 +88,30 @@ impl Request<'_> {
             timeouts: rule.timeouts,
             retry: &rule.retry,
             mirrors: &rule.mirrors,
+            session: rule.session.as_ref().map(|session| (session, session.token(self.head))),
         };
         let backends = match &rule.action {
             Action::Redirect(redirect) => {
+                if let Some(answer) = self.preflight(course, &rule.filters) {
+                    return answer;
+                }
                 return Outcome::Local(redirect.answer(self.head, self.host, self.port, course.route));
             }
             Action::Forward(backends) => backends,
         };
         match &rule.release {
             Some(release) => self.release(course, release, &rule.filters, Stable::Weighted(backends), trace),
-            None => match backends.pick(self.caller.random) {
+            None => match self.pick(course, backends) {
                 Ok(target) => self.to_target(course, target, trace),
                 Err(_) => refuse(course, NO_BACKEND, "no_valid_backend"),
             },
         }
+    }
+
+    /// The target of the client's session, else one by weight.
+    fn pick<'b>(&self, course: Course<'_>, backends: &'b Weighted) -> Result<&'b Arc<Target>, Invalid> {
+        let named = course.session.and_then(|(_, token)| backends.named(token?, STABLE));
+        named.map_or_else(|| backends.pick(self.caller.random), Ok)
     }
 
     /// To a service, or to an arm of its release.
@@ -122,7 +135,13 @@ impl Request<'_> {
         stable: Stable<'_>,
         trace: &mut T,
     ) -> Outcome {
-        let choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issue, trace);
+        let mut choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issue, trace);
+        let token = course.session.and_then(|(_, token)| token);
+        let named = token.filter(|_| matches!(choice.reason, ArmReason::Split(_)));
+        let named = named.and_then(|token| arm_of(token, release, stable));
+        if let Some(arm) = named {
+            (choice.arm, choice.reason) = (arm, ArmReason::Session);
+        }
         let mut gray = Grayness {
             release: Some(release.name.clone()),
             arm: Some(choice.arm.map_or(&release.stable, |arm| &arm.name).clone()),
@@ -132,7 +151,8 @@ impl Request<'_> {
         };
         let Some(arm) = choice.arm else { return self.to_stable(course, stable, gray) };
         let lane = arm.lane.as_ref().or(self.lane.as_ref());
-        let target = arm.targets.pick(self.caller.random);
+        let of_session = token.and_then(|token| arm.targets.named(token, &arm.name));
+        let target = of_session.map_or_else(|| arm.targets.pick(self.caller.random), Ok);
         if let Ok(target) = target
             && self.is_available(&target.backend, lane)
         {
@@ -159,7 +179,7 @@ impl Request<'_> {
     fn to_stable(&self, course: Course<'_>, stable: Stable<'_>, gray: Grayness) -> Outcome {
         match stable {
             Stable::Target(target) => self.send(course, target, &target.filters, gray),
-            Stable::Weighted(backends) => match backends.pick(self.caller.random) {
+            Stable::Weighted(backends) => match self.pick(course, backends) {
                 Ok(target) => self.send(course, target, &target.filters, gray),
                 Err(_) => refuse(course, NO_BACKEND, "no_valid_backend"),
             },
@@ -172,7 +192,29 @@ impl Request<'_> {
     }
 
     fn send(&self, course: Course<'_>, target: &Target, filters: &Arc<Filters>, gray: Grayness) -> Outcome {
-        self.decided(course, self.resolve(target), filters, gray)
+        let sticky = self.sticky(course, target, gray.arm.as_deref().unwrap_or(STABLE));
+        if let Some(redirect) = &target.redirect {
+            let answer = || redirect.answer(self.head, self.host, self.port, course.route);
+            return self.preflight(course, filters).unwrap_or_else(|| Outcome::Local(answer()));
+        }
+        let mirrors = target.mirrors.as_ref().unwrap_or(course.mirrors);
+        let mut outcome = self.decided(Course { mirrors, ..course }, self.resolve(target), filters, gray);
+        if let Outcome::Forward(decision) = &mut outcome {
+            decision.sticky = sticky.map(Box::new);
+        }
+        outcome
+    }
+
+    /// The client's place in its session with this target.
+    fn sticky(&self, course: Course<'_>, target: &Target, arm: &str) -> Option<Sticky> {
+        let (session, token) = course.session?;
+        let backend = target.key(arm)?;
+        Some(Sticky {
+            session: session.clone(),
+            backend,
+            token: token.filter(|token| token.backend == backend),
+            secure: self.head.scheme == "https",
+        })
     }
 
     /// To the same service in all clusters. Sent there even if nothing is known to be healthy: a proxy learns of a
@@ -191,6 +233,11 @@ impl Request<'_> {
         self.decided(course, backend, filters, gray)
     }
 
+    /// The answer to a preflight, if this is one and a CORS filter answers it.
+    fn preflight(&self, course: Course<'_>, filters: &Filters) -> Option<Outcome> {
+        filters.cors.as_ref()?.preflight(self.head, course.route).map(Outcome::Local)
+    }
+
     fn decided(
         &self,
         course: Course<'_>,
@@ -198,6 +245,9 @@ impl Request<'_> {
         filters: &Arc<Filters>,
         gray: Grayness,
     ) -> Outcome {
+        if let Some(answer) = self.preflight(course, filters) {
+            return answer;
+        }
         Outcome::Forward(Box::new(Decision {
             route: course.route.clone(),
             rule: course.rule.clone(),
@@ -212,6 +262,8 @@ impl Request<'_> {
             set_cookie: gray.set_cookie,
             mirrors: course.mirrors.clone(),
             tls: UpstreamTls::default(),
+            sticky: None,
+            cors: filters.cors.as_ref().map(|cors| Box::new(cors.answer_for(self.head))),
             policies: Policies::default(),
         }))
     }
@@ -227,6 +279,18 @@ impl Request<'_> {
         }
         backend
     }
+}
+
+/// The arm that a token names: one of the release's, or `stable` (the inner none).
+fn arm_of<'r>(token: Token, release: &'r Release, stable: Stable<'_>) -> Option<Option<&'r Arm>> {
+    if let Some(arm) = release.arms.iter().find(|arm| arm.targets.named(token, &arm.name).is_some()) {
+        return Some(Some(arm));
+    }
+    let in_stable = match stable {
+        Stable::Weighted(backends) => backends.named(token, STABLE).is_some(),
+        Stable::Target(target) => target.key(STABLE) == Some(token.backend),
+    };
+    in_stable.then_some(None)
 }
 
 /// An answer of a rule that cannot send the request anywhere.

@@ -8,6 +8,7 @@ mod authorize;
 mod backend_tls;
 mod compile;
 mod compiled;
+mod cors;
 mod explain;
 mod filters;
 mod forward;
@@ -22,6 +23,7 @@ mod redirect;
 mod route;
 mod rule;
 mod services;
+mod session;
 mod stream;
 mod table;
 mod trace;
@@ -38,6 +40,8 @@ pub use compiled::{
     Availability, Bind, BindKey, ClientValidation, Compiled, Listener, ListenerProtocol, Place,
     SnapshotAvailability,
 };
+pub(crate) use cors::OriginPattern;
+pub use cors::{CORS_FIELDS, Cors, CorsAnswer};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub(crate) use gray::{cookie, cookies};
 pub use head::{Caller, RequestHead};
@@ -47,6 +51,7 @@ pub use policy::{
     IpAccess, Jwt, JwtProvider, KeySource, Policies, RateKey, RateLimit, RequestLimits, TokenSource,
 };
 pub use route::{decide_edge, decide_mesh};
+pub use session::{Session, Sticky, Token, endpoint_key};
 pub use stream::{StreamDecision, decide_stream};
 pub use trust::carries;
 

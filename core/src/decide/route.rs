@@ -162,6 +162,7 @@ pub(crate) fn mesh<T: Trace>(
         timeouts: Timeouts::default(),
         retry: &SHARED.retry,
         mirrors: &SHARED.mirrors,
+        session: None,
     };
     let backend = Backend::Service {
         service: service.clone(),
@@ -170,10 +171,8 @@ pub(crate) fn mesh<T: Trace>(
         protocol: known.and_then(|known| known.protocol(port)).unwrap_or_default(),
     };
     let target = Target {
-        backend,
-        protocol: known.and_then(|known| known.protocol(port)),
-        filters: SHARED.filters.clone(),
         release: known.and_then(|known| known.release.clone()),
+        ..Target::plain(backend, known.and_then(|known| known.protocol(port)))
     };
     request.to_target(course, &target, trace)
 }

@@ -4,7 +4,13 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Backend, Filters, Mirror, Retry, Timeouts, gray::Release, redirect::Redirect};
+use super::{
+    Backend, Filters, Mirror, Retry, Timeouts,
+    forward::SHARED,
+    gray::Release,
+    redirect::Redirect,
+    session::{Session, Token, backend_key, in_arm},
+};
 use crate::model::AppProtocol;
 
 /// Where a rule comes from; ties between matches are broken by it.
@@ -30,6 +36,8 @@ pub(crate) struct Rule {
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Retry,
     pub(crate) mirrors: Arc<[Mirror]>,
+    /// How clients are kept on their endpoints.
+    pub(crate) session: Option<Arc<Session>>,
     /// The gray release of this rule. It then decides alone: releases of the services behind it do not apply.
     pub(crate) release: Option<Arc<Release>>,
 }
@@ -67,8 +75,30 @@ pub(crate) struct Target {
     pub(crate) protocol: Option<AppProtocol>,
     /// The rule's and the backendRef's together.
     pub(crate) filters: Arc<Filters>,
+    /// The backendRef's own: such requests are answered instead of being sent.
+    pub(crate) redirect: Option<Redirect>,
+    /// The rule's and the backendRef's together; none: the rule's alone.
+    pub(crate) mirrors: Option<Arc<[Mirror]>>,
     /// The gray release of this service.
     pub(crate) release: Option<Arc<Release>>,
+}
+
+impl Target {
+    /// Nothing but the backend.
+    pub(crate) fn plain(backend: Backend, protocol: Option<AppProtocol>) -> Self {
+        let filters = SHARED.filters.clone();
+        Self { backend, protocol, filters, redirect: None, mirrors: None, release: None }
+    }
+
+    /// What names it in tokens, as a target of this arm (of the rule itself: `stable`).
+    pub(crate) fn key(&self, arm: &str) -> Option<u64> {
+        match &self.backend {
+            Backend::Service { service, port, labels, .. } => {
+                Some(in_arm(backend_key(service, *port, labels), arm))
+            }
+            Backend::Address { .. } => None,
+        }
+    }
 }
 
 impl Weighted {
@@ -97,6 +127,11 @@ impl Weighted {
         }
     }
 
+    /// The target that a token names.
+    pub(crate) fn named(&self, token: Token, arm: &str) -> Option<&Arc<Target>> {
+        self.targets().find(|target| target.key(arm) == Some(token.backend))
+    }
+
     /// All valid targets.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter().filter_map(|(_, target)| target.as_ref().ok())
@@ -116,7 +151,7 @@ mod tests {
         let service = ServiceKey::new(Scope::Cluster, "shop", name).unwrap();
         let backend =
             Backend::Service { service, port: 80, labels: Default::default(), protocol: AppProtocol::Http1 };
-        Arc::new(Target { backend, protocol: None, filters: Default::default(), release: None })
+        Arc::new(Target::plain(backend, None))
     }
 
     #[test]

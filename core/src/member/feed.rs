@@ -106,7 +106,8 @@ mod tests {
 
     fn can_pick(feeder: &PoolFeeder, service: &str, port: u16) -> bool {
         let service = ServiceKey::parse(service).unwrap();
-        let wanted = Wanted { service: &service, port, labels: &Labels::new(), lane: None, avoid: &[] };
+        let wanted =
+            Wanted { service: &service, port, labels: &Labels::new(), lane: None, prefer: None, avoid: &[] };
         feeder.pools().pick(&wanted, Instant::now()).is_ok()
     }
 

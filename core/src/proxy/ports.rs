@@ -25,6 +25,8 @@ pub struct Wanted<'a> {
     pub labels: &'a Labels,
     /// The request's lane; none: the baseline.
     pub lane: Option<&'a Lane>,
+    /// The key of the endpoint that the client's session is with: taken where it can serve.
+    pub prefer: Option<u64>,
     /// Ids of endpoints that have failed this request already: taken only where no other is left.
     pub avoid: &'a [Arc<str>],
 }

@@ -123,7 +123,7 @@ impl Tunnels {
         for _ in 0..TRIES {
             let begun = Instant::now();
             // Raw bytes carry no lane.
-            let wanted = Wanted { service, port, labels, lane: None, avoid: &avoid };
+            let wanted = Wanted { service, port, labels, lane: None, prefer: None, avoid: &avoid };
             let pick = self.picker.pick(&wanted, begun)?;
             if avoid.contains(&pick.endpoint().id) {
                 break;

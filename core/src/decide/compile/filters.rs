@@ -10,11 +10,16 @@ use super::{
     status::Problem,
 };
 use crate::{
-    decide::{Filters, HeaderEdits, Mirror, PathRewrite, Rewrite, gray::WHOLE, redirect::Redirect},
+    decide::{
+        Cors, Filters, HeaderEdits, Mirror, PathRewrite, Rewrite,
+        cors::{Allowed, OriginPattern},
+        gray::WHOLE,
+        redirect::Redirect,
+    },
     resources::{
         ResourceSet,
         kinds::{
-            Filter, FilterType, HeaderFilter, HeaderValueSpec, MirrorFilter, PathModifier, PathModifierType,
+            self, Filter, HeaderFilter, HeaderValueSpec, MirrorFilter, PathModifier, PathModifierType,
             RedirectFilter,
         },
     },
@@ -83,11 +88,32 @@ pub(super) fn compile_filters(
                 out.unresolved.push(problem);
             }
         }
-        if filter.r#type == FilterType::Cors {
-            out.unsupported.push(Problem::new("UnsupportedValue", "the filter CORS is not carried out yet"));
+        if let Some(spec) = &filter.cors {
+            out.filters.cors = Some(Arc::new(cors(spec)));
         }
     }
     out
+}
+
+/// Seconds for which a preflight's answer may be kept, if the filter does not say.
+const MAX_AGE: u32 = 5;
+
+fn cors(spec: &kinds::Cors) -> Cors {
+    let list = |names: &[String]| HeaderValue::try_from(names.join(", ")).ok();
+    let allowed = |names: &[String]| match names {
+        [] => Allowed::Unsaid,
+        names if names.iter().any(|name| name == "*") => Allowed::Any,
+        names => list(names).map_or(Allowed::Unsaid, Allowed::These),
+    };
+    Cors {
+        // One that has not the form of an origin was refused with its document.
+        origins: spec.allow_origins.iter().filter_map(|origin| OriginPattern::parse(origin)).collect(),
+        credentials: spec.allow_credentials.unwrap_or(false),
+        methods: allowed(&spec.allow_methods),
+        headers: allowed(&spec.allow_headers),
+        expose: list(&spec.expose_headers).filter(|value| !value.is_empty()),
+        max_age: spec.max_age.unwrap_or(MAX_AGE).into(),
+    }
 }
 
 fn redirect(spec: &RedirectFilter, matched: &str) -> Redirect {

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     decide::{
         Backend,
-        forward::SHARED,
         gray::{Arm, DEFAULT_COOKIE, ForcedRule, KeySource, Release, STABLE, Split, WHOLE, WhenUnavailable},
         matcher::{HeaderMatch, TextMatch},
         rule::{Invalid, Target, Weighted},
@@ -239,7 +238,7 @@ fn arm_targets(
             {
                 service.scope = Scope::Clusterset;
             }
-            Arc::new(Target { backend, protocol, filters: SHARED.filters.clone(), release: None })
+            Arc::new(Target::plain(backend, protocol))
         });
         (reference.weight.unwrap_or(1), target)
     }))

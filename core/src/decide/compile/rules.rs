@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     filters::{CompiledFilters, compile_filters, replaces_prefix},
@@ -16,14 +17,15 @@ use crate::{
         forward::SHARED,
         matcher::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch},
         rule::{Action, Invalid, Origin, Rule, Target, Weighted},
+        session::{Carrier, Session},
         table::Entry,
     },
     model::AppProtocol,
     resources::{
         ObjectKey, ObjectMeta, ResourceSet,
         kinds::{
-            BackendRef, HeaderMatchType, PathMatchSpec, PathMatchType, RouteMatch, RouteRetry, RouteRule,
-            RouteTimeouts,
+            BackendRef, CookieLifetime, HeaderMatchType, PathMatchSpec, PathMatchType, RouteMatch,
+            RouteRetry, RouteRule, RouteTimeouts, SessionPersistence, SessionPersistenceType,
         },
         parse_duration,
     },
@@ -52,7 +54,8 @@ struct Source<'a> {
     created: i128,
 }
 
-/// Compiles all rules of a route. A match that cannot be compiled is left out and reported.
+/// Compiles all rules of a route of this kind, in terms of HTTP. A match that cannot be compiled is left out and
+/// reported.
 pub(super) fn compile_rules(
     resources: &ResourceSet,
     releases: &Releases,
@@ -116,10 +119,6 @@ impl Source<'_> {
         out: &mut RouteRules,
     ) -> Rule {
         let mut found = compile_filters(self.resources, self.from(), &rule.filters, prefix);
-        if rule.session_persistence.is_some() {
-            let message = "sessionPersistence is not carried out yet";
-            found.unsupported.push(Problem::new("UnsupportedValue", message));
-        }
         let action = match found.redirect.take() {
             Some(redirect) => Action::Redirect(redirect),
             None => Action::Forward(self.backends(&rule.backend_refs, prefix, &mut found)),
@@ -145,6 +144,28 @@ impl Source<'_> {
         }
     }
 
+    fn session(&self, spec: &SessionPersistence, position: usize) -> Session {
+        let limit = |text: &Option<String>| text.as_deref().and_then(|text| parse_duration(text).ok());
+        let name = spec.session_name.as_deref();
+        let carrier = match spec.r#type.unwrap_or_default() {
+            SessionPersistenceType::Cookie => {
+                // Its own for each rule: clients may have sessions with several.
+                let own = || xxh3_64(format!("{}#{position}", self.route).as_bytes()) >> 32;
+                let lifetime = spec.cookie_config.as_ref().and_then(|config| config.lifetime_type);
+                Carrier::Cookie {
+                    name: name.map_or_else(|| format!("tombolo-session-{:08x}", own()), str::to_owned).into(),
+                    permanent: lifetime == Some(CookieLifetime::Permanent),
+                }
+            }
+            // One that is not valid was refused with its document.
+            SessionPersistenceType::Header => Carrier::Header(
+                name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+                    .unwrap_or(HeaderName::from_static("x-tombolo-session")),
+            ),
+        };
+        Session { carrier, absolute: limit(&spec.absolute_timeout), idle: limit(&spec.idle_timeout) }
+    }
+
     fn backends(&self, references: &[BackendRef], prefix: &str, rule: &mut CompiledFilters) -> Weighted {
         let mut targets = Vec::new();
         for reference in references {
@@ -167,10 +188,7 @@ impl Source<'_> {
         let own = compile_filters(self.resources, self.from(), &reference.filters, prefix);
         rule.unresolved.extend(own.unresolved);
         rule.unsupported.extend(own.unsupported);
-        if own.redirect.is_some() || !own.mirrors.is_empty() {
-            let message = "RequestRedirect and RequestMirror are carried out for rules, not for backendRefs";
-            rule.unsupported.push(Problem::new("UnsupportedValue", message));
-        }
+        let mirrors = (!own.mirrors.is_empty()).then(|| [&*rule.mirrors, &*own.mirrors].concat().into());
         let release = match &resolved.backend {
             Backend::Service { service, .. } => {
                 self.releases.of_service(&resolved.key, service.scope).cloned()

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     decide::{
         ListenerProtocol,
-        forward::SHARED,
         host::HostPattern,
         rule::{Invalid, Target, Weighted},
         stream::{StreamRoute, StreamTable},
@@ -138,14 +137,8 @@ fn compile(
     let rule = rules.first();
     let references = rule.map(|rule| rule.backend_refs.as_slice()).unwrap_or_default();
     let targets = references.iter().map(|reference| {
-        let target = find_backend(resources, from, reference).map(|found| {
-            Arc::new(Target {
-                backend: found.backend,
-                protocol: found.protocol,
-                filters: SHARED.filters.clone(),
-                release: None,
-            })
-        });
+        let target = find_backend(resources, from, reference)
+            .map(|found| Arc::new(Target::plain(found.backend, found.protocol)));
         let target = target.map_err(|problem| {
             unresolved.push(problem);
             Invalid

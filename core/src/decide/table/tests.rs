@@ -76,6 +76,7 @@ fn entry(spec: &Spec) -> (HostPattern, Entry) {
         timeouts: Default::default(),
         retry: Default::default(),
         mirrors: Arc::from([]),
+        session: None,
         release: None,
     };
     let entry = Entry { matches: Arc::new(matches), rule: Arc::new(rule), position: spec.position };

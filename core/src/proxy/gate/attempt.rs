@@ -1,6 +1,6 @@
 //! One try after another: picking an endpoint, and judging whether a failure may be tried again.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use h2::Reason;
 use http::Method;
@@ -15,7 +15,7 @@ use super::{
     trace::random,
 };
 use crate::{
-    decide::{Backend, Decision},
+    decide::{Backend, Decision, endpoint_key},
     model::{AppProtocol, Endpoint, Transport},
     proxy::{
         DialError, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
@@ -71,7 +71,8 @@ fn peer(
                 Some(pick) => pick.endpoint().clone(),
                 None => {
                     let avoid = &context.tries.avoid;
-                    let wanted = Wanted { service, port: *port, labels, lane, avoid };
+                    let prefer = decision.sticky.as_ref().and_then(|sticky| sticky.endpoint(unix_time()));
+                    let wanted = Wanted { service, port: *port, labels, lane, prefer, avoid };
                     let pick = picker.pick(&wanted, Instant::now());
                     let pick = pick.map_err(|reason| Failure::new(503, reason))?;
                     context.tries.addresses.clear();
@@ -92,6 +93,23 @@ fn peer(
             })
         }
     }
+}
+
+/// Tells the client which endpoint its session is with, where it does not know.
+pub(super) fn keep_session(
+    decision: &Decision,
+    endpoint: Option<&Endpoint>,
+    response: &mut ResponseHeader,
+) -> Result<(), Box<Error>> {
+    let (Some(sticky), Some(endpoint)) = (&decision.sticky, endpoint) else { return Ok(()) };
+    if let Some((name, value)) = sticky.field(endpoint_key(&endpoint.id), unix_time()) {
+        response.append_header(name, value)?;
+    }
+    Ok(())
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// A WebSocket handshake needs HTTP/1.1 all the way.

@@ -8,7 +8,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::failure::Failure;
 use crate::{
-    decide::{Decision, HeaderEdits, PathRewrite, baggage_with_lane, carries_lane},
+    decide::{CORS_FIELDS, CorsAnswer, Decision, HeaderEdits, PathRewrite, baggage_with_lane, carries_lane},
     model::SpiffeId,
     proxy::HttpLimits,
 };
@@ -191,6 +191,21 @@ pub(super) fn edit_response(response: &mut ResponseHeader, edits: &HeaderEdits) 
     }
     for name in &edits.remove {
         response.remove_header(name);
+    }
+    Ok(())
+}
+
+/// Says which page may read the answer, where a CORS filter applies.
+pub(super) fn allow_origin(response: &mut ResponseHeader, cors: Option<&CorsAnswer>) -> Result<()> {
+    let Some(cors) = cors else { return Ok(()) };
+    for name in &CORS_FIELDS {
+        response.remove_header(name);
+    }
+    for (name, value) in &cors.fields {
+        response.insert_header(name, value)?;
+    }
+    if cors.varies {
+        response.append_header(header::VARY, HeaderValue::from_static("origin"))?;
     }
     Ok(())
 }

@@ -168,7 +168,14 @@ impl Copy {
             }
             Backend::Service { service, port, labels, protocol } => {
                 let (begun, protocol) = (Instant::now(), spoken(*protocol, false));
-                let wanted = Wanted { service, port: *port, labels, lane: self.lane.as_ref(), avoid: &[] };
+                let wanted = Wanted {
+                    service,
+                    port: *port,
+                    labels,
+                    lane: self.lane.as_ref(),
+                    prefer: None,
+                    avoid: &[],
+                };
                 let pick = self.picker.pick(&wanted, begun)?;
                 let address = self.upstream.address(pick.endpoint(), &[], random()).ok_or("no address")?;
                 let connection = self.upstream.connect(pick.endpoint(), address, protocol, &self.tls).await;

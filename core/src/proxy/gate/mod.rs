@@ -192,9 +192,11 @@ impl ProxyHttp for Gate {
         }
         let Some(decision) = &context.decision else { return Ok(()) };
         head::edit_response(response, &decision.filters.response)?;
+        head::allow_origin(response, decision.cors.as_deref())?;
         if let Some(cookie) = &decision.set_cookie {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
+        attempt::keep_session(decision, context.tries.endpoint.as_deref(), response)?;
         context.policy.respond(response)
     }
 

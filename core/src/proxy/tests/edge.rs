@@ -117,6 +117,7 @@ async fn a_decision_changes_request_and_response() {
             request: edits("x-set"),
             response: edits("x-out"),
             rewrite,
+            cors: None,
             external_auth: None,
         }),
         ..forward()

@@ -240,6 +240,8 @@ pub fn forward() -> Decision {
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         set_cookie: None,
+        sticky: None,
+        cors: None,
         mirrors: Arc::from([]),
         tls: Default::default(),
         policies: Default::default(),

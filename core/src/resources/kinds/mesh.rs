@@ -70,7 +70,7 @@ pub struct GrayTargetRef {
     /// Empty for a Service.
     #[serde(default)]
     pub group: String,
-    /// `HTTPRoute` or `Service`.
+    /// `HTTPRoute`, `GRPCRoute` or `Service`.
     pub kind: String,
     /// Its name, in the release's namespace.
     pub name: String,

@@ -37,10 +37,10 @@ pub use mesh::{
     WhenUnavailable, Workload, WorkloadPortSpec,
 };
 pub use route::{
-    BackendRef, Cors, Filter, FilterType, Fraction, HeaderFilter, HeaderMatchSpec, HeaderMatchType,
-    HeaderValueSpec, HttpRoute, MirrorFilter, ParentRef, PathMatchSpec, PathMatchType, PathModifier,
-    PathModifierType, QueryMatchSpec, RedirectFilter, RewriteFilter, RouteMatch, RouteRetry, RouteRule,
-    RouteTimeouts, SessionPersistence,
+    BackendRef, CookieConfig, CookieLifetime, Cors, Filter, FilterType, Fraction, HeaderFilter,
+    HeaderMatchSpec, HeaderMatchType, HeaderValueSpec, HttpRoute, MirrorFilter, ParentRef, PathMatchSpec,
+    PathMatchType, PathModifier, PathModifierType, QueryMatchSpec, RedirectFilter, RewriteFilter, RouteMatch,
+    RouteRetry, RouteRule, RouteTimeouts, SessionPersistence, SessionPersistenceType,
 };
 pub use stream::{
     BackendTlsPolicy, BackendTlsValidation, LocalRef, PolicyTargetRef, StreamRule, SubjectAltName,

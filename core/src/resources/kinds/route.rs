@@ -69,7 +69,7 @@ pub struct RouteRule {
     /// What may be tried again.
     #[serde(default)]
     pub retry: Option<RouteRetry>,
-    /// Accepted; carried out from a later version on.
+    /// Keeps a client on its endpoint.
     #[serde(default)]
     pub session_persistence: Option<SessionPersistence>,
 }
@@ -199,7 +199,7 @@ pub enum FilterType {
     UrlRewrite,
     /// Sends a copy elsewhere.
     RequestMirror,
-    /// Cross-origin requests. Accepted; carried out from a later version on.
+    /// Cross-origin requests.
     #[serde(rename = "CORS")]
     Cors,
     /// Asks a server whether the request may go on.
@@ -405,10 +405,38 @@ pub struct SessionPersistence {
     /// Duration.
     #[serde(default)]
     pub idle_timeout: Option<String>,
-    /// `Cookie` or `Header`.
+    /// What carries the session.
     #[serde(default)]
-    pub r#type: Option<String>,
+    pub r#type: Option<SessionPersistenceType>,
     /// Of the cookie.
     #[serde(default)]
-    pub cookie_config: Option<serde_json::Value>,
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// What carries a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum SessionPersistenceType {
+    /// A cookie.
+    #[default]
+    Cookie,
+    /// A header.
+    Header,
+}
+
+/// The cookie of a session.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CookieConfig {
+    /// `Session` where absent.
+    #[serde(default)]
+    pub lifetime_type: Option<CookieLifetime>,
+}
+
+/// How long a cookie lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CookieLifetime {
+    /// As long as the browser runs.
+    Session,
+    /// As long as `absoluteTimeout`.
+    Permanent,
 }

@@ -2,7 +2,7 @@
 
 use super::{
     common::Checker,
-    routes::{backend_ref, filters, header_matches},
+    routes::{backend_ref, filters, header_matches, session},
 };
 use crate::resources::kinds::{
     Filter, FilterType, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule, HeaderMatchType,
@@ -28,6 +28,7 @@ fn rule(c: &mut Checker, rule: &GrpcRule) {
     c.each("matches", &rule.matches, route_match);
     filters(c, &rule.filters);
     c.each("filters", &rule.filters, fits_grpc);
+    session(c, rule.session_persistence.as_ref());
     c.at_most("backendRefs", rule.backend_refs.len(), 16);
     c.each("backendRefs", &rule.backend_refs, |c, backend| {
         backend_ref(c, backend);

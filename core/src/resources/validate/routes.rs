@@ -1,9 +1,11 @@
 //! HTTPRoute.
 
 use super::common::Checker;
+use crate::decide::OriginPattern;
 use crate::resources::kinds::{
-    BackendRef, Filter, FilterType, HeaderFilter, HeaderMatchSpec, HeaderMatchType, HttpRoute, PathMatchSpec,
-    PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
+    BackendRef, CookieLifetime, Cors, Filter, FilterType, HeaderFilter, HeaderMatchSpec, HeaderMatchType,
+    HttpRoute, PathMatchSpec, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
+    SessionPersistence, SessionPersistenceType,
 };
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -41,13 +43,8 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
             "match by PathPrefix",
         );
     });
-    c.at_most("backendRefs", rule.backend_refs.len(), 16);
-    c.each("backendRefs", &rule.backend_refs, |c, backend| {
-        backend_ref(c, backend);
-        c.at("labels", |c| {
-            c.require(backend.labels.is_empty(), "belongs into a GrayRelease's arm", "remove it")
-        });
-    });
+    backend_refs(c, &rule.backend_refs);
+    session(c, rule.session_persistence.as_ref());
     if let Some(timeouts) = &rule.timeouts {
         c.at("timeouts", |c| {
             c.duration("request", timeouts.request.as_ref());
@@ -70,6 +67,75 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
             c.duration("backoff", retry.backoff.as_ref());
         });
     }
+}
+
+/// Also for GRPCRoutes.
+pub(super) fn session(c: &mut Checker, spec: Option<&SessionPersistence>) {
+    let Some(spec) = spec else { return };
+    c.at("sessionPersistence", |c| {
+        c.duration("absoluteTimeout", spec.absolute_timeout.as_ref());
+        c.duration("idleTimeout", spec.idle_timeout.as_ref());
+        if let Some(name) = &spec.session_name {
+            // A cookie's name has the form of a header's: a token (RFC 6265 section 4.1.1).
+            c.header_name("sessionName", name);
+            c.at("sessionName", |c| c.require(name.len() <= 128, "is longer than 128 letters", "shorten it"));
+        }
+        let lifetime = spec.cookie_config.as_ref().and_then(|config| config.lifetime_type);
+        let permanent = lifetime == Some(CookieLifetime::Permanent);
+        c.at("absoluteTimeout", |c| {
+            let given = spec.absolute_timeout.is_some();
+            c.require(!permanent || given, "is missing", "a Permanent cookie needs it")
+        });
+        let header = spec.r#type == Some(SessionPersistenceType::Header);
+        c.at("cookieConfig", |c| {
+            c.require(!header || spec.cookie_config.is_none(), "does not go with type Header", "remove it")
+        });
+    });
+}
+
+fn cors(c: &mut Checker, cors: &Cors) {
+    c.at_most("allowOrigins", cors.allow_origins.len(), 64);
+    for (index, origin) in cors.allow_origins.iter().enumerate() {
+        c.at(&format!("allowOrigins[{index}]"), |c| {
+            c.require(
+                OriginPattern::parse(origin).is_some(),
+                format!("{origin:?} is not an origin"),
+                "use *, or SCHEME://HOST[:PORT] with scheme http or https and at most one * in the host",
+            )
+        });
+    }
+    for (field, list) in [("allowOrigins", &cors.allow_origins), ("allowMethods", &cors.allow_methods)] {
+        let alone = list.len() < 2 || list.iter().all(|value| value != "*");
+        c.at(field, |c| c.require(alone, "* stands beside others", "use * alone, or none"));
+    }
+    c.at_most("allowMethods", cors.allow_methods.len(), 9);
+    for (index, method) in cors.allow_methods.iter().enumerate() {
+        let known = method == "*" || METHODS.contains(&method.as_str());
+        c.at(&format!("allowMethods[{index}]"), |c| {
+            c.require(
+                known,
+                format!("{method:?} is not a method"),
+                &format!("use * or {}", METHODS.join(", ")),
+            )
+        });
+    }
+    for (field, list) in [("allowHeaders", &cors.allow_headers), ("exposeHeaders", &cors.expose_headers)] {
+        c.at_most(field, list.len(), 64);
+        for (index, name) in list.iter().enumerate() {
+            c.header_name(&format!("{field}[{index}]"), name);
+        }
+    }
+    c.at("maxAge", |c| c.require(cors.max_age != Some(0), "is 0", "use at least 1"));
+}
+
+fn backend_refs(c: &mut Checker, backends: &[BackendRef]) {
+    c.at_most("backendRefs", backends.len(), 16);
+    c.each("backendRefs", backends, |c, backend| {
+        backend_ref(c, backend);
+        c.at("labels", |c| {
+            c.require(backend.labels.is_empty(), "belongs into a GrayRelease's arm", "remove it")
+        });
+    });
 }
 
 /// Also for arms of a GrayRelease.
@@ -193,6 +259,9 @@ fn filter(c: &mut Checker, filter: &Filter) {
         if let Some(headers) = headers {
             c.at(name, |c| header_filter(c, headers));
         }
+    }
+    if let Some(spec) = &filter.cors {
+        c.at("cors", |c| cors(c, spec));
     }
     if let Some(auth) = &filter.external_auth {
         c.at("externalAuth", |c| super::auth::external_auth(c, auth, false));

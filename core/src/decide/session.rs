@@ -1,0 +1,197 @@
+//! Session persistence (Gateway API SessionPersistence, GEP-1619): a client stays with the endpoint that it met first.
+//!
+//! The token that the client carries names backend and endpoint by their hashes, `BACKEND.ENDPOINT.TIME` in hex, so that
+//! every gateway understands it without anything shared, and it tells nobody an address. A client that makes one up can
+//! reach no endpoint that its requests could not have met anyway; it cannot choose an arm of a gray release that its
+//! token does not name, and a forced rule goes before any token.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{RequestHead, gray::cookie};
+use crate::model::{Labels, ServiceKey};
+
+/// How a rule keeps its clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    pub(crate) carrier: Carrier,
+    /// After this, a session is over; none: never.
+    pub(crate) absolute: Option<Duration>,
+    /// After this long without a request, a session is over; none: never.
+    pub(crate) idle: Option<Duration>,
+}
+
+/// What carries the token.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Carrier {
+    /// A cookie of this name.
+    Cookie {
+        name: Box<str>,
+        /// Whether it outlives the browser's session (`lifetimeType: Permanent`).
+        permanent: bool,
+    },
+    /// A header, which clients send back by themselves.
+    Header(HeaderName),
+}
+
+/// What names an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// [`backend_key`].
+    pub backend: u64,
+    /// [`endpoint_key`].
+    pub endpoint: u64,
+    /// When it was made, in seconds since the epoch.
+    pub time: u64,
+}
+
+/// A request's place in a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sticky {
+    /// How its rule keeps clients.
+    pub session: Arc<Session>,
+    /// The backend that was decided.
+    pub backend: u64,
+    /// What the client brought, if it names this backend.
+    pub token: Option<Token>,
+    /// Whether the client came over TLS.
+    pub secure: bool,
+}
+
+/// The key of an endpoint in tokens.
+pub fn endpoint_key(id: &str) -> u64 {
+    xxh3_64(id.as_bytes())
+}
+
+/// The key of a backend in tokens.
+pub(crate) fn backend_key(service: &ServiceKey, port: u16, labels: &Labels) -> u64 {
+    let base = xxh3_64(format!("{service}:{port}").as_bytes());
+    labels
+        .iter()
+        .fold(base, |key, (name, value)| xxh3_64_with_seed(format!("{name}={value}").as_bytes(), key))
+}
+
+/// The key of a backend as one of an arm.
+pub(crate) fn in_arm(backend: u64, arm: &str) -> u64 {
+    xxh3_64_with_seed(arm.as_bytes(), backend)
+}
+
+impl Session {
+    /// The token that a request brought. One that does not read as such is none.
+    pub(crate) fn token(&self, head: &RequestHead<'_>) -> Option<Token> {
+        let text = match &self.carrier {
+            Carrier::Cookie { name, .. } => cookie(head.headers, name)?,
+            Carrier::Header(name) => head.headers.get(name)?.as_bytes(),
+        };
+        Token::parse(text)
+    }
+}
+
+impl Token {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 64)?;
+        let mut parts = text.split('.').map(|part| u64::from_str_radix(part, 16).ok());
+        let token = Self { backend: parts.next()??, endpoint: parts.next()??, time: parts.next()?? };
+        parts.next().is_none().then_some(token)
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{:016x}.{:x}", self.backend, self.endpoint, self.time)
+    }
+}
+
+impl Sticky {
+    /// The endpoint that the session is with; none: there is no session yet, or it is over. `now` is in seconds since the
+    /// epoch.
+    pub fn endpoint(&self, now: u64) -> Option<u64> {
+        let token = self.token?;
+        let limits = [self.session.absolute, self.session.idle];
+        let age = now.saturating_sub(token.time);
+        limits.into_iter().flatten().all(|limit| age < limit.as_secs().max(1)).then_some(token.endpoint)
+    }
+
+    /// The header field that tells the client of its endpoint; none: it knows. With an idle limit it is told every time.
+    pub fn field(&self, endpoint: u64, now: u64) -> Option<(HeaderName, HeaderValue)> {
+        let stays = self.endpoint(now) == Some(endpoint);
+        if stays && self.session.idle.is_none() {
+            return None;
+        }
+        // A session goes on from its begin, unless its age is counted from the last request.
+        let time = match self.token {
+            Some(token) if stays && self.session.idle.is_none() => token.time,
+            _ => now,
+        };
+        let token = Token { backend: self.backend, endpoint, time };
+        match &self.session.carrier {
+            Carrier::Header(name) => Some((name.clone(), HeaderValue::try_from(token.to_string()).ok()?)),
+            Carrier::Cookie { name, permanent } => {
+                let mut text = format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax");
+                if self.secure {
+                    text.push_str("; Secure");
+                }
+                if let Some(limit) = self.session.absolute.filter(|_| *permanent) {
+                    text.push_str(&format!("; Max-Age={}", limit.as_secs().max(1)));
+                }
+                Some((http::header::SET_COOKIE, HeaderValue::try_from(text).ok()?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn sticky(session: Session, token: Option<Token>) -> Sticky {
+        Sticky { session: Arc::new(session), backend: 1, token, secure: true }
+    }
+
+    fn by_cookie(permanent: bool) -> Session {
+        let carrier = Carrier::Cookie { name: "s".into(), permanent };
+        Session { carrier, absolute: Some(Duration::from_secs(60)), idle: None }
+    }
+
+    const TOKEN: Token = Token { backend: 1, endpoint: 7, time: 1000 };
+
+    #[test]
+    fn tokens_are_read_back_and_nothing_else_is() {
+        assert_eq!(Token::parse(TOKEN.to_string().as_bytes()), Some(TOKEN));
+        for odd in ["", "1.2", "1.2.3.4", "x.2.3", "1.2.3 ", "11111111111111111.2.3", "é.1.1"] {
+            assert_eq!(Token::parse(odd.as_bytes()), None, "{odd:?}");
+        }
+        assert_eq!(Token::parse(&[b'0'; 100]), None);
+    }
+
+    #[test]
+    fn a_session_ends_by_age_and_tells_of_a_new_endpoint_only() {
+        let kept = sticky(by_cookie(true), Some(TOKEN));
+        assert_eq!((kept.endpoint(1059), kept.endpoint(1060)), (Some(7), None));
+        assert_eq!(kept.field(7, 1010), None);
+        let (name, value) = kept.field(8, 1010).unwrap();
+        let value = value.to_str().unwrap();
+        assert_eq!(name, http::header::SET_COOKIE);
+        assert!(value.starts_with("s=0000000000000001.0000000000000008.3f2; "), "{value}");
+        for part in ["HttpOnly", "SameSite=Lax", "Secure", "Max-Age=60", "Path=/"] {
+            assert!(value.split("; ").any(|p| p == part), "{part} in {value}");
+        }
+        assert!(kept.field(7, 1060).is_some(), "a session that is over begins anew");
+        let (_, value) = sticky(by_cookie(false), None).field(7, 1).unwrap();
+        assert!(!value.to_str().unwrap().contains("Max-Age"));
+    }
+
+    #[test]
+    fn with_an_idle_limit_each_answer_renews_the_token() {
+        let carrier = Carrier::Header("x-session".parse().unwrap());
+        let session = Session { carrier, absolute: None, idle: Some(Duration::from_secs(10)) };
+        let kept = sticky(session, Some(TOKEN));
+        assert_eq!((kept.endpoint(1009), kept.endpoint(1010)), (Some(7), None));
+        let (name, value) = kept.field(7, 1009).unwrap();
+        assert_eq!(name, "x-session");
+        assert_eq!(Token::parse(value.as_bytes()).unwrap().time, 1009);
+    }
+}
