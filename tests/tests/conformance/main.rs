@@ -10,6 +10,9 @@
 mod backend;
 mod certificates;
 mod client;
+mod cors;
+mod grpc;
 mod report;
+mod session;
 mod smoke;
 mod world;
