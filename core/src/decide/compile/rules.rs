@@ -140,6 +140,7 @@ impl Source<'_> {
             timeouts: rule.timeouts.as_ref().map(timeouts).unwrap_or_default(),
             retry: rule.retry.as_ref().map_or_else(|| SHARED.retry.clone(), retry),
             mirrors: if found.mirrors.is_empty() { SHARED.mirrors.clone() } else { found.mirrors.into() },
+            session: rule.session_persistence.as_ref().map(|spec| Arc::new(self.session(spec, position))),
             release: self.releases.of_rule(self.kind, self.key, position).cloned(),
         }
     }
@@ -200,7 +201,7 @@ impl Source<'_> {
         if self.kind == GRPC_ROUTE {
             speak_http2(&mut backend, &mut protocol);
         }
-        Ok(Target { backend, protocol, filters, release })
+        Ok(Target { backend, protocol, filters, redirect: own.redirect, mirrors, release })
     }
 }
 
