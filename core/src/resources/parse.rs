@@ -260,7 +260,8 @@ fn read_meta(info: &KindInfo, tree: Option<Value>) -> (ObjectMeta, Vec<FieldProb
         creation_timestamp: raw.creation_timestamp,
         status: None,
     };
-    let problems = check_meta(info, &meta);
+    let mut problems = check_meta(info, &meta);
+    problems.extend(validate::validate_meta(&meta));
     (meta, problems)
 }
 

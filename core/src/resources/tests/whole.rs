@@ -100,3 +100,18 @@ spec: { ports: [{ name: udp, port: 53, protocol: UDP }, { name: tcp, port: 53, p
     let entry = crate::resources::static_services(&all, "c").into_values().next().unwrap();
     assert_eq!(entry.ports.len(), 1);
 }
+
+#[test]
+fn labels_have_the_form_that_kubernetes_asks_for() {
+    let of = |labels: &str, annotations: &str| {
+        fields(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: m, labels: {{ {labels} }}, annotations: {{ {annotations} }} }}\n"
+        ))
+    };
+    assert!(of("a: b, example.com/A_b.c: \"\", x: V-1", "example.com/note: anything at all").is_empty());
+    for bad in ["-a: b", "a-: b", "a/b/c: d", "Example.com/a: b", "/a: b", "a: -b", "a: \"b c\"", "a: b_"] {
+        assert_eq!(of(bad, ""), ["metadata.labels"], "{bad}");
+    }
+    assert_eq!(of(&format!("{}: b", "a".repeat(64)), ""), ["metadata.labels"]);
+    assert_eq!(of("", "\"a b\": c"), ["metadata.annotations"]);
+}

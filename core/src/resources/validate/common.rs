@@ -111,16 +111,31 @@ impl Checker {
 
     pub(super) fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
         for (key, value) in labels {
-            let name = key.rsplit('/').next().unwrap_or(key);
-            let letters = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-            if name.is_empty() || key.len() > 253 || !letters(name) {
-                self.at(field, |c| c.fail(format!("{key:?} is not a label's key"), ""));
-            }
-            if value.len() > 63 || !letters(value) {
+            self.label_key(field, key);
+            if !value.is_empty() && !is_label_part(value) {
                 self.at(field, |c| {
-                    c.fail(format!("{value:?} is not a label's value"), "63 of a-z A-Z 0-9 - _ .")
+                    c.fail(
+                        format!("{value:?} is not a label's value"),
+                        "at most 63 of a-z A-Z 0-9 - _ . with a letter or digit at both ends",
+                    )
                 });
             }
+        }
+    }
+
+    /// The key of a label or annotation: `NAME`, or `DNS-NAME/NAME`.
+    pub(super) fn label_key(&mut self, field: &str, key: &str) {
+        let fits = match key.split_once('/') {
+            Some((prefix, name)) => check_dns_subdomain(prefix).is_ok() && is_label_part(name),
+            None => is_label_part(key),
+        };
+        if !fits {
+            self.at(field, |c| {
+                c.fail(
+                    format!("{key:?} is not a label's key"),
+                    "write NAME or example.com/NAME, NAME at most 63 of a-z A-Z 0-9 - _ . with a letter or digit at both ends",
+                )
+            });
         }
     }
 
@@ -144,4 +159,14 @@ impl Checker {
             });
         }
     }
+}
+
+/// The form of a label's value, and of its key without prefix (Kubernetes, "labels and selectors: syntax").
+fn is_label_part(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }

@@ -63,7 +63,11 @@ fn namespaces(c: &mut Checker, namespaces: Option<&RouteNamespaces>) {
     c.at("selector", |c| c.require(!needs || there, "is missing", "from: Selector needs it"));
     let expressions = namespaces.and_then(|n| n.selector.as_ref()).map(|s| s.match_expressions.as_slice());
     c.at("selector", |c| {
+        if let Some(selector) = namespaces.and_then(|n| n.selector.as_ref()) {
+            c.labels("matchLabels", &selector.match_labels);
+        }
         c.each("matchExpressions", expressions.unwrap_or_default(), |c, expression| {
+            c.label_key("key", &expression.key);
             let (operator, count) = (expression.operator.as_str(), expression.values.len());
             let fits = match operator {
                 "In" | "NotIn" => count > 0,

@@ -12,7 +12,20 @@ mod traffic;
 
 use common::Checker;
 
-use super::{object::AnyObject, typed::FieldProblem};
+use super::{
+    object::{AnyObject, ObjectMeta},
+    typed::FieldProblem,
+};
+
+/// What is wrong with labels and annotations.
+pub(super) fn validate_meta(meta: &ObjectMeta) -> Vec<FieldProblem> {
+    let mut checker = Checker::default();
+    checker.at("metadata", |c| {
+        c.labels("labels", &meta.labels);
+        meta.annotations.keys().for_each(|key| c.label_key("annotations", key));
+    });
+    checker.problems
+}
 
 /// Every problem of this object.
 pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
