@@ -24,6 +24,8 @@ pub struct Compiled {
     pub binds: Vec<Bind>,
     /// Status of every object of a kind that has one, as Kubernetes would hold it.
     pub status: Vec<ObjectStatus>,
+    /// Certificates that are to be ordered, and kept fresh.
+    pub acme: Vec<super::AcmeCertificate>,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
     pub(crate) backend_tls: BackendTlsTable,

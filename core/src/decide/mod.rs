@@ -3,6 +3,7 @@
 //! Everything here is a pure function: no I/O, no lock, no clock of its own. The proxies only carry out what comes
 //! out, and `tombolo explain` calls the very same functions, so what it says is what happens.
 
+mod acme;
 mod answer;
 mod authorize;
 mod backend_tls;
@@ -29,6 +30,10 @@ mod table;
 mod trace;
 mod trust;
 
+pub use acme::{
+    ACME_ISSUER, AcmeAuthority, AcmeCertificate, AcmeChallengeType, AcmeProgress, DnsUpdate, Hidden,
+    TsigAlgorithmName, TsigKey,
+};
 pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
     Rewrite, Timeouts,

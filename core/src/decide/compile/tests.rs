@@ -1,5 +1,6 @@
 //! Status and attachment, from documents.
 
+mod acme;
 mod addresses;
 mod auth;
 mod backend_tls;
