@@ -9,6 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 use tombolo_core::{
+    acme::Challenges,
     decide::{Bind, BindKey, Compiled, ListenerProtocol},
     member::{ListenerSet, Wanted},
     proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, Serving},
@@ -42,6 +43,7 @@ impl Purpose {
 pub(crate) struct Edge {
     address: IpAddr,
     ports: Ports,
+    challenges: Arc<Challenges>,
     telemetry: Arc<Telemetry>,
     tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
     listeners: ListenerSet<BindKey, Purpose>,
@@ -49,7 +51,12 @@ pub(crate) struct Edge {
 
 impl Edge {
     /// No listeners so far.
-    pub fn new(engine: Arc<HttpEngine>, options: &Options, drain: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        engine: Arc<HttpEngine>,
+        options: &Options,
+        challenges: Arc<Challenges>,
+        drain: watch::Receiver<bool>,
+    ) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
         let known = Arc::clone(&tls);
         let make = move |key: &BindKey, purpose: &Purpose| -> Arc<dyn ConnectionService> {
@@ -64,6 +71,7 @@ impl Edge {
         Self {
             address: options.address.unwrap_or_else(every_address),
             ports: options.ports,
+            challenges,
             telemetry: Arc::clone(&options.telemetry),
             tls,
             listeners: ListenerSet::new(make, options.limits, drain).beside_each_other(),
@@ -114,7 +122,7 @@ impl Edge {
 
     fn tls(&self, key: BindKey) -> Arc<BindTls> {
         let mut all = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(BindTls::new())))
+        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(BindTls::new(Arc::clone(&self.challenges)))))
     }
 
     /// The open listeners, with their real addresses.

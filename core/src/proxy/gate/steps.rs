@@ -29,6 +29,9 @@ impl Gate {
             return Ok(Some(refusal(failure)));
         }
         self.enter(session, context, &arrival)?;
+        if let Some(page) = self.director.challenge(session.req_header().uri.path()) {
+            return Ok(Some(context.prove(&page)));
+        }
         let outcome = self.decide(session, &arrival);
         match outcome {
             Outcome::Local(answer) => Ok(Some(answer)),
@@ -118,6 +121,13 @@ impl Gate {
         context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
         context.local_route = answer.route;
         let (mut head, body) = failure::plain_answer(answer.status)?;
+        let body = match context.page.take() {
+            Some(page) => {
+                head.set_content_length(page.len())?;
+                page
+            }
+            None => body,
+        };
         for (name, value) in answer.headers {
             head.append_header(name, value)?;
         }

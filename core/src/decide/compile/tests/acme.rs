@@ -83,6 +83,7 @@ fn listeners_of_one_secret_share_a_certificate_and_other_classes_get_none() {
     assert_eq!(status["conditions"][0]["observedGeneration"], 3);
     let listener = conditions(&listener(&compiled, "edge", 0));
     assert!(listener.contains(&"ResolvedRefs=True/ResolvedRefs".into()), "{listener:?}");
+    assert!(listener.contains(&"Programmed=False/Pending".into()), "{listener:?}");
 }
 
 #[test]
