@@ -125,7 +125,7 @@ impl BindTls {
 impl TlsChooser for BindTls {
     fn choose(&self, hello: &ClientHello<'_>) -> TlsChoice {
         if let Some(config) = self.challenge(hello) {
-            return TlsChoice::Http(config);
+            return TlsChoice::Prove(config);
         }
         let served = self.served.load();
         let Some(bind) = &served.bind else { return TlsChoice::Refuse };

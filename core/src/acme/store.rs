@@ -172,7 +172,7 @@ mod tests {
             key: key.signing_key.serialize_pem(),
         };
         store.keep(&issued).unwrap();
-        assert_eq!(Store::certificates(&place), [issued.clone()]);
+        assert_eq!(Store::certificates(&place), std::slice::from_ref(&issued));
         let lifetime = issued.lifetime().unwrap();
         assert!(lifetime.not_before < lifetime.not_after);
         for entry in std::fs::read_dir(&place).unwrap() {
