@@ -1,5 +1,6 @@
 //! What the gateway, the sidecar and the controller share. See ARCHITECTURE.md for the map.
 
+pub mod acme;
 pub mod balance;
 pub mod decide;
 pub mod discovery;

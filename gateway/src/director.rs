@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tombolo_core::{
+    acme::Challenges,
     balance::Pools,
     decide::{Caller, LocalAnswer, Outcome, RequestHead, carries, decide_edge, decide_stream},
     model::Snapshot,
@@ -13,6 +14,8 @@ use tombolo_core::{
 /// Every request that comes in on a public listener.
 pub(crate) struct EdgeDirector {
     pub pools: Arc<Pools>,
+    /// Answers to challenges of certificate authorities.
+    pub challenges: Arc<Challenges>,
 }
 
 impl Director for EdgeDirector {
@@ -33,6 +36,10 @@ impl Director for EdgeDirector {
             // A gateway has no other listeners that speak HTTP.
             Entry::Outbound { .. } | Entry::Inbound => refuse(StatusCode::NOT_FOUND, "no_route"),
         }
+    }
+
+    fn challenge(&self, path: &str) -> Option<Arc<str>> {
+        self.challenges.page(path)
     }
 
     fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {

@@ -9,9 +9,10 @@ use std::{
 
 use tokio::sync::watch;
 use tombolo_core::{
-    decide::{Bind, BindKey, Compiled, ListenerProtocol, Proxied},
+    acme::Challenges,
+    decide::{Bind, BindKey, Compiled, ListenerProtocol},
     member::{ListenerSet, Wanted},
-    proxy::{Acceptor, Behind, ConnectionService, Entry, HttpEngine, Inherited, Serving},
+    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, Serving},
     telemetry::Telemetry,
 };
 
@@ -28,14 +29,6 @@ pub(crate) enum Purpose {
     Tcp,
 }
 
-/// What a socket is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Use {
-    purpose: Purpose,
-    /// Whose connections begin with a PROXY header.
-    proxied: Option<Arc<Proxied>>,
-}
-
 impl Purpose {
     fn of(bind: &Bind) -> Self {
         match bind.listeners.first().map(|listener| listener.protocol) {
@@ -50,32 +43,35 @@ impl Purpose {
 pub(crate) struct Edge {
     address: IpAddr,
     ports: Ports,
+    challenges: Arc<Challenges>,
     telemetry: Arc<Telemetry>,
     tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
-    listeners: ListenerSet<BindKey, Use>,
+    listeners: ListenerSet<BindKey, Purpose>,
 }
 
 impl Edge {
     /// No listeners so far.
-    pub fn new(engine: Arc<HttpEngine>, options: &Options, drain: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        engine: Arc<HttpEngine>,
+        options: &Options,
+        challenges: Arc<Challenges>,
+        drain: watch::Receiver<bool>,
+    ) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
         let known = Arc::clone(&tls);
-        let make = move |key: &BindKey, usage: &Use| -> Arc<dyn ConnectionService> {
+        let make = move |key: &BindKey, purpose: &Purpose| -> Arc<dyn ConnectionService> {
             let entry = Entry::Edge(*key);
             let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-            let service = match (usage.purpose, tls) {
+            match (purpose, tls) {
                 (Purpose::Tls, Some(tls)) => engine.http(Acceptor::Chosen(tls), entry),
                 (Purpose::Tcp, _) => engine.tcp(Acceptor::Plain, entry),
                 (Purpose::Http | Purpose::Tls, _) => engine.http(Acceptor::Plain, entry),
-            };
-            match &usage.proxied {
-                Some(proxied) => Arc::new(Behind { proxied: Arc::clone(proxied), service }),
-                None => service,
             }
         };
         Self {
             address: options.address.unwrap_or_else(every_address),
             ports: options.ports,
+            challenges,
             telemetry: Arc::clone(&options.telemetry),
             tls,
             listeners: ListenerSet::new(make, options.limits, drain).beside_each_other(),
@@ -87,7 +83,7 @@ impl Edge {
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
         for bind in &config.binds {
-            match self.prepare(config, bind, certificates) {
+            match self.prepare(bind, certificates) {
                 Ok(prepared) => drop(wanted.insert(bind.key, prepared)),
                 Err(problem) => problems.push(problem),
             }
@@ -106,12 +102,7 @@ impl Edge {
     }
 
     /// Where a socket is to be, with its certificates in force.
-    fn prepare(
-        &self,
-        config: &Compiled,
-        bind: &Bind,
-        certificates: &Certificates,
-    ) -> Result<Wanted<Use>, String> {
+    fn prepare(&self, bind: &Bind, certificates: &Certificates) -> Result<Wanted<Purpose>, String> {
         let port =
             match self.ports {
                 Ports::Free => 0,
@@ -119,9 +110,6 @@ impl Edge {
                     format!("port {} plus the offset {offset} is past 65535", bind.key.port)
                 })?,
             };
-        let proxied = config
-            .proxied(bind)
-            .map_err(|error| format!("no listener on port {}: {error}", bind.key.port))?;
         let purpose = Purpose::of(bind);
         if purpose == Purpose::Tls {
             for problem in self.tls(bind.key).update(bind, certificates) {
@@ -129,12 +117,12 @@ impl Edge {
             }
         }
         let address = SocketAddr::new(bind.key.address.unwrap_or(self.address), port);
-        Ok(Wanted { address, purpose: Use { purpose, proxied } })
+        Ok(Wanted { address, purpose })
     }
 
     fn tls(&self, key: BindKey) -> Arc<BindTls> {
         let mut all = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(BindTls::new())))
+        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(BindTls::new(Arc::clone(&self.challenges)))))
     }
 
     /// The open listeners, with their real addresses.
@@ -153,14 +141,14 @@ impl Edge {
     }
 
     /// The listeners, to be drained.
-    pub fn into_listeners(self) -> ListenerSet<BindKey, Use> {
+    pub fn into_listeners(self) -> ListenerSet<BindKey, Purpose> {
         self.listeners
     }
 }
 
 /// Two sockets at one address would take each other's connections at random. That of Gateways without an address
 /// (`--address`) comes first.
-fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Use>>, problems: &mut Vec<String>) {
+fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Purpose>>, problems: &mut Vec<String>) {
     let mut taken = BTreeSet::new();
     wanted.retain(|key, wanted| {
         let is_first = wanted.address.port() == 0 || taken.insert(wanted.address);

@@ -12,13 +12,14 @@ mod handover;
 mod listener_tls;
 mod mesh;
 mod options;
+mod ordering;
 mod origin;
 mod pages;
 mod running;
 mod state;
 mod static_source;
 
-pub use options::{Options, Ports, Source};
+pub use options::{AcmeOptions, Options, Ports, Source};
 pub use running::{Error, Running, build, run};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 use rustls::{ServerConfig, server::ClientHello};
 use tombolo_core::{
+    acme::{ACME_TLS_ALPN, Challenges},
     decide::{Bind, Listener, ListenerProtocol},
     proxy::{TlsChoice, TlsChooser},
     tls::{ClientValidation, EdgeCertificates, TlsError, edge_server},
@@ -18,6 +19,7 @@ const HTTP: &[&str] = &["h2", "http/1.1"];
 /// The TLS side of one socket. Each of its listeners has a configuration of its own, so that sessions of one are never
 /// resumed at another; it stays as long as what it asks of clients does, and its certificates are swapped.
 pub(crate) struct BindTls {
+    challenges: Arc<Challenges>,
     served: ArcSwap<Served>,
 }
 
@@ -69,8 +71,8 @@ impl End {
 
 impl BindTls {
     /// Without listeners so far.
-    pub fn new() -> Self {
-        Self { served: ArcSwap::default() }
+    pub fn new(challenges: Arc<Challenges>) -> Self {
+        Self { challenges, served: ArcSwap::default() }
     }
 
     /// Puts a socket's listeners and their certificates in force. Gives what is wrong with some of them: those are left
@@ -112,8 +114,19 @@ fn certificates(listener: &Listener, known: &Certificates, problems: &mut Vec<St
     set
 }
 
+impl BindTls {
+    /// The answer to a certificate authority that looks for one of ours. Others' pass to who has the name.
+    fn challenge(&self, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+        let asks = hello.alpn()?.any(|protocol| protocol == ACME_TLS_ALPN);
+        asks.then(|| self.challenges.tls(hello.server_name()?)).flatten()
+    }
+}
+
 impl TlsChooser for BindTls {
     fn choose(&self, hello: &ClientHello<'_>) -> TlsChoice {
+        if let Some(config) = self.challenge(hello) {
+            return TlsChoice::Prove(config);
+        }
         let served = self.served.load();
         let Some(bind) = &served.bind else { return TlsChoice::Refuse };
         let Some(listener) = bind.tls_listener(hello.server_name()) else {

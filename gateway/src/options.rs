@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use tombolo_core::{member::JoinOptions, model::Locality, proxy::ListenLimits, telemetry::Telemetry};
+use tombolo_core::{
+    acme::Patience, member::JoinOptions, model::Locality, proxy::ListenLimits, telemetry::Telemetry,
+};
 
 /// Everything that a gateway is told at its start.
 #[derive(Clone)]
@@ -26,12 +28,30 @@ pub struct Options {
     pub handover: Option<PathBuf>,
     /// How many connections each public listener takes.
     pub limits: ListenLimits,
-    /// Proxies in front that are trusted to say who the client is; 0: none.
-    pub trusted_hops: u8,
+    /// How certificates are ordered, in static mode.
+    pub acme: AcmeOptions,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
     pub drain_limit: Duration,
+}
+
+/// How certificates of AcmeIssuers are ordered.
+#[derive(Debug, Clone)]
+pub struct AcmeOptions {
+    /// Account keys and certificates are kept in the folder `acme` in here, mode 0600.
+    pub state_dir: PathBuf,
+    /// The command that writes records for `dns-01`, run as `COMMAND add|remove NAME VALUE`.
+    pub dns_hook: Option<PathBuf>,
+    /// Bounds of trying again.
+    pub patience: Patience,
+}
+
+impl Default for AcmeOptions {
+    fn default() -> Self {
+        let state_dir = "/var/lib/tombolo/gateway".into();
+        Self { state_dir, dns_hook: None, patience: Patience::default() }
+    }
 }
 
 /// Where the configuration comes from.
@@ -96,7 +116,7 @@ impl Options {
             admin: None,
             handover: None,
             limits: ListenLimits::default(),
-            trusted_hops: 0,
+            acme: AcmeOptions::default(),
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

@@ -13,6 +13,7 @@ use tokio::{
     sync::{watch, watch::Receiver},
 };
 use tombolo_core::{
+    acme::Challenges,
     balance::{Placement, Pools},
     decide::compile,
     discovery::{Discovery, type_url},
@@ -31,7 +32,8 @@ use crate::{
     certificates::{CertificateBook, Certificates},
     files::Files,
     mesh::MeshNames,
-    options::Source,
+    options::{AcmeOptions, Source},
+    ordering::Ordering,
     running::Error,
     state::State,
     static_source::{Slots, StaticSource},
@@ -84,12 +86,13 @@ impl Origin {
     /// Begins. With a controller it waits for the identity and the name of the cluster, which both outlive a process.
     pub async fn new(
         source: Source,
+        ordering: (AcmeOptions, Arc<Challenges>),
         telemetry: &Arc<Telemetry>,
         inherited: &Inherited,
         stop: Receiver<bool>,
     ) -> Result<Self, Error> {
         match source {
-            Source::Static { paths, poll } => Self::from_files(paths, poll, telemetry),
+            Source::Static { paths, poll } => Self::from_files(paths, poll, ordering, telemetry),
             Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
                 let joining =
                     Joining { join, name, listen: mesh_listen, advertise: mesh_advertise, locality };
@@ -98,7 +101,12 @@ impl Origin {
         }
     }
 
-    fn from_files(paths: Vec<PathBuf>, poll: Duration, telemetry: &Arc<Telemetry>) -> Result<Self, Error> {
+    fn from_files(
+        paths: Vec<PathBuf>,
+        poll: Duration,
+        (options, challenges): (AcmeOptions, Arc<Challenges>),
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Self, Error> {
         // A path that is not there at the start is a mistake; later it is a problem that passes.
         for path in paths.iter().filter(|path| path.as_os_str() != "-") {
             std::fs::metadata(path).map_err(|source| Error::Config { path: path.clone(), source })?;
@@ -109,7 +117,8 @@ impl Origin {
         let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
         let (states, state) = watch::channel(Arc::default());
         let into = Slots { snapshot: Arc::clone(&snapshot), certificates: Arc::clone(&certificates) };
-        let source = StaticSource::new(Files::new(paths), Arc::clone(telemetry), feeder, into);
+        let ordering = Ordering::start(options, challenges, Arc::clone(telemetry));
+        let source = StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into);
         tokio::spawn(source.watch(poll, states));
         Ok(Self { snapshot, pools, certificates, state, membership: None })
     }

@@ -13,11 +13,12 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tombolo_core::{
+    acme::Challenges,
     decide::BindKey,
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::JoinError,
     model::{NameError, SpiffeId},
-    proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, open},
+    proxy::{EngineError, EngineParts, HttpEngine, Inherited, MeshUpstream, open},
 };
 
 use crate::{
@@ -161,19 +162,20 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let (stop, stopped) = watch::channel(false);
     let telemetry = Arc::clone(&options.telemetry);
     let (predecessor, inherited) = find_predecessor(&options).await?;
-    let origin = Origin::new(options.source.clone(), &telemetry, &inherited, stopped.clone()).await?;
+    let challenges: Arc<Challenges> = Arc::default();
+    let ordering = (options.acme.clone(), Arc::clone(&challenges));
+    let origin =
+        Origin::new(options.source.clone(), ordering, &telemetry, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
-    let parts = EngineParts {
+    let engine = HttpEngine::new(EngineParts {
         snapshot: Arc::clone(&snapshot),
-        director: Arc::new(EdgeDirector { pools: Arc::clone(&pools) }),
+        director: Arc::new(EdgeDirector { pools: Arc::clone(&pools), challenges: Arc::clone(&challenges) }),
         picker: Arc::clone(&pools) as _,
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
-    };
-    let limits = HttpLimits { trusted_hops: options.trusted_hops, ..HttpLimits::default() };
-    let engine = HttpEngine::within(parts, limits)?;
-    let mut edge = Edge::new(engine, &options, stopped.clone());
+    })?;
+    let mut edge = Edge::new(engine, &options, challenges, stopped.clone());
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();

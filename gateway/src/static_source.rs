@@ -15,6 +15,7 @@ use tombolo_core::{
 use crate::{
     certificates::{CertificateBook, Certificates},
     files::{Files, Loaded},
+    ordering::Ordering,
     state::State,
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Slots {
 /// Reads files, and reads them again when they change.
 pub(crate) struct StaticSource {
     files: Files,
+    ordering: Ordering,
+    loaded: Option<Loaded>,
     telemetry: Arc<Telemetry>,
     feeder: Arc<PoolFeeder>,
     into: Slots,
@@ -41,22 +44,39 @@ pub(crate) struct StaticSource {
 
 impl StaticSource {
     /// Nothing read so far. Each state is put into `into`: after the pools, the certificates before the snapshot.
-    pub fn new(files: Files, telemetry: Arc<Telemetry>, feeder: Arc<PoolFeeder>, into: Slots) -> Self {
-        Self { files, telemetry, feeder, into, book: CertificateBook::default(), version: 0 }
+    pub fn new(
+        files: Files,
+        ordering: Ordering,
+        telemetry: Arc<Telemetry>,
+        feeder: Arc<PoolFeeder>,
+        into: Slots,
+    ) -> Self {
+        let book = CertificateBook::default();
+        Self { files, ordering, loaded: None, telemetry, feeder, into, book, version: 0 }
     }
 
     /// Looks for changes, and puts them in force. None: there are none. Blocks for as long as reading and compiling takes.
     pub fn poll(&mut self) -> Option<Arc<State>> {
-        let loaded = self.files.load()?;
-        self.report(&loaded);
-        self.book.update(&loaded.resources, &self.telemetry);
+        match self.files.load() {
+            Some(loaded) => {
+                self.report(&loaded);
+                self.loaded = Some(loaded);
+            }
+            None if self.ordering.has_news() => {}
+            None => return None,
+        }
+        let loaded = self.loaded.as_ref()?;
+        let mut resources = loaded.resources.clone();
+        self.ordering.overlay(&mut resources);
+        self.book.update(&resources, &self.telemetry);
         self.version += 1;
         let snapshot = Snapshot {
             version: self.version,
-            config: Arc::new(compile(&loaded.resources)),
-            services: static_services(&loaded.resources, CLUSTER),
+            config: Arc::new(compile(&resources)),
+            services: static_services(&resources, CLUSTER),
             trust: Arc::new(TrustBundles::default()),
         };
+        self.ordering.want(&snapshot.config);
         let snapshot = Arc::new(snapshot);
         self.feeder.feed(&snapshot);
         let certificates = Arc::new(self.book.certificates());
@@ -65,9 +85,9 @@ impl StaticSource {
         Some(Arc::new(State {
             snapshot,
             certificates,
-            problems: loaded.problems,
+            problems: loaded.problems.clone(),
             certificate_problems: self.book.problems(),
-            kept: loaded.kept,
+            kept: loaded.kept.clone(),
         }))
     }
 
@@ -90,8 +110,10 @@ impl StaticSource {
     pub async fn watch(mut self, poll: Duration, states: watch::Sender<Arc<State>>) {
         let mut ticks = tokio::time::interval(poll);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ordered = self.ordering.changes();
         loop {
             tokio::select! {
+                Ok(()) = ordered.changed() => {}
                 _ = ticks.tick() => {}
                 () = states.closed() => return,
             }

@@ -26,6 +26,7 @@ use tombolo_core::{
 
 use crate::{Options, Ports, Running, Source, build};
 
+mod acme;
 mod changes;
 
 const SOON: Duration = Duration::from_secs(10);

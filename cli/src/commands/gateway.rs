@@ -7,7 +7,7 @@ use std::{
 };
 
 use tombolo_core::{member::JoinOptions, model::Locality, proxy::ListenLimits};
-use tombolo_gateway::{Options, Ports, Source};
+use tombolo_gateway::{AcmeOptions, Options, Ports, Source};
 
 use super::process::{self, Common};
 use crate::failure::Failure;
@@ -24,9 +24,12 @@ pub struct GatewayArgs {
     /// The token from `tombolo join-token`, or @FILE; used once, then the certificate in the state directory counts
     #[arg(long, value_name = "TOKEN", env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
     join_token: Option<String>,
-    /// Where certificate and last snapshot are kept
+    /// Where certificate and last snapshot are kept; without a controller, what was ordered by ACME
     #[arg(long, value_name = "DIR", default_value = "/var/lib/tombolo/gateway")]
     state_dir: PathBuf,
+    /// The command that writes DNS records for ACME's dns-01, run as COMMAND add|remove NAME VALUE
+    #[arg(long, value_name = "COMMAND")]
+    acme_dns_hook: Option<PathBuf>,
     /// The name to register with
     #[arg(long, default_value = "gateway")]
     name: String,
@@ -56,9 +59,6 @@ pub struct GatewayArgs {
     /// balancer that hides its clients
     #[arg(long, value_name = "N", default_value_t = ListenLimits::default().per_client)]
     max_connections_per_client: usize,
-    /// Proxies in front of this gateway that are trusted to say who the client is (X-Forwarded-For, Forwarded); 0: nobody
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    trusted_hops: u8,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -72,6 +72,11 @@ pub struct GatewayArgs {
 /// Runs until it is told to end.
 pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     let telemetry = args.common.start()?;
+    let acme = AcmeOptions {
+        state_dir: args.state_dir.clone(),
+        dns_hook: args.acme_dns_hook,
+        ..AcmeOptions::default()
+    };
     let mut options = if args.controller.is_empty() {
         Options::from_files(args.config, telemetry)
     } else {
@@ -91,6 +96,7 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     };
     options.address = (!args.address.is_unspecified()).then_some(args.address);
     options.ports = Ports::Offset(args.port_offset);
+    options.acme = acme;
     options.admin = args.common.admin;
     options.drain_limit = Duration::from_secs(args.drain_time);
     if args.handover.is_some() {
@@ -99,7 +105,6 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.handover = args.handover;
     options.limits =
         ListenLimits { connections: args.max_connections, per_client: args.max_connections_per_client };
-    options.trusted_hops = args.trusted_hops;
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

@@ -8,7 +8,6 @@ use super::{
     backend_tls::{BackendTlsTable, InvalidTls},
     host::HostPattern,
     policy::PolicyTable,
-    proxied::ProxiedTable,
     services::{Mesh, rule_services, weighted_services},
     stream::StreamTable,
     table::RouteTable,
@@ -25,11 +24,12 @@ pub struct Compiled {
     pub binds: Vec<Bind>,
     /// Status of every object of a kind that has one, as Kubernetes would hold it.
     pub status: Vec<ObjectStatus>,
+    /// Certificates that are to be ordered, and kept fresh.
+    pub acme: Vec<super::AcmeCertificate>,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
     pub(crate) backend_tls: BackendTlsTable,
     pub(crate) edge_policies: PolicyTable,
-    pub(crate) proxied: ProxiedTable,
 }
 
 impl Compiled {

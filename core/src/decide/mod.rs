@@ -3,6 +3,7 @@
 //! Everything here is a pure function: no I/O, no lock, no clock of its own. The proxies only carry out what comes
 //! out, and `tombolo explain` calls the very same functions, so what it says is what happens.
 
+mod acme;
 mod answer;
 mod authorize;
 mod backend_tls;
@@ -19,7 +20,6 @@ mod host;
 mod lane;
 mod matcher;
 mod policy;
-mod proxied;
 mod redirect;
 mod route;
 mod rule;
@@ -30,6 +30,10 @@ mod table;
 mod trace;
 mod trust;
 
+pub use acme::{
+    ACME_ISSUER, AcmeAuthority, AcmeCertificate, AcmeChallengeType, AcmeProgress, DnsUpdate, Hidden,
+    TsigAlgorithmName, TsigKey,
+};
 pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
     Rewrite, Timeouts,
@@ -51,7 +55,6 @@ pub use policy::{
     AuthProtocol, Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, ExternalAuth,
     IpAccess, Jwt, JwtProvider, KeySource, Policies, RateKey, RateLimit, RequestLimits, TokenSource,
 };
-pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
 pub use route::{decide_edge, decide_mesh};
 pub use session::{Session, Sticky, Token, endpoint_key};
 pub use stream::{StreamDecision, decide_stream};

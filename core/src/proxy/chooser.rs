@@ -34,6 +34,8 @@ pub enum TlsChoice {
     },
     /// TLS ends here, and what is inside is not parsed.
     Raw(Arc<ServerConfig>),
+    /// A certificate authority looks for an answer to its challenge: the handshake is all there is (RFC 8737 section 3).
+    Prove(Arc<ServerConfig>),
     /// It is passed on as it came, and never decrypted.
     Pass,
     /// Nobody here has that name. The client is told so.
@@ -62,6 +64,11 @@ pub(super) async fn choose(accepted: Accepted, chooser: &dyn TlsChooser) -> io::
     let (config, raw, clients) = match choice {
         TlsChoice::Http { config, clients } => (config, false, clients),
         TlsChoice::Raw(config) => (config, true, None),
+        TlsChoice::Prove(config) => {
+            let mut tls = start.into_stream(config).await?;
+            tls.shutdown().await?;
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "an ACME challenge was answered"));
+        }
         TlsChoice::Pass => return Ok(Chosen::Passed { wire: start.io.again(read), name }),
         TlsChoice::Refuse => {
             // The client may be gone already, which changes nothing.

@@ -79,6 +79,12 @@ pub trait Director: Send + Sync + 'static {
         caller: &Caller<'_>,
     ) -> Outcome;
 
+    /// The body of a page that answers before anything is decided: the answer to a certificate authority's challenge.
+    fn challenge(&self, path: &str) -> Option<Arc<str>> {
+        let _ = path;
+        None
+    }
+
     /// Decides one raw TCP connection. Refuses by default.
     fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {
         let _ = (snapshot, arrival, caller);

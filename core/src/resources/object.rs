@@ -228,6 +228,7 @@ kinds! {
     workloads: Workload = Workload, "Workload", "tombolo.dev", &["v1alpha1"], true, Spec;
     authorization_policies: AuthorizationPolicy = AuthorizationPolicy, "AuthorizationPolicy", "tombolo.dev", &["v1alpha1"], true, Spec;
     traffic_policies: TrafficPolicy = TrafficPolicy, "TrafficPolicy", "tombolo.dev", &["v1alpha1"], true, Spec;
+    acme_issuers: AcmeIssuer = AcmeIssuer, "AcmeIssuer", "tombolo.dev", &["v1alpha1"], true, Spec;
     peers: Peer = Peer, "Peer", "tombolo.dev", &["v1alpha1"], false, Spec;
 }
 

@@ -18,7 +18,10 @@ use prometheus_client::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use super::access::{AccessLog, direction};
+use super::{
+    access::{AccessLog, direction},
+    acme::AcmeMetrics,
+};
 use crate::{
     decide::{Backend, Decision},
     proxy::{ListenStats, Observer, RequestEnd, TcpEnd},
@@ -108,6 +111,7 @@ pub struct Telemetry {
     passthrough: Counter,
     unknown_names: Counter,
     dropped_lines: Counter,
+    acme: AcmeMetrics,
     handles: DashMap<u64, Arc<Handles>>,
     listeners: Mutex<Vec<Watched>>,
 }
@@ -164,6 +168,7 @@ impl Telemetry {
                 Counter::default()
             ),
             dropped_lines: metric!("access_log_dropped", "Access log lines not written", Counter::default()),
+            acme: AcmeMetrics::register(&mut registry),
             handles: DashMap::new(),
             listeners: Mutex::new(Vec::new()),
             registry,
@@ -185,6 +190,11 @@ impl Telemetry {
     /// Sets the state of this kind, e.g. `snapshot_version`, `identity_expires_seconds`. Kinds are few and fixed.
     pub fn set(&self, kind: &'static str, value: i64) {
         self.values.get_or_create(&Kind { kind: kind.into() }).set(value);
+    }
+
+    /// Metrics of certificates that are ordered.
+    pub fn acme(&self) -> &AcmeMetrics {
+        &self.acme
     }
 
     /// Shows a listener's counters. `passthrough`: it passes TLS on by name.

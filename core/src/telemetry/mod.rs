@@ -1,9 +1,11 @@
 //! Metrics, access log, logging.
 
 mod access;
+mod acme;
 mod logging;
 mod metrics;
 
 pub use access::{AccessLog, Sink};
+pub use acme::AcmeMetrics;
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Telemetry;

@@ -64,6 +64,8 @@ pub(super) fn check_certificate(
         return Err(Problem::new("RefNotPermitted", message));
     }
     match resources.secrets.get(key) {
+        // It is on its way; the AcmeIssuer's status tells how far it has come.
+        None if super::acme::is_ordered(resources, key) => Ok(()),
         None => invalid(format!("there is no Secret {key}")),
         Some(secret) => match unusable(&secret.spec) {
             Some(why) => invalid(format!("Secret {key} {why}")),

@@ -67,6 +67,8 @@ pub(super) struct ListenerDraft<'a> {
     /// Other listeners that some names lead to as well, where TLS ends here.
     pub(super) overlaps: Vec<String>,
     certificates: Vec<Arc<str>>,
+    /// None of its certificates is there yet: they are ordered.
+    awaits_certificate: bool,
     pub(super) clients: Option<ClientValidation>,
     /// Whether it has its part of the socket that Gateways without an address share.
     pub(super) on_shared_socket: bool,
@@ -92,6 +94,7 @@ impl<'a> ListenerDraft<'a> {
             unresolved_authorities: Vec::new(),
             overlaps: Vec::new(),
             certificates: Vec::new(),
+            awaits_certificate: false,
             clients: None,
             on_shared_socket: true,
             attached: 0,
@@ -103,6 +106,8 @@ impl<'a> ListenerDraft<'a> {
                 out.protocol = Some(protocol);
                 if protocol.needs_certificates() {
                     (out.certificates, out.unresolved) = certificates(resources, owner.referrer(), spec);
+                    out.awaits_certificate = out.unresolved.is_empty()
+                        && !out.certificates.iter().any(|name| is_there(resources, name));
                 }
                 if protocol == ListenerProtocol::Tcp {
                     // Nothing that is sent tells a host.
@@ -194,6 +199,14 @@ impl<'a> ListenerDraft<'a> {
         let unresolved: Vec<Problem> = unresolved.into_iter().flatten().cloned().collect();
         conditions.good("ResolvedRefs", &unresolved);
         match (blocked, self.conflicts.first()) {
+            (None, _) if self.is_working() && self.awaits_certificate => {
+                conditions.add(
+                    "Programmed",
+                    "False",
+                    "Pending",
+                    "its certificate is ordered, and not there yet",
+                );
+            }
             (None, _) if self.is_working() => conditions.add("Programmed", "True", "Programmed", ""),
             (None, Some(first)) => {
                 conditions.add("Programmed", "False", self.in_conflict(first), messages(&self.conflicts));
@@ -247,4 +260,9 @@ pub(super) fn selects(
             namespaces.and_then(|n| n.selector.as_ref()).is_some_and(|selector| selector.selects(&labels))
         }
     }
+}
+
+fn is_there(resources: &ResourceSet, secret: &str) -> bool {
+    let (namespace, name) = secret.split_once('/').unwrap_or_default();
+    resources.secrets.contains_key(&ObjectKey::new(namespace, name))
 }

@@ -2,6 +2,7 @@
 //!
 //! A pure function of the documents. What is wrong with one object is told in its status and touches no other.
 
+mod acme;
 mod addresses;
 mod attach;
 mod auth;
@@ -50,6 +51,8 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     status.extend(policies_status);
     status.extend(traffic_status);
     status.extend(policies::checked_only(resources));
+    let (certificates, issuers) = acme::issuers(resources);
+    status.extend(issuers);
     status.extend(backend_tls.status(&gateways));
     Compiled {
         binds: gateways::binds(&mut gateways),
@@ -57,7 +60,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         mesh: mesh.finish(resources, &releases),
         policies,
         edge_policies,
-        proxied: super::proxied::proxied_table(resources),
+        acme: certificates,
         backend_tls: backend_tls.table(),
     }
 }

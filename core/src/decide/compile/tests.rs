@@ -1,11 +1,11 @@
 //! Status and attachment, from documents.
 
+mod acme;
 mod addresses;
 mod auth;
 mod backend_tls;
 mod frontend;
 mod gateways;
-mod proxied;
 mod sets;
 mod streams;
 mod traffic;

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Version};
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
 
 use super::{failure::Failure, mirror::Copies, policy::Progress};
 use crate::{
-    decide::Decision,
+    decide::{Decision, LocalAnswer},
     model::Endpoint,
     proxy::{
         Arrival, Observer, Picked, RequestEnd,
@@ -33,6 +34,8 @@ pub(in crate::proxy) struct Context {
     /// The route of an answer made here.
     pub local_route: Option<Arc<str>>,
     pub trace_id: Option<Box<str>>,
+    /// The body of an answer made here, where it is not just its status in words.
+    pub page: Option<Bytes>,
     /// Copies of the body on their way.
     pub mirrors: Copies,
     /// What policies remember.
@@ -115,11 +118,18 @@ impl Context {
             failure: None,
             local_route: None,
             trace_id: None,
+            page: None,
             mirrors: Copies::default(),
             policy: Progress::default(),
             stream: STREAM.try_with(Arc::clone).ok(),
             unlogged: None,
         }
+    }
+
+    /// The answer to a certificate authority's challenge.
+    pub fn prove(&mut self, page: &str) -> LocalAnswer {
+        self.page = Some(Bytes::copy_from_slice(page.as_bytes()));
+        LocalAnswer { status: StatusCode::OK, headers: Vec::new(), reason: "acme_challenge", route: None }
     }
 
     /// True if the request's total time is over.

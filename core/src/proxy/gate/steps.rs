@@ -1,7 +1,5 @@
 //! The steps of a request that are not one of pingora's callbacks: admission, local answers, the record at the end.
 
-use std::{net::SocketAddr, sync::Arc};
-
 use http::{HeaderValue, StatusCode, header};
 use pingora_error::Result;
 use pingora_proxy::Session;
@@ -10,7 +8,6 @@ use super::{
     Gate,
     context::{Asked, Context},
     failure::{self, Failure},
-    forwarded::Believed,
     head, hop, trace,
 };
 use crate::{
@@ -21,7 +18,7 @@ use crate::{
 impl Gate {
     /// Checks, cleans and decides. `Ok(None)`: the request goes on.
     pub(super) fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<LocalAnswer>> {
-        let Some(mut arrival) = context.arrival.clone() else {
+        let Some(arrival) = context.arrival.clone() else {
             return Err(Failure::new(500, "internal").error());
         };
         let checked = head::check(session.req_header(), &self.limits);
@@ -31,19 +28,9 @@ impl Gate {
             session.set_keepalive(None);
             return Ok(Some(refusal(failure)));
         }
-        let hops = self.limits.trusted_hops;
-        let believed = (hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
-            .then(|| Believed::of(&session.req_header().headers, hops));
         self.enter(session, context, &arrival)?;
-        if let Some(believed) = believed {
-            let client = believed.client;
-            believed.write(session.req_header_mut(), arrival.peer)?;
-            if let Some(client) = client {
-                // Its port is not known. From here on, the client is who the trusted proxies say it is.
-                let peer = SocketAddr::new(client, 0);
-                arrival = Arc::new(Arrival { peer, ..(*arrival).clone() });
-                context.arrival = Some(arrival.clone());
-            }
+        if let Some(page) = self.director.challenge(session.req_header().uri.path()) {
+            return Ok(Some(context.prove(&page)));
         }
         let outcome = self.decide(session, &arrival);
         match outcome {
@@ -109,8 +96,11 @@ impl Gate {
     fn decide(&self, session: &Session, arrival: &Arrival) -> Outcome {
         let request = session.req_header();
         let host = head::host(request).unwrap_or_default();
-        // Said by ourselves at the edge, or by those whom we trust.
-        let scheme = head::forwarded_scheme(&request.headers);
+        let scheme = match (&*arrival.entry, arrival.tls) {
+            (Entry::Edge(_), true) => "https",
+            (Entry::Edge(_), false) => "http",
+            (Entry::Outbound { .. } | Entry::Inbound, _) => head::forwarded_scheme(&request.headers),
+        };
         let head = RequestHead {
             scheme,
             host: &host,
@@ -131,6 +121,13 @@ impl Gate {
         context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
         context.local_route = answer.route;
         let (mut head, body) = failure::plain_answer(answer.status)?;
+        let body = match context.page.take() {
+            Some(page) => {
+                head.set_content_length(page.len())?;
+                page
+            }
+            None => body,
+        };
         for (name, value) in answer.headers {
             head.append_header(name, value)?;
         }

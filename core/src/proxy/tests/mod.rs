@@ -7,7 +7,6 @@ mod harness;
 mod authorization;
 mod edge;
 mod floods;
-mod forwarding;
 mod mesh;
 mod messages;
 mod policies;

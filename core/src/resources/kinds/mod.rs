@@ -1,6 +1,7 @@
 //! The kinds of documents, field for field. Published kinds follow their API's Go types; fields that only a
 //! Kubernetes API server sets are accepted and ignored.
 
+mod acme;
 mod core_v1;
 mod external_auth;
 mod gateway;
@@ -12,6 +13,10 @@ mod route;
 mod stream;
 mod traffic;
 
+pub use acme::{
+    AcmeChallengeType, AcmeIssuer, DnsSpec, ExternalAccountSpec, NameRef, Rfc2136Spec, TsigAlgorithmName,
+    TsigSpec,
+};
 pub use core_v1::{
     ConfigMap, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ReferenceGrant,
     ReferenceGrantFrom, ReferenceGrantTo, Secret, Service, ServicePortSpec, SliceEndpoint, TargetPort,

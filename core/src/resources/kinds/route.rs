@@ -387,7 +387,7 @@ pub struct RouteRetry {
     /// Tries besides the first.
     #[serde(default)]
     pub attempts: Option<u8>,
-    /// How long a further try waits at least.
+    /// Accepted; carried out from a later version on.
     #[serde(default)]
     pub backoff: Option<String>,
 }

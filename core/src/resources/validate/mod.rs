@@ -1,5 +1,6 @@
 //! What types alone do not say: bounds, forms, and fields that go together.
 
+mod acme;
 mod auth;
 mod common;
 mod edge;
@@ -50,6 +51,7 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
         AnyObject::Workload(o) => c.at("spec", |c| mesh::workload(c, &o.spec)),
         AnyObject::AuthorizationPolicy(o) => c.at("spec", |c| mesh::authorization_policy(c, &o.spec)),
         AnyObject::TrafficPolicy(o) => c.at("spec", |c| traffic::traffic_policy(c, &o.spec)),
+        AnyObject::AcmeIssuer(o) => c.at("spec", |c| acme::acme_issuer(c, &o.spec)),
         AnyObject::Peer(o) => c.at("spec", |c| mesh::peer(c, &o.spec)),
         AnyObject::Namespace(_)
         | AnyObject::ConfigMap(_)

@@ -1,0 +1,23 @@
+//! Certificates from authorities that speak ACME (RFC 8555): ordered, kept, renewed, their challenges answered.
+//!
+//! ```text
+//! Compiled::acme (what is wanted) -> manager -> order -> authority
+//!                                       |         \-> Responder (pages, certificates), DNS records
+//!                                       \-> Holdings: certificates that stand in for Secrets, and how each is
+//! ```
+
+mod challenges;
+mod dns;
+mod http;
+mod manager;
+mod order;
+mod overlay;
+mod schedule;
+mod store;
+
+pub use challenges::{ACME_TLS_ALPN, Answer, AnswerError, Challenges, HTTP_PREFIX};
+pub use manager::{Holdings, ManagerParts, start};
+pub use order::Responder;
+pub use overlay::Overlay;
+pub use schedule::{FailureKind, Lifetime, Patience, Schedule};
+pub use store::Issued;
