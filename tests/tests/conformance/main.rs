@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backend;
+mod backend_tls;
 mod certificates;
 mod client;
 mod cors;
@@ -18,4 +19,5 @@ mod listener_sets;
 mod report;
 mod session;
 mod smoke;
+mod streams;
 mod world;
