@@ -166,12 +166,11 @@ fn may_move(context: &Context) -> bool {
 /// The exchange broke. Tried again if nothing has reached the client, the body can be sent again, and either the other
 /// side has certainly not begun with it, or doing it twice is the same as once (RFC 9110 section 9.2.2).
 pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) -> bool {
-    end_try(context, result(context, Some(error)));
-    let repeatable = !request.answered && !request.truncated && may_move(context);
-    if !repeatable || *error.esource() == ErrorSource::Downstream {
-        return false;
-    }
-    is_unprocessed(error) || request.method.is_idempotent()
+    let result = result(context, Some(error));
+    end_try(context, result);
+    let repeatable =
+        result != TryResult::Abandoned && !request.answered && !request.truncated && may_move(context);
+    repeatable && (is_unprocessed(error) || request.method.is_idempotent())
 }
 
 /// What a request's end says of the endpoint. A client that goes away, or whose body is refused, says nothing: else anyone
@@ -179,6 +178,8 @@ pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) ->
 pub(super) fn result(context: &Context, error: Option<&Error>) -> TryResult {
     match error {
         Some(error) if *error.esource() == ErrorSource::Downstream => TryResult::Abandoned,
+        // Whatever else broke on account of it.
+        Some(_) if context.failure.is_some_and(|failure| failure.status == 413) => TryResult::Abandoned,
         None if context.tries.status.is_none_or(|status| status < 500) => TryResult::Success,
         _ => TryResult::Failure,
     }

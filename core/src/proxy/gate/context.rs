@@ -16,6 +16,7 @@ use crate::{
     proxy::{
         Arrival, Observer, Picked, RequestEnd,
         stream::{STREAM, StreamState},
+        upstream::Abort,
     },
 };
 
@@ -42,6 +43,8 @@ pub(in crate::proxy) struct Context {
     pub policy: Progress,
     /// The stream, if it came over HTTP/2.
     pub stream: Option<Arc<StreamState>>,
+    /// Ends the exchange with the backend where the body is refused.
+    pub abort: Option<Abort>,
     /// Who is to be told if the request's future is dropped before its end.
     pub unlogged: Option<Arc<dyn Observer>>,
 }
@@ -122,6 +125,7 @@ impl Context {
             mirrors: Copies::default(),
             policy: Progress::default(),
             stream: STREAM.try_with(Arc::clone).ok(),
+            abort: None,
             unlogged: None,
         }
     }

@@ -36,7 +36,9 @@ use context::Context;
 use failure::{CLIENT_CLOSED, Failure};
 
 use super::upstream::for_upgrade;
-use super::{Director, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link};
+use super::{
+    Director, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link, upstream::Abort,
+};
 use crate::model::Snapshot;
 
 /// What every request needs.
@@ -90,6 +92,10 @@ impl ProxyHttp for Gate {
                     return Ok(true);
                 }
                 self.depart(session, context)?;
+                if context.policy.bounds_body() {
+                    let abort = context.abort.insert(Abort::default()).clone();
+                    session.req_header_mut().extensions_mut().insert(abort);
+                }
                 self.begin_mirrors(session, context);
                 Ok(false)
             }
@@ -136,6 +142,9 @@ impl ProxyHttp for Gate {
     ) -> Result<()> {
         if let Err(failure) = context.policy.body(body.as_ref()) {
             context.failure = Some(failure);
+            if let Some(abort) = &context.abort {
+                abort.now();
+            }
             return Err(failure.error().into_down());
         }
         if let Some(stream) = &context.stream {

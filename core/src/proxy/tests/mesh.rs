@@ -18,7 +18,7 @@ use super::{
     streams::{echo, upgraded},
 };
 use crate::{
-    decide::{Backend, Decision, LocalAnswer, Outcome, Timeouts},
+    decide::{Backend, Decision, EdgePolicy, LocalAnswer, Outcome, Policies, RequestLimits, Timeouts},
     identity::testing::{FakeCa, trust},
     model::{AppProtocol, Snapshot, TrustBundles},
     proxy::*,
@@ -431,4 +431,27 @@ async fn raw_tcp_keeps_half_closes() {
     let refused = refusing.listen(refusing.engine.tcp(Acceptor::Plain, Entry::Inbound));
     assert_eq!(raw(refused.address(), "x").await, "");
     until("it is logged", || *refusing.log.tunnels.lock().unwrap() == [(None, Some("refused"))]).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_ends_its_call_to_another_sidecar() {
+    let world = World::new();
+    for (decision, protocol) in PROTOCOLS {
+        let app = App::named("ledger").await;
+        let called = world.beside(app.address, protocol);
+        let inbound = called.inbound();
+        let limits = RequestLimits { body_bytes: Some(10), ..Default::default() };
+        let policies = Policies::all(EdgePolicy { limits: Some(limits), ..Default::default() });
+        let caller = world.caller().forwards(Decision { policies, ..decision() });
+        let caller = caller.with([world.endpoint(&inbound)]);
+        let outbound = caller.outbound();
+        // PUT may be tried again, which this must not be.
+        let head = "PUT / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let over = format!("{head}5\r\n01234\r\n6\r\n56789a\r\n0\r\n\r\n");
+        assert_eq!(status(&raw(outbound.address(), &over).await), 413, "{protocol:?}");
+        assert_eq!(caller.logged().await.reason, Some("body_too_large"));
+        assert_eq!(status(&post(outbound.address(), "0123456789").await), 200, "the next one is served");
+        let blamed = caller.tried().iter().any(|(_, result)| *result == TryResult::Failure);
+        assert!(!blamed, "{:?}", caller.tried());
+    }
 }

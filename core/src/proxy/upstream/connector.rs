@@ -124,12 +124,12 @@ impl Connector for MeshConnector {
         let dial = || Self::dial(self.upstream.clone(), target.clone());
         let got = self.pools.get(peer.reuse_hash(), target.address, dial).await;
         let (session, reused) = got.map_err(|e| e.to_pingora())?;
-        Ok((Made::Session(MeshSession(session)), reused))
+        Ok((Made::Session(MeshSession::new(session)), reused))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Option<MeshSession> {
         match protocol_of(peer)? {
-            MeshProtocol::Http2 => self.pools.reused(peer.reuse_hash()).await.map(MeshSession),
+            MeshProtocol::Http2 => self.pools.reused(peer.reuse_hash()).await.map(MeshSession::new),
             MeshProtocol::Http1 | MeshProtocol::Tcp => None,
         }
     }

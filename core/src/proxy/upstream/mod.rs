@@ -26,7 +26,7 @@ pub use connector::MeshConnector;
 pub use dial::DialError;
 pub(super) use dial::{OVERFLOW, is_of_address, plain};
 use generation::Generations;
-pub(super) use session::{set_authority, strip_connection_fields};
+pub(super) use session::{Abort, set_authority, strip_connection_fields};
 
 use super::Connection;
 use crate::{

@@ -1,6 +1,6 @@
 //! One HTTP/2 request to a sidecar, in the form of pingora's custom sessions.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,9 +17,43 @@ use pingora_core::protocols::{
 };
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio_util::sync::CancellationToken;
 
 /// An HTTP/2 request over mutual TLS.
-pub struct MeshSession(pub(super) Http2Session);
+pub struct MeshSession {
+    exchange: Http2Session,
+    abort: Option<Abort>,
+}
+
+/// Ends an exchange in the middle of its request's body: put among the request's extensions. The engine does not do it by
+/// itself for custom sessions; they would wait for an answer to a request that never ends.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy) struct Abort(CancellationToken);
+
+impl Abort {
+    /// Ends it now.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
+
+impl MeshSession {
+    pub(super) fn new(exchange: Http2Session) -> Self {
+        Self { exchange, abort: None }
+    }
+}
+
+/// Waits for what comes back, or for the exchange's end.
+async fn unless<T>(abort: Option<&Abort>, read: impl Future<Output = Result<T>>) -> Result<T> {
+    match abort {
+        None => read.await,
+        Some(Abort(token)) => tokio::select! {
+            biased;
+            () = token.cancelled() => Error::e_explain(ErrorType::ReadError, "the request was refused"),
+            read = read => read,
+        },
+    }
+}
 
 /// Makes a request's head fit for HTTP/2: pingora does not do it for custom sessions.
 fn clean(request: &mut RequestHeader) -> Result<()> {
@@ -79,43 +113,44 @@ pub(in crate::proxy) fn set_authority(request: &mut RequestHeader) -> Result<()>
 impl Session for MeshSession {
     async fn write_request_header(&mut self, mut request: Box<RequestHeader>, end: bool) -> Result<()> {
         clean(&mut request)?;
-        self.0.write_request_header(request, end)
+        self.abort = request.extensions_mut().remove::<Abort>();
+        self.exchange.write_request_header(request, end)
     }
 
     async fn write_request_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.0.write_request_body(data, end).await
+        self.exchange.write_request_body(data, end).await
     }
 
     async fn finish_request_body(&mut self) -> Result<()> {
-        self.0.finish_request_body()
+        self.exchange.finish_request_body()
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.0.read_timeout = timeout;
+        self.exchange.read_timeout = timeout;
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) {
-        self.0.write_timeout = timeout;
+        self.exchange.write_timeout = timeout;
     }
 
     async fn read_response_header(&mut self) -> Result<()> {
-        self.0.read_response_header().await
+        unless(self.abort.as_ref(), self.exchange.read_response_header()).await
     }
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
-        self.0.read_response_body().await
+        unless(self.abort.as_ref(), self.exchange.read_response_body()).await
     }
 
     fn response_finished(&self) -> bool {
-        self.0.response_finished()
+        self.exchange.response_finished()
     }
 
     async fn shutdown(&mut self, _code: u32, _context: &str) {
-        self.0.shutdown();
+        self.exchange.shutdown();
     }
 
     fn response_header(&self) -> Option<&ResponseHeader> {
-        self.0.response_header()
+        self.exchange.response_header()
     }
 
     fn was_upgraded(&self) -> bool {
@@ -123,36 +158,36 @@ impl Session for MeshSession {
     }
 
     fn digest(&self) -> Option<&Digest> {
-        self.0.digest()
+        self.exchange.digest()
     }
 
     fn digest_mut(&mut self) -> Option<&mut Digest> {
-        self.0.digest_mut()
+        self.exchange.digest_mut()
     }
 
     fn server_addr(&self) -> Option<&SocketAddr> {
-        self.0.server_addr()
+        self.exchange.server_addr()
     }
 
     fn client_addr(&self) -> Option<&SocketAddr> {
-        self.0.client_addr()
+        self.exchange.client_addr()
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        self.0.read_trailers().await
+        self.exchange.read_trailers().await
     }
 
     fn fd(&self) -> UniqueIDType {
-        self.0.fd()
+        self.exchange.fd()
     }
 
     async fn check_response_end_or_error(&mut self, _headers: bool) -> Result<bool> {
-        self.0.check_response_end_or_error()
+        self.exchange.check_response_end_or_error()
     }
 
     fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
-        let timeout = self.0.write_timeout;
-        let stream = self.0.take_request_body_writer()?;
+        let timeout = self.exchange.write_timeout;
+        let stream = self.exchange.take_request_body_writer()?;
         Some(Box::new(Body { stream, timeout, ended: false }))
     }
 

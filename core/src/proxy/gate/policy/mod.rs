@@ -170,6 +170,11 @@ impl Progress {
         self.body_seen = 0;
     }
 
+    /// True if the body has a bound.
+    pub fn bounds_body(&self) -> bool {
+        self.body_most.is_some()
+    }
+
     /// Counts a part of the body.
     pub fn body(&mut self, body: Option<&Bytes>) -> Result<(), Failure> {
         self.body_seen = self.body_seen.saturating_add(body.map_or(0, |body| body.len() as u64));
