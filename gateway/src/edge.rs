@@ -10,9 +10,9 @@ use std::{
 use tokio::sync::watch;
 use tombolo_core::{
     acme::Challenges,
-    decide::{Bind, BindKey, Compiled, ListenerProtocol},
+    decide::{Bind, BindKey, Compiled, ListenerProtocol, Proxied},
     member::{ListenerSet, Wanted},
-    proxy::{Acceptor, ConnectionService, Entry, HttpEngine, Inherited, Serving},
+    proxy::{Acceptor, Behind, ConnectionService, Entry, HttpEngine, Inherited, Serving},
     telemetry::Telemetry,
 };
 
@@ -27,6 +27,14 @@ pub(crate) enum Purpose {
     Tls,
     /// Anything.
     Tcp,
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Use {
+    purpose: Purpose,
+    /// Whose connections begin with a PROXY header.
+    proxied: Option<Arc<Proxied>>,
 }
 
 impl Purpose {
@@ -46,7 +54,7 @@ pub(crate) struct Edge {
     challenges: Arc<Challenges>,
     telemetry: Arc<Telemetry>,
     tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
-    listeners: ListenerSet<BindKey, Purpose>,
+    listeners: ListenerSet<BindKey, Use>,
 }
 
 impl Edge {
@@ -59,13 +67,17 @@ impl Edge {
     ) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
         let known = Arc::clone(&tls);
-        let make = move |key: &BindKey, purpose: &Purpose| -> Arc<dyn ConnectionService> {
+        let make = move |key: &BindKey, usage: &Use| -> Arc<dyn ConnectionService> {
             let entry = Entry::Edge(*key);
             let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-            match (purpose, tls) {
+            let service = match (usage.purpose, tls) {
                 (Purpose::Tls, Some(tls)) => engine.http(Acceptor::Chosen(tls), entry),
                 (Purpose::Tcp, _) => engine.tcp(Acceptor::Plain, entry),
                 (Purpose::Http | Purpose::Tls, _) => engine.http(Acceptor::Plain, entry),
+            };
+            match &usage.proxied {
+                Some(proxied) => Arc::new(Behind { proxied: Arc::clone(proxied), service }),
+                None => service,
             }
         };
         Self {
@@ -83,7 +95,7 @@ impl Edge {
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
         for bind in &config.binds {
-            match self.prepare(bind, certificates) {
+            match self.prepare(config, bind, certificates) {
                 Ok(prepared) => drop(wanted.insert(bind.key, prepared)),
                 Err(problem) => problems.push(problem),
             }
@@ -102,7 +114,12 @@ impl Edge {
     }
 
     /// Where a socket is to be, with its certificates in force.
-    fn prepare(&self, bind: &Bind, certificates: &Certificates) -> Result<Wanted<Purpose>, String> {
+    fn prepare(
+        &self,
+        config: &Compiled,
+        bind: &Bind,
+        certificates: &Certificates,
+    ) -> Result<Wanted<Use>, String> {
         let port =
             match self.ports {
                 Ports::Free => 0,
@@ -110,6 +127,9 @@ impl Edge {
                     format!("port {} plus the offset {offset} is past 65535", bind.key.port)
                 })?,
             };
+        let proxied = config
+            .proxied(bind)
+            .map_err(|error| format!("no listener on port {}: {error}", bind.key.port))?;
         let purpose = Purpose::of(bind);
         if purpose == Purpose::Tls {
             for problem in self.tls(bind.key).update(bind, certificates) {
@@ -117,7 +137,7 @@ impl Edge {
             }
         }
         let address = SocketAddr::new(bind.key.address.unwrap_or(self.address), port);
-        Ok(Wanted { address, purpose })
+        Ok(Wanted { address, purpose: Use { purpose, proxied } })
     }
 
     fn tls(&self, key: BindKey) -> Arc<BindTls> {
@@ -141,14 +161,14 @@ impl Edge {
     }
 
     /// The listeners, to be drained.
-    pub fn into_listeners(self) -> ListenerSet<BindKey, Purpose> {
+    pub fn into_listeners(self) -> ListenerSet<BindKey, Use> {
         self.listeners
     }
 }
 
 /// Two sockets at one address would take each other's connections at random. That of Gateways without an address
 /// (`--address`) comes first.
-fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Purpose>>, problems: &mut Vec<String>) {
+fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Use>>, problems: &mut Vec<String>) {
     let mut taken = BTreeSet::new();
     wanted.retain(|key, wanted| {
         let is_first = wanted.address.port() == 0 || taken.insert(wanted.address);

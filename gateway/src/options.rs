@@ -30,6 +30,8 @@ pub struct Options {
     pub limits: ListenLimits,
     /// How certificates are ordered, in static mode.
     pub acme: AcmeOptions,
+    /// Proxies in front that are trusted to say who the client is; 0: none.
+    pub trusted_hops: u8,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
@@ -117,6 +119,7 @@ impl Options {
             handover: None,
             limits: ListenLimits::default(),
             acme: AcmeOptions::default(),
+            trusted_hops: 0,
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

@@ -18,7 +18,7 @@ use tombolo_core::{
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::JoinError,
     model::{NameError, SpiffeId},
-    proxy::{EngineError, EngineParts, HttpEngine, Inherited, MeshUpstream, open},
+    proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, open},
 };
 
 use crate::{
@@ -168,13 +168,15 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         Origin::new(options.source.clone(), ordering, &telemetry, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
-    let engine = HttpEngine::new(EngineParts {
+    let parts = EngineParts {
         snapshot: Arc::clone(&snapshot),
         director: Arc::new(EdgeDirector { pools: Arc::clone(&pools), challenges: Arc::clone(&challenges) }),
         picker: Arc::clone(&pools) as _,
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
-    })?;
+    };
+    let limits = HttpLimits { trusted_hops: options.trusted_hops, ..HttpLimits::default() };
+    let engine = HttpEngine::within(parts, limits)?;
     let mut edge = Edge::new(engine, &options, challenges, stopped.clone());
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();

@@ -62,7 +62,7 @@ impl InboundDirector {
             rule: "inbound".into(),
             filters: Arc::default(),
             // That the application does not answer is the caller's to know: it has other endpoints.
-            retry: Retry { attempts: 0, codes: Arc::from([]) },
+            retry: Retry { attempts: 0, codes: Arc::from([]), backoff: None },
             mirrors: Arc::from([]),
         };
         Self { own, workload, app, names, lanes, shared }

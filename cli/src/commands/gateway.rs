@@ -59,6 +59,9 @@ pub struct GatewayArgs {
     /// balancer that hides its clients
     #[arg(long, value_name = "N", default_value_t = ListenLimits::default().per_client)]
     max_connections_per_client: usize,
+    /// Proxies in front of this gateway that are trusted to say who the client is (X-Forwarded-For, Forwarded); 0: nobody
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    trusted_hops: u8,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -105,6 +108,7 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.handover = args.handover;
     options.limits =
         ListenLimits { connections: args.max_connections, per_client: args.max_connections_per_client };
+    options.trusted_hops = args.trusted_hops;
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

@@ -173,12 +173,14 @@ pub struct Retry {
     pub attempts: u8,
     /// Status codes that are tried again when the method is idempotent (RFC 9110 section 9.2.2).
     pub codes: Arc<[u16]>,
+    /// How long the first try besides the first one waits at least; none: it is made at once, on another endpoint.
+    pub backoff: Option<Duration>,
 }
 
 impl Default for Retry {
     /// Two more tries on connect failures and, for idempotent methods, on broken connections and 503.
     fn default() -> Self {
-        Self { attempts: 2, codes: Arc::from([503].as_slice()) }
+        Self { attempts: 2, codes: Arc::from([503].as_slice()), backoff: None }
     }
 }
 

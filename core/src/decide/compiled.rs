@@ -8,6 +8,7 @@ use super::{
     backend_tls::{BackendTlsTable, InvalidTls},
     host::HostPattern,
     policy::PolicyTable,
+    proxied::ProxiedTable,
     services::{Mesh, rule_services, weighted_services},
     stream::StreamTable,
     table::RouteTable,
@@ -30,6 +31,7 @@ pub struct Compiled {
     pub(crate) policies: Policies,
     pub(crate) backend_tls: BackendTlsTable,
     pub(crate) edge_policies: PolicyTable,
+    pub(crate) proxied: ProxiedTable,
 }
 
 impl Compiled {

@@ -20,6 +20,7 @@ mod host;
 mod lane;
 mod matcher;
 mod policy;
+mod proxied;
 mod redirect;
 mod route;
 mod rule;
@@ -55,6 +56,7 @@ pub use policy::{
     AuthProtocol, Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, ExternalAuth,
     IpAccess, Jwt, JwtProvider, KeySource, Policies, RateKey, RateLimit, RequestLimits, TokenSource,
 };
+pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
 pub use route::{decide_edge, decide_mesh};
 pub use session::{Session, Sticky, Token, endpoint_key};
 pub use stream::{StreamDecision, decide_stream};

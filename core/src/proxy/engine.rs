@@ -21,7 +21,7 @@ use super::{
     Picker,
     acceptor::Spoken,
     connection::Unread,
-    gate::{Gate, Mirrors, PolicyState},
+    gate::{Budgets, Gate, Mirrors, PolicyState},
     http2::Http2,
     listen::{Accepted, ListenStats, signalled},
     refusal::{self, Refusal},
@@ -94,6 +94,7 @@ impl HttpEngine {
             upstream: parts.upstream,
             observer: parts.observer.clone(),
             mirrors: Mirrors::default(),
+            budgets: Budgets::default(),
             policies: PolicyState::default(),
             limits: limits.clone(),
         };

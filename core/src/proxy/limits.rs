@@ -35,6 +35,9 @@ pub struct HttpLimits {
     pub stream_window: u32,
     /// The same for all streams of a connection.
     pub connection_window: u32,
+    /// Proxies in front of this one that are trusted to say who the client is, by `X-Forwarded-For` or `Forwarded`; 0:
+    /// nobody is believed. Only for public listeners.
+    pub trusted_hops: u8,
 }
 
 impl Default for HttpLimits {
@@ -52,6 +55,7 @@ impl Default for HttpLimits {
             stream_errors: 64,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
+            trusted_hops: 0,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Decisions are made by a [`Director`]; nothing here chooses a route. Every bound stands as a constant beside its use.
 
 mod acceptor;
+mod behind;
 mod chooser;
 mod clients;
 mod connection;
@@ -33,6 +34,7 @@ mod upstream;
 mod tests;
 
 pub use acceptor::Acceptor;
+pub use behind::Behind;
 pub use chooser::{TlsChoice, TlsChooser};
 pub use connection::Connection;
 pub use copy::{Copied, copy_both};

@@ -61,6 +61,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         policies,
         edge_policies,
         acme: certificates,
+        proxied: super::proxied::proxied_table(resources),
         backend_tls: backend_tls.table(),
     }
 }

@@ -236,6 +236,7 @@ fn retry(spec: &RouteRetry) -> Retry {
     Retry {
         attempts: spec.attempts.unwrap_or(default.attempts).min(10),
         codes: if spec.codes.is_empty() { default.codes.clone() } else { spec.codes.as_slice().into() },
+        backoff: spec.backoff.as_deref().and_then(|text| parse_duration(text).ok()),
     }
 }
 

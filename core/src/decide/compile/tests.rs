@@ -6,6 +6,7 @@ mod auth;
 mod backend_tls;
 mod frontend;
 mod gateways;
+mod proxied;
 mod sets;
 mod streams;
 mod traffic;

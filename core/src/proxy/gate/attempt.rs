@@ -52,6 +52,22 @@ pub(super) fn next(
     peer.map_err(|failure| before.unwrap_or(failure))
 }
 
+/// A wait before a try that is not the first may grow to this many times the first wait.
+const MOST_BACKOFF: u32 = 10;
+
+/// How long the next try has to wait: the route's backoff, doubled with each try, and up to a quarter more by chance, so
+/// that not all come back at once. No longer than the request's time, which then is over.
+pub(super) fn pause(context: &Context) -> Option<Duration> {
+    let again = context.tries.made.checked_sub(1)?;
+    let base = context.decision.as_ref()?.retry.backoff?;
+    let times = 1_u32.checked_shl(again.into()).map_or(MOST_BACKOFF, |times| times.min(MOST_BACKOFF));
+    let wait = base.saturating_mul(times);
+    let chance = u32::try_from(random() % 256).unwrap_or_default();
+    let wait = wait.saturating_add(wait.saturating_mul(chance) / 1024);
+    let left = context.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    Some(left.map_or(wait, |left| left.min(wait)))
+}
+
 fn peer(
     context: &mut Context,
     decision: &Decision,
@@ -211,7 +227,7 @@ pub(super) fn wants_other(context: &Context, response: &ResponseHeader, request:
 
 /// The other side said that it has not begun: GOAWAY without an error for streams it did not take, or REFUSED_STREAM
 /// (RFC 9113 sections 6.8 and 8.7).
-fn is_unprocessed(error: &Error) -> bool {
+pub(super) fn is_unprocessed(error: &Error) -> bool {
     let Some(h2) = error.root_cause().downcast_ref::<h2::Error>() else { return false };
     let reason = h2.reason();
     h2.is_remote()

@@ -2,8 +2,10 @@
 //! a request.
 
 mod attempt;
+mod budget;
 mod context;
 mod failure;
+mod forwarded;
 mod grpc;
 mod head;
 mod hop;
@@ -28,6 +30,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(super) use trace::random;
 
+pub(super) use budget::Budgets;
 pub(super) use mirror::Mirrors;
 pub(super) use policy::{Places, PolicyState};
 
@@ -49,6 +52,7 @@ pub(super) struct Gate {
     pub upstream: Arc<MeshUpstream>,
     pub observer: Arc<dyn Observer>,
     pub mirrors: Mirrors,
+    pub budgets: Budgets,
     pub policies: PolicyState,
     pub limits: HttpLimits,
 }
@@ -57,6 +61,14 @@ pub(super) struct Gate {
 fn answered(session: &Session) -> Option<u16> {
     let status = session.response_written()?.status;
     (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS).then_some(status.as_u16())
+}
+
+impl Gate {
+    /// True if one more try is within the service's budget.
+    fn may_spend(&self, context: &Context) -> bool {
+        let decision = context.decision.as_deref();
+        decision.is_none_or(|decision| self.budgets.retry(&decision.backend, Instant::now()))
+    }
 }
 
 #[async_trait]
@@ -107,6 +119,13 @@ impl ProxyHttp for Gate {
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let upgrade = session.is_upgrade_req();
         context.policy.begin_try();
+        match (&context.decision, attempt::pause(context)) {
+            (_, Some(pause)) => tokio::time::sleep(pause).await,
+            (Some(decision), None) if context.tries.made == 0 => {
+                self.budgets.request(&decision.backend, context.begun);
+            }
+            _ => {}
+        }
         let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
         let next = if upgrade { next.map(for_upgrade) } else { next };
         next.map(Box::new).map_err(|failure| {
@@ -179,7 +198,7 @@ impl ProxyHttp for Gate {
         }
         let status = response.status.as_u16();
         context.tries.latency = context.tries.begun.map(|begun| begun.elapsed());
-        if attempt::wants_other(context, response, &sent(session)) {
+        if attempt::wants_other(context, response, &sent(session)) && self.may_spend(context) {
             context.tries.discarded = true;
             let mut error = Error::explain(ErrorType::HTTPStatus(status), "tried again for its status");
             error.as_up();
@@ -256,6 +275,7 @@ impl ProxyHttp for Gate {
             true
         } else {
             attempt::broke(context, &error, &sent(session))
+                && (attempt::is_unprocessed(&error) || self.may_spend(context))
         };
         error.set_retry(again);
         error

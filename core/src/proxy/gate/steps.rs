@@ -1,5 +1,7 @@
 //! The steps of a request that are not one of pingora's callbacks: admission, local answers, the record at the end.
 
+use std::{net::SocketAddr, sync::Arc};
+
 use http::{HeaderValue, StatusCode, header};
 use pingora_error::Result;
 use pingora_proxy::Session;
@@ -8,6 +10,7 @@ use super::{
     Gate,
     context::{Asked, Context},
     failure::{self, Failure},
+    forwarded::Believed,
     head, hop, trace,
 };
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
 impl Gate {
     /// Checks, cleans and decides. `Ok(None)`: the request goes on.
     pub(super) fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<LocalAnswer>> {
-        let Some(arrival) = context.arrival.clone() else {
+        let Some(mut arrival) = context.arrival.clone() else {
             return Err(Failure::new(500, "internal").error());
         };
         let checked = head::check(session.req_header(), &self.limits);
@@ -28,9 +31,22 @@ impl Gate {
             session.set_keepalive(None);
             return Ok(Some(refusal(failure)));
         }
+        let hops = self.limits.trusted_hops;
+        let believed = (hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
+            .then(|| Believed::of(&session.req_header().headers, hops));
         self.enter(session, context, &arrival)?;
         if let Some(page) = self.director.challenge(session.req_header().uri.path()) {
             return Ok(Some(context.prove(&page)));
+        }
+        if let Some(believed) = believed {
+            let client = believed.client;
+            believed.write(session.req_header_mut(), arrival.peer)?;
+            if let Some(client) = client {
+                // Its port is not known. From here on, the client is who the trusted proxies say it is.
+                let peer = SocketAddr::new(client, 0);
+                arrival = Arc::new(Arrival { peer, ..(*arrival).clone() });
+                context.arrival = Some(arrival.clone());
+            }
         }
         let outcome = self.decide(session, &arrival);
         match outcome {
@@ -96,11 +112,8 @@ impl Gate {
     fn decide(&self, session: &Session, arrival: &Arrival) -> Outcome {
         let request = session.req_header();
         let host = head::host(request).unwrap_or_default();
-        let scheme = match (&*arrival.entry, arrival.tls) {
-            (Entry::Edge(_), true) => "https",
-            (Entry::Edge(_), false) => "http",
-            (Entry::Outbound { .. } | Entry::Inbound, _) => head::forwarded_scheme(&request.headers),
-        };
+        // Said by ourselves at the edge, or by those whom we trust.
+        let scheme = head::forwarded_scheme(&request.headers);
         let head = RequestHead {
             scheme,
             host: &host,

@@ -7,6 +7,7 @@ mod harness;
 mod authorization;
 mod edge;
 mod floods;
+mod forwarding;
 mod mesh;
 mod messages;
 mod policies;

@@ -61,7 +61,7 @@ async fn tries_are_counted() {
     let logged = proxy.logged().await;
     assert_eq!((logged.tries, logged.reason), (3, Some("connect_failed")), "two besides the first");
 
-    let never = Decision { retry: Retry { attempts: 0, codes: Arc::from([]) }, ..forward() };
+    let never = Decision { retry: Retry { attempts: 0, codes: Arc::from([]), backoff: None }, ..forward() };
     let proxy = Setup::default().forwards(never).with(nowhere);
     assert_eq!(status(&get(proxy.edge().address(), "").await), 503);
     assert_eq!(proxy.logged().await.tries, 1);
@@ -178,4 +178,41 @@ async fn a_client_that_goes_away_cancels_its_request() {
     drop(client);
     soon("it is cancelled upstream", gone.recv()).await.unwrap();
     assert_eq!(proxy.logged().await.status, 499);
+}
+
+#[tokio::test]
+async fn a_further_try_waits_as_long_as_its_route_says() {
+    let backoff = Some(Duration::from_millis(80));
+    let retry = Retry { backoff, ..Retry::default() };
+    let bad = App::answering(answers(503)).await;
+    let proxy = Setup::default().forwards(Decision { retry, ..forward() }).with([plain(bad.address)]);
+    let listener = proxy.edge();
+    let begun = std::time::Instant::now();
+    assert_eq!(status(&get(listener.address(), "").await), 503);
+    // 80 ms before the second try, 160 ms before the third.
+    assert!(begun.elapsed() >= Duration::from_millis(240), "{:?}", begun.elapsed());
+    assert_eq!(bad.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_wait_does_not_outlast_the_request() {
+    let retry = Retry { backoff: Some(Duration::from_secs(60)), ..Retry::default() };
+    let timeouts = Timeouts { request: Some(Duration::from_millis(150)), attempt: None };
+    let bad = App::answering(answers(503)).await;
+    let proxy =
+        Setup::default().forwards(Decision { retry, timeouts, ..forward() }).with([plain(bad.address)]);
+    assert_eq!(status(&get(proxy.edge().address(), "").await), 504);
+    assert_eq!(proxy.logged().await.reason, Some("request_timeout"));
+}
+
+#[tokio::test]
+async fn a_service_in_trouble_is_not_buried_in_tries() {
+    let bad = App::answering(answers(503)).await;
+    let proxy = Setup::default().forwards(forward()).with([plain(bad.address)]);
+    let listener = proxy.edge();
+    let asks = (0..120).map(|_| async { status(&get(listener.address(), "").await) });
+    assert!(futures::future::join_all(asks).await.into_iter().all(|status| status == 503));
+    // 240 would be wanted; two windows may have been touched.
+    let tries = bad.seen().len() - 120;
+    assert!((100..=200).contains(&tries), "{tries}");
 }

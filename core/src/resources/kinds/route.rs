@@ -387,7 +387,7 @@ pub struct RouteRetry {
     /// Tries besides the first.
     #[serde(default)]
     pub attempts: Option<u8>,
-    /// Accepted; carried out from a later version on.
+    /// How long a further try waits at least.
     #[serde(default)]
     pub backoff: Option<String>,
 }
