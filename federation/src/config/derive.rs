@@ -1,6 +1,6 @@
 //! From documents to what the index and the proxies need of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{
@@ -41,7 +41,8 @@ pub fn configuration(
     cluster: &str,
     trust_domain: &TrustDomain,
 ) -> Configuration {
-    let documents = resources.documents().filter(|(_, document)| is_for_proxies(&document.object));
+    let key_sets = key_sets(resources);
+    let documents = resources.documents().filter(|(_, d)| is_for_proxies(&d.object, &key_sets));
     Configuration {
         generation,
         services: services(resources, cluster, trust_domain),
@@ -54,10 +55,25 @@ pub fn configuration(
     }
 }
 
-/// Of ConfigMaps only those with certificate authorities: proxies use no others.
-fn is_for_proxies(object: &AnyObject) -> bool {
+/// ConfigMaps that TrafficPolicies take keys of tokens from.
+fn key_sets(resources: &ResourceSet) -> BTreeSet<ObjectKey> {
+    let of = |(key, policy): (
+        &ObjectKey,
+        &std::sync::Arc<tombolo_core::resources::Object<kinds::TrafficPolicy>>,
+    )| {
+        let providers = policy.spec.jwt.iter().flat_map(|jwt| &jwt.providers);
+        let maps = providers.filter_map(|provider| provider.jwks.config_map.as_ref());
+        maps.map(|map| ObjectKey::new(&key.namespace, &map.name)).collect::<Vec<_>>()
+    };
+    resources.traffic_policies.iter().flat_map(of).collect()
+}
+
+/// Of ConfigMaps only those with certificate authorities, or keys of tokens: proxies use no others.
+fn is_for_proxies(object: &AnyObject, key_sets: &BTreeSet<ObjectKey>) -> bool {
     match object {
-        AnyObject::ConfigMap(map) => map.spec.data.contains_key("ca.crt"),
+        AnyObject::ConfigMap(map) => {
+            map.spec.data.contains_key("ca.crt") || key_sets.contains(&map.meta.key())
+        }
         other => FOR_PROXIES.contains(&other.kind()),
     }
 }
@@ -221,6 +237,23 @@ apiVersion: tombolo.dev/v1alpha1
 kind: Peer
 metadata: { name: west }
 spec: { trustDomain: west.example, import: { services: [{ namespace: bank, name: "*" }] } }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: keys, namespace: bank }
+data: { k: "{}" }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: other, namespace: bank }
+data: { k: "{}" }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: tokens, namespace: bank }
+spec:
+  targetRefs: [{ kind: Service, name: ledger }]
+  jwt: { providers: [{ name: a, issuer: i, jwks: { configMap: { name: keys, key: k } } }] }
 "#;
 
     fn derived() -> Configuration {
@@ -248,10 +281,16 @@ spec: { trustDomain: west.example, import: { services: [{ namespace: bank, name:
     }
 
     #[test]
-    fn secrets_and_peers_are_not_among_the_documents_for_proxies() {
+    fn what_proxies_do_not_use_is_not_among_their_documents() {
         let configuration = derived();
         let names: Vec<_> = configuration.documents.keys().map(String::as_str).collect();
-        assert_eq!(names, ["/Service/bank/ledger", "multicluster.x-k8s.io/ServiceExport/bank/ledger"]);
+        let expected = [
+            "/ConfigMap/bank/keys",
+            "/Service/bank/ledger",
+            "multicluster.x-k8s.io/ServiceExport/bank/ledger",
+            "tombolo.dev/TrafficPolicy/bank/tokens",
+        ];
+        assert_eq!(names, expected);
         assert_eq!(configuration.certificates["bank/cert"].key_pem.as_ref(), b"k");
         assert_eq!(configuration.exports[&Name::new("bank", "ledger")], 100);
         assert!(configuration.peers["west"].import.cover("bank", "x"));

@@ -16,6 +16,7 @@ mod gateway_status;
 mod grpc;
 mod http_route_status;
 mod listener_sets;
+mod external_auth;
 mod report;
 mod session;
 mod smoke;
