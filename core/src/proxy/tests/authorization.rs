@@ -288,3 +288,29 @@ async fn a_server_that_speaks_grpc_decides() {
         assert_eq!(status(&raw(listener.address(), &long).await), StatusCode::PAYLOAD_TOO_LARGE.as_u16());
     }
 }
+
+#[tokio::test]
+async fn a_body_over_http2_or_after_a_100_is_sent_along_too() {
+    let (app, server) = (App::named("app").await, http_server().await);
+    let auth = ExternalAuth { body_most: 100, ..by_http(server.address) };
+    let proxy = Setup::default().forwards(asking(auth)[1].clone()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let tcp = || tokio::net::TcpStream::connect(listener.address());
+    let mut h2c = http2(tcp().await.unwrap()).await;
+    for (length, expected) in [(10, 200), (200, 413), (100, 200)] {
+        let request = http::Request::post("http://x/").header("x-token", "good");
+        let request = request.body(Full::from(Bytes::from("y".repeat(length)))).unwrap();
+        let response = soon("an answer", h2c.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), expected, "{length}");
+    }
+    assert_eq!((server.last().body.len(), app.last().body.len()), (100, 100));
+
+    let mut client = tcp().await.unwrap();
+    let head =
+        "POST / HTTP/1.1\r\nhost: x\r\nx-token: good\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut client, head.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_head(&mut client).await), 100);
+    tokio::io::AsyncWriteExt::write_all(&mut client, b"abc").await.unwrap();
+    assert_eq!(status(&read_head(&mut client).await), 200);
+    assert_eq!((&server.last().body[..], &app.last().body[..]), (&b"abc"[..], &b"abc"[..]));
+}

@@ -106,13 +106,19 @@ async fn a_token_may_stand_elsewhere_and_be_kept_from_the_backend() {
             TokenSource::Query(_) => (format!("/?token={good}&a=1"), String::new()),
         };
         let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n");
-        assert_eq!(status(&raw(proxy.edge().address(), &request).await), 200, "{from:?}");
+        let listener = proxy.edge();
+        assert_eq!(status(&raw(listener.address(), &request).await), 200, "{from:?}");
         let seen = app.last();
         assert_eq!(seen.target, "/?a=1", "{from:?}");
         assert!(!format!("{:?}", seen.headers).contains(&good), "{from:?}");
         if from == TokenSource::Cookie("token".into()) {
             assert_eq!(seen.headers["cookie"], "b=2; c=3");
         }
+        let twice = match &from {
+            TokenSource::Query(_) => request.replacen("/?", &format!("/?token={good}&"), 1),
+            _ => request.replacen("\r\nconnection", &format!("\r\n{fields}connection"), 1),
+        };
+        assert_eq!(status(&raw(listener.address(), &twice).await), 401, "two are none: {from:?}");
     }
 }
 

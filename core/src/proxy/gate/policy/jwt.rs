@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 
 use super::Refusal;
 use crate::{
-    decide::{Jwt, JwtProvider, TokenSource, cookie, cookies},
+    decide::{Jwt, JwtProvider, TokenSource, cookies},
     jwt::{Claims, Expected, Token, TokenError},
     proxy::gate::{Gate, context::Context},
 };
@@ -88,26 +88,33 @@ fn token(
     uri: &Uri,
 ) -> std::result::Result<Option<String>, TokenError> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TokenError::Malformed);
-    let single = |name: &header::HeaderName| {
-        let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-        match (values.next(), values.next()) {
-            (value, None) => Ok(value),
-            (_, Some(_)) => Err(TokenError::Malformed),
-        }
-    };
+    let field = |name: &header::HeaderName| single(headers.get_all(name).iter().map(HeaderValue::as_bytes));
     match from {
         TokenSource::Bearer => {
-            let Some(value) = single(&header::AUTHORIZATION)? else { return Ok(None) };
+            let Some(value) = field(&header::AUTHORIZATION)? else { return Ok(None) };
             let (scheme, token) = value.split_at_checked(7).unwrap_or((value, &[]));
             scheme.eq_ignore_ascii_case(b"bearer ").then(|| text(token.trim_ascii())).transpose()
         }
-        TokenSource::Header(name) => single(name)?.map(text).transpose(),
-        TokenSource::Cookie(name) => cookie(headers, name).map(text).transpose(),
-        TokenSource::Query(name) => {
-            let mut values =
-                uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-            Ok(values.find(|(key, _)| **key == **name).map(|(_, value)| value.to_owned()))
+        TokenSource::Header(name) => field(name)?.map(text).transpose(),
+        TokenSource::Cookie(name) => {
+            let named = cookies(headers).filter(|(key, _)| *key == name.as_bytes());
+            single(named.map(|(_, value)| value))?.map(text).transpose()
         }
+        TokenSource::Query(name) => {
+            let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+            let named = pairs.filter(|(key, _)| **key == **name);
+            single(named.map(|(_, value)| value.as_bytes()))?.map(text).transpose()
+        }
+    }
+}
+
+/// The only one, if there is one.
+fn single<'a>(
+    mut values: impl Iterator<Item = &'a [u8]>,
+) -> std::result::Result<Option<&'a [u8]>, TokenError> {
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(TokenError::Malformed),
     }
 }
 

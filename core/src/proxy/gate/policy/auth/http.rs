@@ -28,7 +28,7 @@ pub(super) fn question(
     Ok(request.body(question.body.clone())?)
 }
 
-/// What the answer says. An error where it comes from a server that has failed, and `fail_open` is to decide.
+/// What the answer says: 200 lets through.
 pub(super) fn verdict(answer: Answer, listed: &[HeaderName]) -> Verdict {
     let headers = answer.head.headers;
     if answer.head.status != StatusCode::OK {
