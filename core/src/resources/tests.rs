@@ -161,6 +161,18 @@ fn route_rules_of_form() {
         ),
         ("{ rules: [{ backendRefs: [{ name: a }] }] }", "spec.rules[0].backendRefs[0].port"),
         ("{ rules: [{ timeouts: { request: 5 minutes } }] }", "spec.rules[0].timeouts.request"),
+        (
+            "{ rules: [{ timeouts: { request: 1s, backendRequest: 2s } }] }",
+            "spec.rules[0].timeouts.backendRequest",
+        ),
+        (
+            "{ rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { port: 0 } }] }] }",
+            "spec.rules[0].filters[0].requestRedirect.port",
+        ),
+        (
+            "{ rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { port: 1 } }], backendRefs: [{ name: a, port: 1 }] }] }",
+            "spec.rules[0].backendRefs",
+        ),
         ("{ rules: [{ retry: { attempts: 99 } }] }", "spec.rules[0].retry.attempts"),
         ("{ hostnames: [127.0.0.1] }", "spec.hostnames[0]"),
         ("{ rules: [{ name: a }, { name: a }] }", "spec.rules"),
@@ -170,6 +182,7 @@ fn route_rules_of_form() {
     accepted(&route(
         "{ rules: [{ matches: [{ path: { type: Exact, value: /a } }], timeouts: { request: 10s } }] }",
     ));
+    accepted(&route("{ rules: [{ timeouts: { request: 0s, backendRequest: 2s } }] }"));
 }
 
 #[test]

@@ -58,68 +58,92 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<FieldProb
 
 /// Every problem, and what is left without them.
 fn read_all<T: DeserializeOwned>(tree: &Value) -> Reading<T> {
-    let mut tree = tree.clone();
-    let mut problems = Vec::new();
-    let mut cut: Vec<(Vec<Step>, usize)> = Vec::new();
-    let mut cut_fields: Vec<String> = Vec::new();
-    let mut object = None;
-    let mut standing_in: Vec<(Vec<Step>, usize)> = Vec::new();
+    let mut repair = Repair { tree: tree.clone(), ..Repair::default() };
     // Each problem takes one try, one with a stand-in no more than one for each kind of it.
     for _ in 0..(2 + STAND_INS) * MAX_PROBLEMS {
-        if problems.len() == MAX_PROBLEMS {
-            if serde_path_to_error::deserialize::<_, T>(&tree).is_err() {
-                problems.push(more_problems());
-            }
-            break;
-        }
-        let error = match serde_path_to_error::deserialize::<_, T>(&tree) {
-            Ok(left) => {
-                object = Some(left);
-                break;
-            }
+        let error = match serde_path_to_error::deserialize::<_, T>(&repair.tree) {
+            Ok(left) => return repair.into_reading(Some(left)),
             Err(error) => error,
         };
-        let mut steps = steps(error.path());
-        if let Some((place, tried)) = standing_in.iter_mut().find(|(place, _)| steps.starts_with(place)) {
-            *tried += 1;
-            if stand_in(&mut tree, place, *tried) {
-                continue;
-            }
-            // Nothing will do: the object that lacks it goes.
-            steps = place.clone();
-            steps.pop();
-            cut_out(&mut tree, &steps);
-            note_cut(&original(&steps, &cut), &mut cut, &mut cut_fields);
-            continue;
-        }
-        let shown = original(&steps, &cut);
-        let problem = explain(render(&shown), &error.inner().to_string());
-        // What is missing only because it was cut out has been told already.
-        if !cut_fields.contains(&problem.field) {
-            problems.push(problem);
-        }
-        if let Some(name) = missing(&error.inner().to_string()) {
-            let place = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
-            if standing_in.iter().all(|(known, _)| *known != place) && stand_in(&mut tree, &place, 0) {
-                cut_fields.push(render(&[shown.as_slice(), &[Step::Key(name)]].concat()));
-                standing_in.push((place, 0));
-                continue;
-            }
-        }
-        if !cut_out(&mut tree, &steps) {
+        if repair.problems.len() == MAX_PROBLEMS {
+            repair.problems.push(more_problems());
             break;
         }
-        // Positions have changed: a place that is remembered may be another one now.
-        standing_in.clear();
-        note_cut(&shown, &mut cut, &mut cut_fields);
+        if !repair.of(steps(error.path()), &error.inner().to_string()) {
+            break;
+        }
     }
-    Reading { object, problems, cut: cut_fields }
+    repair.into_reading(None)
 }
 
-fn note_cut(shown: &[Step], cut: &mut Vec<(Vec<Step>, usize)>, cut_fields: &mut Vec<String>) {
-    cut_fields.push(render(shown));
-    if let Some((Step::Index(index), parent)) = shown.split_last() {
-        cut.push((parent.to_vec(), *index));
+/// A tree that is being made to fit, and what was wrong with it.
+#[derive(Default)]
+struct Repair {
+    tree: Value,
+    problems: Vec<FieldProblem>,
+    /// Items that were cut out of lists: the list, and the item's position in the document.
+    cut: Vec<(Vec<Step>, usize)>,
+    cut_fields: Vec<String>,
+    /// Fields that were missing, with the number of the stand-in that is tried.
+    standing_in: Vec<(Vec<Step>, usize)>,
+}
+
+impl Repair {
+    /// Notes what serde complains of, and removes it. False where nothing can be done.
+    fn of(&mut self, steps: Vec<Step>, message: &str) -> bool {
+        if let Some((place, tried)) = self.standing_in.iter_mut().find(|(place, _)| steps.starts_with(place))
+        {
+            *tried += 1;
+            if !stand_in(&mut self.tree, place, *tried) {
+                // Nothing will do: the object that lacks it goes.
+                let mut place = place.clone();
+                place.pop();
+                return self.cut_out(&place);
+            }
+            return true;
+        }
+        let shown = original(&steps, &self.cut);
+        let problem = explain(render(&shown), message);
+        // What is missing only because it was cut out has been told already.
+        if !self.cut_fields.contains(&problem.field) {
+            self.problems.push(problem);
+        }
+        if let Some(name) = missing(message) {
+            let place = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
+            let is_new = self.standing_in.iter().all(|(known, _)| *known != place);
+            if is_new && stand_in(&mut self.tree, &place, 0) {
+                self.cut_fields.push(render(&[shown.as_slice(), &[Step::Key(name)]].concat()));
+                self.standing_in.push((place, 0));
+                return true;
+            }
+        }
+        self.cut_out(&steps)
+    }
+
+    fn cut_out(&mut self, steps: &[Step]) -> bool {
+        let shown = original(steps, &self.cut);
+        self.cut_fields.push(render(&shown));
+        if !cut_out(&mut self.tree, steps) {
+            return false;
+        }
+        if let Some((Step::Index(index), parent)) = shown.split_last() {
+            self.cut.push((parent.to_vec(), *index));
+        }
+        // Positions have changed: a place that is remembered may be another one now.
+        self.standing_in.clear();
+        true
+    }
+
+    fn into_reading<T>(self, object: Option<T>) -> Reading<T> {
+        Reading { object, problems: self.problems, cut: self.cut_fields }
+    }
+}
+
+fn more_problems() -> FieldProblem {
+    FieldProblem {
+        field: String::new(),
+        message: format!("has more than {MAX_PROBLEMS} problems; the others are not listed"),
+        hint: Some("repair these first".into()),
     }
 }
 
@@ -161,14 +185,6 @@ fn walk<'a>(tree: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
 fn missing(message: &str) -> Option<String> {
     let name = message.strip_prefix("missing field `")?;
     name.split('`').next().map(str::to_owned)
-}
-
-fn more_problems() -> FieldProblem {
-    FieldProblem {
-        field: String::new(),
-        message: format!("has more than {MAX_PROBLEMS} problems; the others are not listed"),
-        hint: Some("repair these first".into()),
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

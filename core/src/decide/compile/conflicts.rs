@@ -49,7 +49,7 @@ pub(super) fn with_earlier(earlier: &[ListenerDraft<'_>], l: &mut ListenerDraft<
     let others = earlier.iter().filter(|other| other.is_served()).filter_map(place);
     for (_, other, speaks) in others.filter(|(p, ..)| *p == port) {
         // A listener of another protocol that is for every host is not to lose some of them.
-        let takes_from = protocol != speaks && [&other, &pattern].contains(&&HostPattern::Any);
+        let takes_from = protocol != speaks && other == HostPattern::Any;
         if !protocol.shares_port_with(speaks) || takes_from || (other == pattern && protocol != speaks) {
             let message = format!("port {port} speaks {} already", speaks.name());
             l.conflicts.push(Problem::new("ProtocolConflict", message));

@@ -1,11 +1,16 @@
 //! HTTPRoute.
 
 use super::common::Checker;
-use crate::decide::OriginPattern;
-use crate::resources::kinds::{
-    BackendRef, CookieLifetime, Cors, Filter, FilterType, HeaderFilter, HeaderMatchSpec, HeaderMatchType,
-    HttpRoute, PathMatchSpec, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
-    SessionPersistence, SessionPersistenceType,
+use crate::{
+    decide::OriginPattern,
+    resources::{
+        kinds::{
+            BackendRef, CookieLifetime, Cors, Filter, FilterType, HeaderFilter, HeaderMatchSpec,
+            HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType, PathModifier, PathModifierType,
+            RouteMatch, RouteRule, RouteTimeouts, SessionPersistence, SessionPersistenceType,
+        },
+        parse_duration,
+    },
 };
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -44,12 +49,14 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
         );
     });
     backend_refs(c, &rule.backend_refs);
+    let redirects = rule.filters.iter().any(|filter| filter.r#type == FilterType::RequestRedirect);
+    c.at("backendRefs", |c| {
+        let fits = !redirects || rule.backend_refs.is_empty();
+        c.require(fits, "does not go with RequestRedirect, which sends nothing on", "remove one of them");
+    });
     session(c, rule.session_persistence.as_ref());
-    if let Some(timeouts) = &rule.timeouts {
-        c.at("timeouts", |c| {
-            c.duration("request", timeouts.request.as_ref());
-            c.duration("backendRequest", timeouts.backend_request.as_ref());
-        });
+    if let Some(spec) = &rule.timeouts {
+        c.at("timeouts", |c| timeouts(c, spec));
     }
     if let Some(retry) = &rule.retry {
         c.at("retry", |c| {
@@ -136,6 +143,19 @@ fn backend_refs(c: &mut Checker, backends: &[BackendRef]) {
             c.require(backend.labels.is_empty(), "belongs into a GrayRelease's arm", "remove it")
         });
     });
+}
+
+/// One try cannot take longer than all of them (Gateway API HTTPRouteTimeouts); `0s` is no bound.
+fn timeouts(c: &mut Checker, timeouts: &RouteTimeouts) {
+    c.duration("request", timeouts.request.as_ref());
+    c.duration("backendRequest", timeouts.backend_request.as_ref());
+    let of = |text: &Option<String>| text.as_deref().and_then(|text| parse_duration(text).ok());
+    if let (Some(whole), Some(attempt)) = (of(&timeouts.request), of(&timeouts.backend_request)) {
+        let fits = whole.is_zero() || attempt <= whole;
+        c.at("backendRequest", |c| {
+            c.require(fits, "is longer than request", "make it shorter, or leave it out")
+        });
+    }
 }
 
 /// Also for arms of a GrayRelease.
@@ -276,6 +296,9 @@ fn filter(c: &mut Checker, filter: &Filter) {
                     "use http or https",
                 )
             });
+            if let Some(port) = redirect.port {
+                c.port("port", port);
+            }
             let code = redirect.status_code.unwrap_or(302);
             let known = matches!(code, 301 | 302 | 303 | 307 | 308);
             c.at("statusCode", |c| {
