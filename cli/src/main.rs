@@ -46,6 +46,9 @@ enum Command {
     Apply(commands::apply::ApplyArgs),
     /// Show configuration and state objects
     Get(commands::get::GetArgs),
+    /// Show and steer gray releases
+    #[command(subcommand)]
+    Gray(commands::gray::GrayCommand),
     /// Issue the token with which a gateway or sidecar joins this cluster
     JoinToken(commands::token::JoinTokenArgs),
     /// Link this cluster with others
@@ -92,6 +95,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Explain(args) => commands::explain::run(args).await,
         Command::Apply(args) => commands::apply::run(args).await,
         Command::Get(args) => commands::get::run(args).await,
+        Command::Gray(command) => commands::gray::run(command).await,
         Command::JoinToken(args) => commands::token::run(args).await,
         Command::Peer(command) => commands::peer::run(command).await,
         Command::Status(args) => commands::status::run(args).await,

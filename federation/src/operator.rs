@@ -11,15 +11,16 @@ use tombolo_core::{
     resources::{Problem, Source},
 };
 use tombolo_proto::v1::{
-    ApplyRequest, ApplyResponse, GetRequest, GetResponse, JoinTokenRequest, PeerJoinRequest,
-    PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerTokenRequest, StatusRequest, StatusResponse,
-    TokenResponse, TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
+    AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, GetRequest, GetResponse,
+    JoinTokenRequest, PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse,
+    PeerTokenRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest, TokenRevokeResponse,
+    operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     ca::JoinGrant,
-    discovery::DeltaServer,
+    discovery::{Acknowledged, DeltaServer},
     index::{Kind, Resource},
     peering::Peering,
     state::State,
@@ -31,6 +32,10 @@ const MAX_FILES: usize = 10_000;
 /// How long tokens are good for where the operator does not say.
 const JOIN_TTL: u32 = 3600;
 const PEER_TTL: u32 = 900;
+
+/// How long proxies have to take a configuration over, where the operator does not say, and at most.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
+const ACKNOWLEDGED_MOST: Duration = Duration::from_secs(60);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -122,6 +127,21 @@ impl Operator for OperatorService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let json = status::status(&self.state, &self.discovery).to_string();
         Ok(Response::new(StatusResponse { json }))
+    }
+
+    async fn acknowledged(
+        &self,
+        request: Request<AcknowledgedRequest>,
+    ) -> Result<Response<AcknowledgedResponse>, Status> {
+        let limit = match request.into_inner().timeout_millis {
+            0 => ACKNOWLEDGED,
+            millis => Duration::from_millis(u64::from(millis)).min(ACKNOWLEDGED_MOST),
+        };
+        let generation = self.state.documents().generation().number;
+        let report = self.discovery.acknowledged(limit).await;
+        let proxies = u32::try_from(report.proxies).unwrap_or(u32::MAX);
+        let Acknowledged { waiting, refused, .. } = report;
+        Ok(Response::new(AcknowledgedResponse { generation, proxies, waiting, refused }))
     }
 
     async fn join_token(

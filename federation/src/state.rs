@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
+    discovery::COOKIE_KEY,
     identity::Credentials,
     model::{TrustBundle, TrustBundles, TrustDomain},
     resources::Problem,
@@ -342,8 +343,11 @@ impl State {
         let documents = self.documents();
         let generation = documents.generation().number;
         self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
-        let configuration =
+        let mut configuration =
             config::configuration(generation, documents.resources(), &self.cluster, &self.trust_domain);
+        let key =
+            v1::EdgeCertificate { key_pem: self.ca.cookie_secret().to_vec().into(), ..Default::default() };
+        configuration.certificates.insert(COOKIE_KEY.to_owned(), key);
         self.apply(Event::Configured(Arc::new(configuration)));
     }
 

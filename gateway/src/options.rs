@@ -9,7 +9,8 @@ use std::{
 };
 
 use tombolo_core::{
-    acme::Patience, member::JoinOptions, model::Locality, proxy::ListenLimits, telemetry::Telemetry,
+    acme::Patience, decide::CookieKey, member::JoinOptions, model::Locality, proxy::ListenLimits,
+    telemetry::Telemetry,
 };
 
 /// Everything that a gateway is told at its start.
@@ -65,6 +66,9 @@ pub enum Source {
         paths: Vec<PathBuf>,
         /// How often they are looked at.
         poll: Duration,
+        /// What signs the cookies that gray releases issue; none: a key of this process, with which the cookies that
+        /// another one issued are not believed.
+        cookies: Option<CookieKey>,
     },
     /// A controller, which also gives it its identity.
     Controller {
@@ -94,7 +98,7 @@ impl Options {
     /// The options of a static gateway; everything else as by default: all addresses, ports as configured, no admin
     /// pages, 30 s to drain, looking for changes every 500 ms.
     pub fn from_files(paths: Vec<PathBuf>, telemetry: Arc<Telemetry>) -> Self {
-        Self::new(Source::Static { paths, poll: Duration::from_millis(500) }, telemetry)
+        Self::new(Source::Static { paths, poll: Duration::from_millis(500), cookies: None }, telemetry)
     }
 
     /// The options of a gateway with a controller; everything else as by default: named `gateway`, the mesh listener on

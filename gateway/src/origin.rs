@@ -15,9 +15,9 @@ use tokio::{
 use tombolo_core::{
     acme::Challenges,
     balance::{Placement, Pools},
-    decide::compile,
+    decide::{CookieKey, compile},
     discovery::{Discovery, type_url},
-    identity,
+    identity::{self, files::random_secret},
     member::{
         Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, advertised,
         random_seed,
@@ -92,7 +92,10 @@ impl Origin {
         stop: Receiver<bool>,
     ) -> Result<Self, Error> {
         match source {
-            Source::Static { paths, poll } => Self::from_files(paths, poll, ordering, telemetry),
+            Source::Static { paths, poll, cookies } => {
+                let own = || random_secret().ok().map(|secret| CookieKey::derive(&secret));
+                Self::from_files((paths, poll), cookies.or_else(own), ordering, telemetry)
+            }
             Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
                 let joining =
                     Joining { join, name, listen: mesh_listen, advertise: mesh_advertise, locality };
@@ -102,8 +105,8 @@ impl Origin {
     }
 
     fn from_files(
-        paths: Vec<PathBuf>,
-        poll: Duration,
+        (paths, poll): (Vec<PathBuf>, Duration),
+        cookies: Option<CookieKey>,
         (options, challenges): (AcmeOptions, Arc<Challenges>),
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, Error> {
@@ -118,7 +121,8 @@ impl Origin {
         let (states, state) = watch::channel(Arc::default());
         let into = Slots { snapshot: Arc::clone(&snapshot), certificates: Arc::clone(&certificates) };
         let ordering = Ordering::start(options, challenges, Arc::clone(telemetry));
-        let source = StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into);
+        let source = StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into)
+            .with_cookies(cookies);
         tokio::spawn(source.watch(poll, states));
         Ok(Self { snapshot, pools, certificates, state, membership: None })
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tombolo_core::{
-    decide::compile,
+    decide::{CookieKey, compile},
     member::PoolFeeder,
     model::{Snapshot, TrustBundles},
     resources::static_services,
@@ -39,6 +39,7 @@ pub(crate) struct StaticSource {
     feeder: Arc<PoolFeeder>,
     into: Slots,
     book: CertificateBook,
+    cookies: Option<CookieKey>,
     version: u64,
 }
 
@@ -52,7 +53,12 @@ impl StaticSource {
         into: Slots,
     ) -> Self {
         let book = CertificateBook::default();
-        Self { files, ordering, loaded: None, telemetry, feeder, into, book, version: 0 }
+        Self { files, ordering, loaded: None, telemetry, feeder, into, book, cookies: None, version: 0 }
+    }
+
+    /// What signs issued cookies.
+    pub fn with_cookies(self, cookies: Option<CookieKey>) -> Self {
+        Self { cookies, ..self }
     }
 
     /// Looks for changes, and puts them in force. None: there are none. Blocks for as long as reading and compiling takes.
@@ -75,6 +81,7 @@ impl StaticSource {
             config: Arc::new(compile(&resources)),
             services: static_services(&resources, CLUSTER),
             trust: Arc::new(TrustBundles::default()),
+            cookies: self.cookies.clone(),
         };
         self.ordering.want(&snapshot.config);
         let snapshot = Arc::new(snapshot);

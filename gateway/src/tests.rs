@@ -73,7 +73,11 @@ impl World {
 async fn start(config: &Path, drained: Drain) -> Running {
     let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
     let options = Options {
-        source: Source::Static { paths: vec![config.to_owned()], poll: Duration::from_millis(5) },
+        source: Source::Static {
+            paths: vec![config.to_owned()],
+            poll: Duration::from_millis(5),
+            cookies: None,
+        },
         address: Some([127, 0, 0, 1].into()),
         ports: Ports::Free,
         admin: Some(([127, 0, 0, 1], 0).into()),

@@ -101,7 +101,9 @@ fn decide_on_files(paths: &[PathBuf], question: &Question, output: Output) -> Re
     }
     let config = std::sync::Arc::new(decide::compile(&parsed.resources));
     let services = resources::static_services(&parsed.resources, "local");
-    let snapshot = Snapshot { version: 1, config, services, ..Default::default() };
+    // A cookie that is shown here is no gateway's.
+    let cookies = Some(decide::CookieKey::derive(b"explain"));
+    let snapshot = Snapshot { version: 1, config, services, cookies, ..Default::default() };
     let wants_tls = question.url.scheme_str() == Some("https");
     let is_tls =
         |bind: &decide::Bind| bind.listeners.iter().any(|l| l.protocol == decide::ListenerProtocol::Https);

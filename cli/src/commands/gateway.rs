@@ -2,11 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use tombolo_core::{member::JoinOptions, model::Locality, proxy::ListenLimits};
+use tombolo_core::{
+    decide::CookieKey, identity::files::kept_secret, member::JoinOptions, model::Locality,
+    proxy::ListenLimits,
+};
 use tombolo_gateway::{AcmeOptions, Options, Ports, Source};
 
 use super::process::{self, Common};
@@ -24,7 +27,8 @@ pub struct GatewayArgs {
     /// The token from `tombolo join-token`, or @FILE; used once, then the certificate in the state directory counts
     #[arg(long, value_name = "TOKEN", env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
     join_token: Option<String>,
-    /// Where certificate and last snapshot are kept; without a controller, what was ordered by ACME
+    /// Where certificate and last snapshot are kept; without a controller, what was ordered by ACME and the key of issued
+    /// cookies
     #[arg(long, value_name = "DIR", default_value = "/var/lib/tombolo/gateway")]
     state_dir: PathBuf,
     /// The command that writes DNS records for ACME's dns-01, run as COMMAND add|remove NAME VALUE
@@ -81,7 +85,11 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
         ..AcmeOptions::default()
     };
     let mut options = if args.controller.is_empty() {
-        Options::from_files(args.config, telemetry)
+        let mut options = Options::from_files(args.config, telemetry);
+        if let Source::Static { cookies, .. } = &mut options.source {
+            *cookies = cookie_key(&args.state_dir);
+        }
+        options
     } else {
         let join = JoinOptions {
             controllers: args.controller.iter().map(ToString::to_string).collect(),
@@ -111,4 +119,20 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.trusted_hops = args.trusted_hops;
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
+}
+
+/// The key that signs issued cookies, kept over restarts. A gateway that can keep none serves all the same.
+fn cookie_key(state_dir: &Path) -> Option<CookieKey> {
+    let path = state_dir.join("cookie.key");
+    match kept_secret(&path) {
+        Ok(secret) => Some(CookieKey::derive(&secret)),
+        Err(error) => {
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "the key of issued cookies cannot be kept: after a restart users of gray releases get new ones"
+            );
+            None
+        }
+    }
 }

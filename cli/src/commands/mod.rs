@@ -7,6 +7,7 @@ pub mod controller;
 pub mod explain;
 pub mod gateway;
 pub mod get;
+pub mod gray;
 mod operator;
 pub mod peer;
 mod process;

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use super::{
     ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies,
     RequestHead, Retry, Timeouts, UpstreamTls,
-    gray::{Arm, Release, STABLE, WhenUnavailable},
+    gray::{Arm, Issuing, Release, STABLE, WhenUnavailable},
     rule::{Action, Invalid, NO_BACKEND, Rule, Target, Weighted},
     session::{Session, Sticky, Token},
     trace::Trace,
@@ -44,8 +44,8 @@ pub(crate) struct Request<'a> {
     pub(crate) avail: &'a dyn Availability,
     /// The lane it is in.
     pub(crate) lane: Option<Lane>,
-    /// Whether users without a gray key get a cookie.
-    pub(crate) issue: bool,
+    /// Whether users without a gray key get a cookie, and whose are believed.
+    pub(crate) issuing: Issuing<'a>,
 }
 
 /// The parts of a decision that do not depend on the backend.
@@ -135,7 +135,7 @@ impl Request<'_> {
         stable: Stable<'_>,
         trace: &mut T,
     ) -> Outcome {
-        let mut choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issue, trace);
+        let mut choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issuing, trace);
         let token = course.session.and_then(|(_, token)| token);
         let named = token.filter(|_| matches!(choice.reason, ArmReason::Split(_)));
         let named = named.and_then(|token| arm_of(token, release, stable));

@@ -49,6 +49,7 @@ pub use compiled::{
 pub(crate) use cors::OriginPattern;
 pub use cors::{CORS_FIELDS, Cors, CorsAnswer};
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
+pub use gray::CookieKey;
 pub(crate) use gray::{cookie, cookies};
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};

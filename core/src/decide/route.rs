@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::{
     Availability, Backend, Bind, BindKey, Caller, Listener, LocalAnswer, Outcome, RequestHead, Timeouts,
     forward::{Course, Request, SHARED, unrouted},
+    gray::Issuing,
     host::normalize_host,
     lane::lane_from_baggage,
     rule::Target,
@@ -64,8 +65,8 @@ pub(crate) fn edge<T: Trace>(
     {
         return unrouted(StatusCode::MISDIRECTED_REQUEST, "misdirected");
     }
-    let request =
-        Request { snapshot, head, host, port: bind.key.port, caller, avail, lane: None, issue: true };
+    let issuing = snapshot.cookies.as_ref().map_or(Issuing::Never, Issuing::Signed);
+    let request = Request { snapshot, head, host, port: bind.key.port, caller, avail, lane: None, issuing };
     let policies = &snapshot.config.edge_policies;
     for listener in chosen {
         trace.place("listener", || listener.title());
@@ -138,7 +139,7 @@ pub(crate) fn mesh<T: Trace>(
 ) -> Outcome {
     let host = &*normalize_host(head.host);
     let lane = lane_from_baggage(head.headers);
-    let request = Request { snapshot, head, host, port, caller, avail, lane, issue: false };
+    let request = Request { snapshot, head, host, port, caller, avail, lane, issuing: Issuing::Mesh };
     trace.place("service", || format!("{service} port {port}"));
     let namespace = caller.identity.map(|identity| identity.namespace());
     if let Some(table) = snapshot.config.mesh.table(service, port, namespace) {

@@ -26,6 +26,7 @@ fn world(yaml: &str) -> Snapshot {
     Snapshot {
         config: Arc::new(compile(&parsed.resources)),
         services: static_services(&parsed.resources, "east"),
+        cookies: Some(CookieKey::derive(b"test")),
         ..Default::default()
     }
 }

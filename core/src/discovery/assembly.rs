@@ -16,13 +16,17 @@ use super::{
     type_url,
 };
 use crate::{
-    decide::Compiled,
+    decide::{Compiled, CookieKey},
     model::{ServiceEntry, ServiceKey, Snapshot, TrustBundles},
     resources::{self, Document, ResourceSet},
 };
 
 /// Resources of one type; one more is refused.
 const MAX_RESOURCES: usize = 200_000;
+
+/// The name under which the cluster's [`CookieKey`] travels among the edge certificates, as it is for gateways alone too:
+/// the secret that it is derived from is the `key_pem`, there is no certificate.
+pub const COOKIE_KEY: &str = "tombolo-system/cookie-key";
 
 /// A resource that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,7 @@ pub struct Assembly {
     compiled: Option<Arc<Compiled>>,
     shared_trust: Option<Arc<TrustBundles>>,
     entries: HashMap<ServiceKey, Arc<ServiceEntry>>,
+    cookies: Option<CookieKey>,
     version: u64,
 }
 
@@ -73,6 +78,7 @@ impl Assembly {
             compiled: None,
             shared_trust: None,
             entries: HashMap::new(),
+            cookies: None,
             version: 0,
         }
     }
@@ -123,6 +129,11 @@ impl Assembly {
             type_url::CONFIG_DOCUMENT => {
                 let message = v1::ConfigDocument::decode(bytes).map_err(broken)?;
                 self.set_document(document(name, &message.json)?);
+            }
+            // Stays when it is withdrawn: no gateway is better off without one.
+            type_url::EDGE_CERTIFICATE if name == COOKIE_KEY => {
+                let message = v1::EdgeCertificate::decode(bytes).map_err(broken)?;
+                self.cookies = Some(CookieKey::derive(&message.key_pem));
             }
             type_url::EDGE_CERTIFICATE => {
                 let message = v1::EdgeCertificate::decode(bytes).map_err(broken)?;
@@ -220,7 +231,13 @@ impl Assembly {
                 .or_insert_with(|| Arc::new(entry(parts, self.endpoints.get(key))));
         }
         self.entries.retain(|key, _| self.services.contains_key(key));
-        Snapshot { version: self.version, config, services: self.entries.clone(), trust }
+        Snapshot {
+            version: self.version,
+            config,
+            services: self.entries.clone(),
+            trust,
+            cookies: self.cookies.clone(),
+        }
     }
 }
 

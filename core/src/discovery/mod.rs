@@ -15,7 +15,7 @@ mod client;
 mod convert;
 mod protocol;
 
-pub use assembly::{Applied, Assembly, Compile, Refused};
+pub use assembly::{Applied, Assembly, COOKIE_KEY, Compile, Refused};
 pub use cache::{Cache, CacheError};
 pub use client::{Client, ClientParts, Connect, Discovery, DiscoveryStats};
 pub use convert::ResourceError;

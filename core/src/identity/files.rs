@@ -7,6 +7,9 @@ use std::{
     path::Path,
 };
 
+use ring::rand::SecureRandom;
+use zeroize::Zeroizing;
+
 /// Bytes of a private file. A larger one is refused when it is read.
 const MAX_SIZE: u64 = 1 << 20;
 
@@ -59,6 +62,51 @@ pub fn read_private(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
+/// The secret of 256 bits in a private file, which is made if it is not there.
+pub fn kept_secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    if let Some(secret) = read_private(path)?.map(Zeroizing::new) {
+        let is_one = secret.len() >= 32;
+        return if is_one {
+            Ok(secret)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "too short"))
+        };
+    }
+    if let Some(directory) = path.parent() {
+        create_private_dir(directory)?;
+    }
+    let secret = random_secret()?;
+    write_private(path, &secret)?;
+    Ok(secret)
+}
+
+/// A fresh secret of 256 bits.
+pub fn random_secret() -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut secret = Zeroizing::new(vec![0; 32]);
+    let filled = ring::rand::SystemRandom::new().fill(&mut secret);
+    filled.map_err(|_| io::Error::other("the system has no random numbers"))?;
+    Ok(secret)
+}
+
 fn mode(metadata: &fs::Metadata) -> u32 {
     metadata.permissions().mode() & 0o7777
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_secret_is_made_once_and_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/cookie.key");
+        let first = kept_secret(&path).unwrap();
+        assert_eq!(first.len(), 32);
+        assert_eq!(kept_secret(&path).unwrap(), first);
+        assert_eq!(mode(&fs::metadata(&path).unwrap()) & 0o777, 0o600);
+        assert_ne!(random_secret().unwrap(), first);
+        fs::write(&path, b"short").unwrap();
+        assert!(kept_secret(&path).is_err());
+    }
 }

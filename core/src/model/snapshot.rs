@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{ServiceEntry, ServiceKey, TrustBundles};
-use crate::decide::Compiled;
+use crate::decide::{Compiled, CookieKey};
 
 /// One immutable, numbered picture of configuration, services, endpoints and trust.
 #[derive(Debug, Clone, Default)]
@@ -16,4 +16,6 @@ pub struct Snapshot {
     pub services: HashMap<ServiceKey, Arc<ServiceEntry>>,
     /// Who vouches for whom.
     pub trust: Arc<TrustBundles>,
+    /// What signs the cookies that gray releases issue at the edge; none: they issue none, and believe none.
+    pub cookies: Option<CookieKey>,
 }

@@ -21,7 +21,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
 use tombolo_core::{
     identity::{
@@ -63,6 +66,8 @@ pub struct CertificateAuthority {
     bundle: TrustBundle,
     /// No leaf outlives the issuing certificate.
     not_after: SystemTime,
+    /// See [`Self::cookie_secret`].
+    cookie_secret: hmac::Tag,
 }
 
 /// A certificate that was signed.
@@ -142,6 +147,8 @@ impl CertificateAuthority {
         let bundle = TrustBundle::new(trust_domain.clone(), vec![Arc::from(&*root)], 1);
         let bundle = bundle.map_err(|error: BundleError| unusable(error))?;
         check_bundle(&bundle).map_err(unusable)?;
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.serialized_der());
+        let cookie_secret = hmac::sign(&secret, b"tombolo cookie secret v1");
         let issuer = Issuer::from_ca_cert_der(&issuing, key)?;
         let authority = Self {
             trust_domain: trust_domain.clone(),
@@ -150,6 +157,7 @@ impl CertificateAuthority {
             root,
             bundle,
             not_after,
+            cookie_secret,
         };
         authority.check_itself(now)?;
         Ok(authority)
@@ -163,6 +171,12 @@ impl CertificateAuthority {
     /// The bundle of its trust domain: the root.
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
+    }
+
+    /// From what the cluster's gateways derive the key that signs issued cookies: derived from the issuing certificate's
+    /// key, so that it outlives every process and nothing more has to be kept. A new issuing certificate changes it.
+    pub fn cookie_secret(&self) -> &[u8] {
+        self.cookie_secret.as_ref()
     }
 
     /// SHA-256 of the root, for tokens.

@@ -3,6 +3,7 @@
 //! [`ResourceStore`] holds every resource with its version; each stream has a [`StreamState`], which says without I/O
 //! what its client has to be told; [`DeltaServer`] is the gRPC service around them.
 
+mod acks;
 mod server;
 mod store;
 mod stream;
@@ -11,6 +12,7 @@ mod stream;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+pub use acks::Acknowledged;
 pub use server::DeltaServer;
 pub use store::{ResourceStore, Update};
 pub use stream::{StreamState, Viewer};

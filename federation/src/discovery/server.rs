@@ -6,11 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tombolo_core::{
+    discovery::type_url,
     model::{SpiffeId, TrustDomain},
     tls::grpc::require_id,
 };
@@ -21,6 +23,7 @@ use tombolo_proto::xds::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    acks::{Acknowledged, Acks},
     store::ResourceStore,
     stream::{StreamState, Viewer},
 };
@@ -37,12 +40,13 @@ pub struct DeltaServer {
     trust_domain: TrustDomain,
     streams: Arc<AtomicUsize>,
     nacks: Arc<AtomicU64>,
+    acks: Arc<Acks>,
 }
 
 impl DeltaServer {
     /// A server for callers of this trust domain.
     pub fn new(store: Arc<ResourceStore>, trust_domain: TrustDomain) -> Self {
-        Self { store, trust_domain, streams: Arc::default(), nacks: Arc::default() }
+        Self { store, trust_domain, streams: Arc::default(), nacks: Arc::default(), acks: Arc::default() }
     }
 
     /// Streams that are open.
@@ -55,6 +59,15 @@ impl DeltaServer {
         self.nacks.load(Relaxed)
     }
 
+    /// Waits, no longer than `limit`, until every connected proxy has taken the documents over that are published now,
+    /// and says who has and who has not. A proxy answers once it decides by them.
+    pub async fn acknowledged(&self, limit: Duration) -> Acknowledged {
+        let revision = self.store.revision(type_url::CONFIG_DOCUMENT);
+        // Whether in time or not, the report says.
+        let _in_time = tokio::time::timeout(limit, self.acks.wait(revision)).await;
+        self.acks.report(revision)
+    }
+
     async fn run(
         self,
         id: SpiffeId,
@@ -62,6 +75,7 @@ impl DeltaServer {
         responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) {
         let mut state = StreamState::new(Viewer::of(&id));
+        let acks = self.acks.open(&id);
         let (mut changes, mut synced) = (self.store.changes(), self.store.synced());
         loop {
             let is_synced = *synced.borrow_and_update();
@@ -71,12 +85,18 @@ impl DeltaServer {
                     return;
                 }
             }
+            if let Some(revision) = state.answered(type_url::CONFIG_DOCUMENT) {
+                acks.answered(revision);
+            }
             tokio::select! {
                 request = requests.next() => match request {
                     Some(Ok(request)) => match state.request(&request) {
                         Ok(None) => {}
                         Ok(Some(reason)) => {
                             self.nacks.fetch_add(1, Relaxed);
+                            if request.type_url == type_url::CONFIG_DOCUMENT {
+                                acks.refused(state.told(&request.type_url).unwrap_or(0), &reason);
+                            }
                             tracing::warn!(%id, r#type = request.type_url, reason, "a proxy refuses a configuration");
                         }
                         Err(reason) => {

@@ -90,6 +90,11 @@ impl ResourceStore {
         self.lock().get(type_url).map_or(0, |store| store.resources.len())
     }
 
+    /// The latest change of this type.
+    pub(super) fn revision(&self, type_url: &str) -> u64 {
+        self.lock().get(type_url).map_or(0, TypeStore::revision)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<String, TypeStore>> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -98,6 +98,17 @@ impl StreamState {
         Ok(request.error_detail.as_ref().map(|detail| detail.message.clone()))
     }
 
+    /// Up to which revision of this type the client was told everything and has answered; none: it has not, or has not
+    /// asked for the type.
+    pub fn answered(&self, type_url: &str) -> Option<u64> {
+        self.types.get(type_url).filter(|subscription| subscription.pending.is_none())?.seen
+    }
+
+    /// Up to which revision of this type the client was told everything, whether it has answered or not.
+    pub fn told(&self, type_url: &str) -> Option<u64> {
+        self.types.get(type_url)?.seen
+    }
+
     /// What is to be sent now, a response a type at most.
     pub fn responses(&mut self, store: &ResourceStore) -> Vec<DeltaDiscoveryResponse> {
         if !store.is_synced() {

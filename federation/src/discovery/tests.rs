@@ -549,3 +549,29 @@ mod end_to_end {
         assert_eq!(discovery.stats().nacks.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }
+
+#[test]
+fn a_client_has_answered_for_what_it_was_told_and_not_for_more() {
+    let store = store(&[("a", "1")]);
+    let mut state = StreamState::new(SIDECAR);
+    assert_eq!(state.answered(TYPE), None, "it has not asked");
+    state.request(&subscribe(&[])).unwrap();
+    let first = one(&mut state, &store);
+    assert_eq!(state.answered(TYPE), None, "it has not answered");
+    let ack = |nonce: &str| DeltaDiscoveryRequest {
+        type_url: TYPE.into(),
+        response_nonce: nonce.into(),
+        ..Default::default()
+    };
+    state.request(&ack(&first.nonce)).unwrap();
+    assert_eq!(state.answered(TYPE), Some(store.revision(TYPE)));
+    store.apply([update("a", Some("2"))]);
+    assert!(state.answered(TYPE) < Some(store.revision(TYPE)), "there is something new");
+    let second = one(&mut state, &store);
+    assert_eq!(state.answered(TYPE), None);
+    state.request(&ack(&first.nonce)).unwrap();
+    assert_eq!(state.answered(TYPE), None, "a stale nonce is no answer");
+    state.request(&ack(&second.nonce)).unwrap();
+    assert_eq!(state.answered(TYPE), Some(store.revision(TYPE)));
+    assert_eq!(state.told(TYPE), state.answered(TYPE));
+}

@@ -43,7 +43,11 @@ async fn acme_start(
     let (drain, drained) = DrainTrigger::new();
     let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
     let options = Options {
-        source: Source::Static { paths: vec![config.to_owned()], poll: Duration::from_millis(5) },
+        source: Source::Static {
+            paths: vec![config.to_owned()],
+            poll: Duration::from_millis(5),
+            cookies: None,
+        },
         address: Some([127, 0, 0, 1].into()),
         ports: Ports::Free,
         admin: Some(([127, 0, 0, 1], 0).into()),

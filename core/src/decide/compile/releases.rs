@@ -253,7 +253,10 @@ fn key_source(spec: &GrayRelease) -> KeySource {
     if key.is_some_and(|key| key.source_ip == Some(true)) {
         return KeySource::SourceIp;
     }
-    KeySource::Cookie(key.and_then(|key| key.cookie.as_deref()).unwrap_or(DEFAULT_COOKIE).into())
+    match key.and_then(|key| key.cookie.as_deref()) {
+        Some(name) if name != DEFAULT_COOKIE => KeySource::Cookie(name.into()),
+        _ => KeySource::Issued,
+    }
 }
 
 /// A rule with a condition that cannot be compiled is left out: to force nobody is better than to force everybody.

@@ -3,9 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::seal::{ID, Issuing, Sealed};
 use crate::decide::{Caller, RequestHead};
 
-/// Name of the cookie that is issued where the release names none itself.
+/// Name of the cookie that is issued where the release names no cookie itself.
 pub(crate) const DEFAULT_COOKIE: &str = "tombolo-gray";
 
 /// How long an issued cookie lives, in seconds: 400 days, the most that browsers keep (RFC 6265bis section 5.5).
@@ -14,10 +15,13 @@ const MAX_AGE: u32 = 34_560_000;
 /// Where the split's key comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum KeySource {
-    /// A cookie.
+    /// A cookie that the application sets; one is issued under its name where there is none. What looks like an issued
+    /// one must be one.
     Cookie(Box<str>),
-    /// A header.
+    /// A header, else an issued cookie.
     Header(HeaderName),
+    /// An issued cookie and nothing else.
+    Issued,
     /// The client's address.
     SourceIp,
 }
@@ -29,7 +33,7 @@ pub(crate) enum Key<'a> {
     /// The caller's address.
     Address(std::net::IpAddr),
     /// Nothing was there.
-    Made([u8; 32]),
+    Made([u8; ID]),
 }
 
 impl Key<'_> {
@@ -48,30 +52,45 @@ impl Key<'_> {
 }
 
 impl KeySource {
-    /// The key of a request. An empty value is none.
-    pub(crate) fn key<'a>(&self, head: &RequestHead<'a>, caller: &Caller<'_>) -> Key<'a> {
+    /// The key of a request. An empty value is none, as is an issued cookie that is not believed.
+    pub(crate) fn key<'a>(
+        &self,
+        head: &RequestHead<'a>,
+        caller: &Caller<'_>,
+        issuing: Issuing<'_>,
+    ) -> Key<'a> {
+        let issued = |name: &str| named(head.headers, name).find_map(|value| issuing.id(value));
         let found = match self {
             Self::SourceIp => return Key::Address(caller.address),
-            Self::Cookie(name) => cookie(head.headers, name),
+            Self::Cookie(name) => named(head.headers, name).find_map(|value| match Sealed::parse(value) {
+                Some(_) => issuing.id(value),
+                None => Some(value),
+            }),
             Self::Header(name) => head
                 .headers
                 .get(name)
                 .map(HeaderValue::as_bytes)
                 .filter(|value| !value.is_empty())
-                .or_else(|| cookie(head.headers, DEFAULT_COOKIE)),
+                .or_else(|| issued(DEFAULT_COOKIE)),
+            Self::Issued => issued(DEFAULT_COOKIE),
         };
         found.map_or_else(|| Key::Made(make(caller.random)), Key::Found)
     }
 
     /// The cookie by which a user is recognised the next time; none for keys that need no cookie.
-    pub(crate) fn set_cookie(&self, key: &Key<'_>, secure: bool) -> Option<HeaderValue> {
-        let Key::Made(value) = key else { return None };
+    pub(crate) fn set_cookie(
+        &self,
+        key: &Key<'_>,
+        secure: bool,
+        issuing: Issuing<'_>,
+    ) -> Option<HeaderValue> {
+        let Key::Made(id) = key else { return None };
         let name = match self {
             Self::Cookie(name) => name,
-            Self::Header(_) => DEFAULT_COOKIE,
+            Self::Header(_) | Self::Issued => DEFAULT_COOKIE,
             Self::SourceIp => return None,
         };
-        let value = std::str::from_utf8(value).ok()?;
+        let value = issuing.key()?.seal(std::str::from_utf8(id).ok()?);
         let secure = if secure { "; Secure" } else { "" };
         HeaderValue::try_from(format!(
             "{name}={value}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{secure}"
@@ -81,11 +100,11 @@ impl KeySource {
 }
 
 /// 128 bits in lower-case hex, from the caller's 64 random ones.
-fn make(random: u64) -> [u8; 32] {
+fn make(random: u64) -> [u8; ID] {
     let bytes = random.to_be_bytes();
     let halves = [xxh3_64(&bytes), xxh3_64_with_seed(&bytes, 0x6772_6179)];
     let wide = u128::from(halves[0]) << 64 | u128::from(halves[1]);
-    let mut out = [0; 32];
+    let mut out = [0; ID];
     for (at, digit) in out.iter_mut().enumerate() {
         let nibble = (wide >> (124 - 4 * at)) as u8 & 0xf;
         *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
@@ -96,7 +115,14 @@ fn make(random: u64) -> [u8; 32] {
 /// The first cookie of a name with a value, over all `Cookie` headers (HTTP/2 may split them, RFC 9113 section 8.2.3).
 /// Double quotes around the value are not part of it.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    cookies(headers).find(|(n, value)| *n == name.as_bytes() && !value.is_empty()).map(|(_, value)| value)
+    named(headers, name).next()
+}
+
+/// The values of all cookies of a name that have one.
+fn named<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    cookies(headers)
+        .filter(move |(n, value)| *n == name.as_bytes() && !value.is_empty())
+        .map(|(_, value)| value)
 }
 
 /// All cookies of a request.
@@ -115,7 +141,7 @@ pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8]
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use super::{super::seal::CookieKey, *};
 
     #[test]
     fn cookies_are_found_wherever_they_stand() {
@@ -143,14 +169,18 @@ mod tests {
 
     #[test]
     fn an_issued_cookie_is_bound_to_https_where_it_was_issued_there() {
+        let sealing = CookieKey::derive(b"secret");
+        let key = Key::Made(*b"0123456789abcdef0123456789abcdef");
+        let set = |source: &KeySource, secure, issuing| source.set_cookie(&key, secure, issuing);
         let source = KeySource::Cookie("uid".into());
-        let issued = source.set_cookie(&Key::Made(*b"0123456789abcdef0123456789abcdef"), true).unwrap();
-        let expected =
-            "uid=0123456789abcdef0123456789abcdef; Path=/; Max-Age=34560000; HttpOnly; SameSite=Lax; Secure";
-        assert_eq!(issued, expected);
-        let plain = source.set_cookie(&Key::Made([b'0'; 32]), false).unwrap();
+        let sealed = sealing.seal("0123456789abcdef0123456789abcdef");
+        let expected = format!("uid={sealed}; Path=/; Max-Age=34560000; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(set(&source, true, Issuing::Signed(&sealing)).unwrap(), expected);
+        let plain = set(&KeySource::Issued, false, Issuing::Signed(&sealing)).unwrap();
         assert!(!plain.to_str().unwrap().contains("Secure"));
-        assert!(source.set_cookie(&Key::Found(b"x"), true).is_none());
+        assert!(plain.to_str().unwrap().starts_with("tombolo-gray="));
+        assert!(set(&source, true, Issuing::Never).is_none() && set(&source, true, Issuing::Mesh).is_none());
+        assert!(source.set_cookie(&Key::Found(b"x"), true, Issuing::Signed(&sealing)).is_none());
     }
 
     #[test]

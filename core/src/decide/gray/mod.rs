@@ -5,13 +5,17 @@
 //! rule beats stickiness and lane.
 
 mod key;
+mod seal;
 mod split;
 
 use std::sync::Arc;
 
 use http::HeaderValue;
 
+pub use seal::CookieKey;
+
 pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookie, cookies};
+pub(crate) use seal::Issuing;
 pub(crate) use split::{Split, WHOLE};
 
 use super::{
@@ -76,14 +80,14 @@ pub(crate) struct Choice<'r> {
 }
 
 impl Release {
-    /// Chooses. `issue`: whether a user without a key gets a cookie (at the edge; a cookie set to a service would be
+    /// Chooses. `issuing`: whether a user without a key gets a cookie (at the edge; a cookie set to a service would be
     /// shared by all users whose requests it makes).
     pub(crate) fn choose<T: Trace>(
         &self,
         head: &RequestHead<'_>,
         caller: &Caller<'_>,
         lane: Option<&Lane>,
-        issue: bool,
+        issuing: Issuing<'_>,
         trace: &mut T,
     ) -> Choice<'_> {
         trace.place("gray release", || self.name.to_string());
@@ -100,9 +104,9 @@ impl Release {
             let arm = self.arms.iter().find(|arm| arm.lane.as_ref() == Some(lane));
             return Choice { arm, reason: ArmReason::Lane, set_cookie: None };
         }
-        let key = self.key.key(head, caller);
+        let key = self.key.key(head, caller, issuing);
         let place = key.with(|key| self.split.place(key));
-        let set_cookie = if issue { self.key.set_cookie(&key, head.scheme == "https") } else { None };
+        let set_cookie = self.key.set_cookie(&key, head.scheme == "https", issuing);
         Choice { arm: self.arm(place.arm), reason: ArmReason::Split(place.bucket), set_cookie }
     }
 

@@ -3,6 +3,8 @@ use std::{collections::HashMap, net::IpAddr};
 use http::{HeaderMap, HeaderName, Method, header::COOKIE};
 use proptest::prelude::*;
 
+mod transitions;
+
 use super::*;
 use crate::decide::trace::Untraced;
 
@@ -169,6 +171,10 @@ fn release(key: KeySource) -> Release {
     }
 }
 
+fn key() -> CookieKey {
+    CookieKey::derive(b"the secret of a cluster")
+}
+
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in fields {
@@ -194,7 +200,8 @@ fn choose(
     };
     let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random };
     let lane = lane.map(|lane| Lane::parse(lane).unwrap());
-    let choice = release.choose(&head, &caller, lane.as_ref(), true, &mut Untraced);
+    let key = key();
+    let choice = release.choose(&head, &caller, lane.as_ref(), Issuing::Signed(&key), &mut Untraced);
     let arm = choice.arm.map_or(STABLE, |arm| &arm.name).to_string();
     (arm, choice.reason, choice.set_cookie.is_some())
 }
@@ -242,7 +249,9 @@ fn a_cookie_is_issued_only_where_no_key_is() {
     let by_header = release(KeySource::Header(HeaderName::from_static("x-user")));
     assert!(choose(&by_header, &[], None, 7).2);
     assert!(!choose(&by_header, &[("x-user", "x")], None, 7).2);
-    assert!(!choose(&by_header, &[("cookie", "tombolo-gray=x")], None, 7).2);
+    let cookie = format!("tombolo-gray={}", key().seal(&"a".repeat(32)));
+    assert!(!choose(&by_header, &[("cookie", &cookie)], None, 7).2);
+    assert!(choose(&by_header, &[("cookie", "tombolo-gray=x")], None, 7).2, "nobody issued that");
     assert!(!choose(&release(KeySource::SourceIp), &[], None, 7).2);
 }
 
@@ -260,12 +269,44 @@ fn who_comes_back_with_the_issued_cookie_is_on_the_same_arm() {
             headers: &headers,
         };
         let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random };
-        let first = release.choose(&head, &caller, None, true, &mut Untraced);
+        let key = key();
+        let first = release.choose(&head, &caller, None, Issuing::Signed(&key), &mut Untraced);
         let set = first.set_cookie.unwrap();
         let value = set.to_str().unwrap().split(';').next().unwrap().to_string();
         let again = choose(&release, &[(COOKIE.as_str(), &value)], None, random + 1);
         assert_eq!(again.0, first.arm.map_or(STABLE, |arm| &arm.name));
     }
+}
+
+/// A client that changes its cookie, or brings one of its own making, is as one that brings none: it does not choose.
+#[test]
+fn a_tampered_cookie_is_not_believed() {
+    for (source, name) in [
+        (KeySource::Issued, DEFAULT_COOKIE),
+        (KeySource::Cookie("uid".into()), "uid"),
+        (KeySource::Header(HeaderName::from_static("x-user")), DEFAULT_COOKIE),
+    ] {
+        let release = release(source);
+        let ids: Vec<String> = (0..1000).map(|n| format!("{n:032x}")).collect();
+        let on = |id: &&String| release.split.place(id.as_bytes()).arm == Some(0);
+        let (wanted, other) = (ids.iter().find(on).unwrap(), ids.iter().find(|id| !on(id)).unwrap());
+        let honest = key().seal(wanted);
+        let ask =
+            |value: &str, random| choose(&release, &[("cookie", &format!("{name}={value}"))], None, random);
+        assert_eq!((ask(&honest, 1).0, ask(&honest, 1).2), ("v2".into(), false));
+        let signature = key().seal(other).split_once('.').unwrap().1.to_owned();
+        let foreign = CookieKey::derive(b"another secret").seal(wanted);
+        for forged in [format!("{wanted}.{signature}"), foreign] {
+            let arms: Vec<_> = (0..200).map(|random| ask(&forged, random)).collect();
+            assert!(arms.iter().all(|(_, _, issued)| *issued), "{name}: a new one is issued");
+            assert!(arms.iter().any(|(arm, _, _)| arm != "v2"), "{name}: the forged id decides nothing");
+        }
+        // An honest one beside it counts (paths and domains may bring several).
+        let both = format!("{name}={wanted}.{signature}; {name}={honest}");
+        assert_eq!(choose(&release, &[("cookie", &both)], None, 3).0, "v2");
+    }
+    // Where no application sets the cookie, nothing but an issued one is a key.
+    assert!(choose(&release(KeySource::Issued), &[("cookie", "tombolo-gray=me")], None, 7).2);
 }
 
 #[test]
@@ -281,5 +322,7 @@ fn services_of_the_mesh_get_no_cookie() {
         headers: &headers,
     };
     let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random: 1 };
-    assert!(release.choose(&head, &caller, None, false, &mut Untraced).set_cookie.is_none());
+    for issuing in [Issuing::Mesh, Issuing::Never] {
+        assert!(release.choose(&head, &caller, None, issuing, &mut Untraced).set_cookie.is_none());
+    }
 }
