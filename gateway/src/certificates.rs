@@ -10,6 +10,8 @@ use tombolo_core::{
 
 /// The type of a Secret that holds a certificate.
 const TLS_SECRET: &str = "kubernetes.io/tls";
+/// Beside the certificate, an OCSP response (DER) to be stapled.
+const OCSP: &str = "ocsp.der";
 
 /// Usable certificates by `NAMESPACE/NAME` of their Secret.
 pub(crate) type Certificates = HashMap<Arc<str>, Arc<EdgeCertificate>>;
@@ -72,5 +74,17 @@ fn of_secret(name: &str, secret: &Object<Secret>) -> Result<EdgeCertificate, Str
     let value = |key: &str| {
         secret.spec.value(key).ok_or_else(|| format!("secret {name}: {key} is missing or not base64"))
     };
-    EdgeCertificate::from_pem(name, &value("tls.crt")?, &value("tls.key")?).map_err(|error| error.to_string())
+    let certificate = EdgeCertificate::from_pem(name, &value("tls.crt")?, &value("tls.key")?);
+    let certificate = certificate.map_err(|error| error.to_string())?;
+    let certificate = match secret.spec.value(OCSP) {
+        Some(response) => certificate.with_ocsp(&response).map_err(|error| error.to_string())?,
+        None => certificate,
+    };
+    if certificate.lacks_staple() {
+        tracing::warn!(
+            secret = name,
+            "the certificate demands an OCSP response, and {OCSP} of its Secret holds none: some clients refuse it"
+        );
+    }
+    Ok(certificate)
 }

@@ -16,6 +16,8 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use super::{ClientValidation, TlsError, mesh::protocols, provider};
 
+mod ocsp;
+
 /// Certificates in one Secret's chain. More are refused.
 const MAX_CERTIFICATES: usize = 16;
 
@@ -23,6 +25,7 @@ const MAX_CERTIFICATES: usize = 16;
 pub struct EdgeCertificate {
     secret: Arc<str>,
     names: Vec<String>,
+    must_staple: bool,
     certified: Arc<CertifiedKey>,
 }
 
@@ -52,6 +55,7 @@ impl EdgeCertificate {
             }
         };
         let names = dns_names(leaf).map_err(|reason| refuse(format!("tls.crt: {reason}")))?;
+        let must_staple = ocsp::must_staple(leaf);
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| refuse("tls.key holds no private key in PEM (PKCS#8, PKCS#1 or SEC 1)".into()))?;
         let signing = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|_| {
@@ -59,7 +63,22 @@ impl EdgeCertificate {
         })?;
         let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| refuse("tls.key does not belong to tls.crt".into()))?;
-        Ok(Self { secret: secret.into(), names, certified: Arc::new(certified) })
+        Ok(Self { secret: secret.into(), names, must_staple, certified: Arc::new(certified) })
+    }
+
+    /// The same, with an OCSP response (DER) that is sent along to clients that ask for one (RFC 6066 section 8). One that
+    /// is no successful response is refused. Whether it is still in time is for whoever supplies it to see to.
+    pub fn with_ocsp(self, response: &[u8]) -> Result<Self, EdgeCertificateError> {
+        ocsp::check(response)
+            .map_err(|reason| EdgeCertificateError { secret: self.secret.clone(), reason: reason.into() })?;
+        let mut certified = (*self.certified).clone();
+        certified.ocsp = Some(response.to_vec());
+        Ok(Self { certified: Arc::new(certified), ..self })
+    }
+
+    /// True if the certificate demands an OCSP response (RFC 7633) and has none: some clients will refuse it.
+    pub fn lacks_staple(&self) -> bool {
+        self.must_staple && self.certified.ocsp.is_none()
     }
 
     /// `NAMESPACE/NAME` of its Secret.

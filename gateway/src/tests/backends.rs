@@ -240,3 +240,37 @@ spec: {parentRefs: [{name: edge}], hostnames: [shop.example], rules: [{backendRe
     let mut kept = tls(world.address(443).unwrap(), &key).await.unwrap();
     assert_eq!(kept.get().await, (StatusCode::OK, "web.example - 0".into()));
 }
+
+#[tokio::test]
+async fn grpc_backends_are_spoken_to_over_http2_by_the_kind_of_their_route() {
+    let authority = Authority::new();
+    let app = secure_app(&authority.issue("web.example", None), None).await;
+    let grpc_route = route("web").replace("kind: HTTPRoute", "kind: GRPCRoute");
+    let rest = [service("web", app), grpc_route, authority.config_map("ca")].concat();
+    let all = [gateway(HTTP), rest.clone(), policy("web", "web.example", "")];
+    let world = World::new(&all.concat()).await;
+    assert_eq!(grpc(world.address(80).unwrap()).await, (StatusCode::OK, Some("web.example h2 0".into())));
+    let other = [gateway(HTTP), rest, policy("web", "other.example", "")];
+    let world = World::new(&other.concat()).await;
+    assert_ne!(grpc(world.address(80).unwrap()).await.1.as_deref(), Some("web.example h2 0"));
+}
+
+/// What a gRPC call over h2c is answered with; none: no body.
+async fn grpc(to: SocketAddr) -> (StatusCode, Option<String>) {
+    let tcp = TcpStream::connect(to).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(tcp)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method("POST")
+        .uri("http://shop.example/shop.Shop/Buy")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let response = timeout(SOON, sender.send_request(request)).await.expect("an answer").unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, (!body.is_empty()).then(|| String::from_utf8_lossy(&body).into_owned()))
+}
