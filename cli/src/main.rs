@@ -44,6 +44,14 @@ enum Command {
     Explain(commands::explain::ExplainArgs),
     /// Put configuration in force, as a new generation
     Apply(commands::apply::ApplyArgs),
+    /// Take configuration out of force, as a new generation
+    Delete(commands::delete::DeleteArgs),
+    /// List the generations of configuration: who changed what, and when
+    History(commands::history::HistoryArgs),
+    /// Show what differs between generations, or what applying files would change
+    Diff(commands::diff::DiffArgs),
+    /// Put an earlier generation's configuration in force again, as a new generation
+    Rollback(commands::rollback::RollbackArgs),
     /// Show configuration and state objects
     Get(commands::get::GetArgs),
     /// Show and steer gray releases
@@ -94,6 +102,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Check(args) => commands::check::run(args),
         Command::Explain(args) => commands::explain::run(args).await,
         Command::Apply(args) => commands::apply::run(args).await,
+        Command::Delete(args) => commands::delete::run(args).await,
+        Command::History(args) => commands::history::run(args).await,
+        Command::Diff(args) => commands::diff::run(args).await,
+        Command::Rollback(args) => commands::rollback::run(args).await,
         Command::Get(args) => commands::get::run(args).await,
         Command::Gray(command) => commands::gray::run(command).await,
         Command::JoinToken(args) => commands::token::run(args).await,

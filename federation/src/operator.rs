@@ -1,19 +1,18 @@
 //! What operators ask, over the Unix socket.
 
+mod generations;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::oneshot;
-use tombolo_core::{
-    identity::{Purpose, Token},
-    resources::{Problem, Source},
-};
+use tombolo_core::identity::{Purpose, Token};
 use tombolo_proto::v1::{
-    AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, GetRequest, GetResponse,
-    JoinTokenRequest, PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse,
-    PeerTokenRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest, TokenRevokeResponse,
+    AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest,
+    DiffResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, JoinTokenRequest,
+    PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerTokenRequest,
+    RollbackRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest, TokenRevokeResponse,
     operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
@@ -27,8 +26,6 @@ use crate::{
     status,
 };
 
-/// Files of one apply; more are refused.
-const MAX_FILES: usize = 10_000;
 /// How long tokens are good for where the operator does not say.
 const JOIN_TTL: u32 = 3600;
 const PEER_TTL: u32 = 900;
@@ -74,45 +71,28 @@ impl OperatorService {
         };
         token.print().map_err(internal)
     }
-
-    fn now_unix(&self) -> i64 {
-        self.state.now().unix_seconds()
-    }
 }
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let ApplyRequest { files, author, dry_run } = request.into_inner();
-        if files.len() > MAX_FILES {
-            return Err(refused(format!("more than {MAX_FILES} files")));
-        }
-        let sources: Vec<Source> = files.into_iter().map(|f| Source { name: f.name, text: f.text }).collect();
-        let author: String = author.chars().take(128).collect();
-        let now = self.now_unix();
-        let (sender, proposed) = oneshot::channel();
-        let outcome = self.state.change_documents(
-            move |documents| {
-                let proposal = documents.apply(&sources, &author, now)?;
-                // The receiver waits below.
-                let _told = sender.send((proposal.generation.number, proposal.generation.changes.clone()));
-                Ok(if dry_run { None } else { Some(proposal) })
-            },
-            false,
-        );
-        let in_force = || self.state.documents().generation().number;
-        Ok(Response::new(match outcome.await.map_err(internal)? {
-            Ok(()) => {
-                let (number, changes) = proposed.await.map_err(internal)?;
-                let generation = if dry_run { in_force() } else { number };
-                ApplyResponse { generation, changes, errors: Vec::new() }
-            }
-            Err::<_, Vec<Problem>>(problems) => ApplyResponse {
-                generation: in_force(),
-                changes: Vec::new(),
-                errors: problems.iter().map(ToString::to_string).collect(),
-            },
-        }))
+        generations::apply(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<ApplyResponse>, Status> {
+        generations::delete(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ApplyResponse>, Status> {
+        generations::roll_back(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        generations::history(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
+        generations::diff(&self.state, request.into_inner()).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {

@@ -27,7 +27,7 @@ use crate::{
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
     index::{Changes, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
-    store::{self, Store, StoreError, Write},
+    store::{self, History, Store, StoreError, Write},
 };
 
 /// Calls at a time of those who have no certificate yet: one more is told to come again.
@@ -337,6 +337,11 @@ impl State {
         self.documents.store(Arc::new(next));
         self.configured();
         Ok(Ok(()))
+    }
+
+    /// The generations that are kept. Reading them blocks.
+    pub async fn history(&self) -> Result<History, StoreError> {
+        self.store.history().await
     }
 
     fn configured(&self) {

@@ -209,7 +209,7 @@ impl Cluster {
     /// Applies the documents.
     pub async fn apply(&self, name: &str, text: &str) -> Result<u64, Failure> {
         let files = vec![File { name: name.into(), text: text.into() }];
-        let request = ApplyRequest { files, author: "quickstart".into(), dry_run: false };
+        let request = ApplyRequest { files, author: "quickstart".into(), ..Default::default() };
         let answer =
             self.operator().await?.apply(request).await.map_err(|s| Failure::new(s.message()))?.into_inner();
         if answer.errors.is_empty() {

@@ -1,7 +1,9 @@
 //! Configuration: documents from files and from `tombolo apply`, in numbered generations.
 
 mod derive;
+mod diff;
 mod files;
+mod revise;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tombolo_core::resources::{self, Document, Parsed, Problem, ResourceSet, Source};
 
 pub use derive::configuration;
+pub use diff::{FieldDifference, MAX_FIELDS, ObjectDifference, difference};
 pub use files::Watcher;
+pub use revise::{Named, Prune};
 
 /// One generation of configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,9 @@ pub struct Generation {
     pub when_unix: i64,
     /// Who.
     pub author: String,
+    /// What was done, e.g. `apply` or `rollback to 5`; empty in generations of earlier versions.
+    #[serde(default)]
+    pub action: String,
     /// What changed, a line each.
     pub changes: Vec<String>,
     /// Every document as JSON, by key.
@@ -34,6 +41,7 @@ pub struct Generation {
 pub struct Documents {
     generation: Generation,
     resources: ResourceSet,
+    follows_files: bool,
 }
 
 /// A new generation that is not in force yet.
@@ -43,6 +51,19 @@ pub struct Proposal {
     pub generation: Generation,
     /// Its documents.
     pub resources: ResourceSet,
+    /// What becomes of each document that was spoken of, a line each, also where nothing changes.
+    pub told: Vec<String>,
+}
+
+/// Who changes something, how, and when.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// Who.
+    pub author: String,
+    /// By what, e.g. `apply`.
+    pub action: String,
+    /// When, in seconds since the Unix epoch.
+    pub when_unix: i64,
 }
 
 impl Documents {
@@ -60,7 +81,7 @@ impl Documents {
                 Err(more) => problems.extend(more),
             }
         }
-        (Self { generation, resources }, problems)
+        (Self { generation, resources, follows_files }, problems)
     }
 
     /// The generation in force.
@@ -77,22 +98,6 @@ impl Documents {
     pub fn adopt(&mut self, proposal: Proposal) {
         self.generation = proposal.generation;
         self.resources = proposal.resources;
-    }
-
-    /// What applying these texts would make: all of them, or none.
-    pub fn apply(&self, sources: &[Source], author: &str, now_unix: i64) -> Result<Proposal, Vec<Problem>> {
-        let Parsed { resources: new, problems } = resources::parse(sources);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        // Else the next look at the files would undo it, or not, depending on what changes there.
-        let in_files = new.documents().filter(|(key, _)| self.generation.from_files.contains(*key));
-        let problems: Vec<Problem> = in_files.map(|(key, _)| from_file(key)).collect();
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let documents = new.documents().map(|(_, document)| Document::clone(document)).collect();
-        Ok(self.change(documents, BTreeSet::new(), false, author, now_unix))
     }
 
     /// What these files would make: each valid document; those that came from files before and are in none any more go.
@@ -113,23 +118,25 @@ impl Documents {
         } else {
             BTreeSet::new()
         };
-        let proposal = self.change(documents, gone, true, "files", now_unix);
+        let by = By { author: "files".into(), action: "files".into(), when_unix: now_unix };
+        let proposal = self.change(documents, gone, true, &by);
         let changed = proposal.generation.documents != self.generation.documents
             || proposal.generation.from_files != self.generation.from_files;
         (changed.then_some(proposal), problems)
     }
 
+    /// Takes the documents with the keys in `gone` out, and these in. Where that changes no document, number, time and
+    /// author stay.
     fn change(
         &self,
         documents: Vec<Document>,
         gone: BTreeSet<String>,
         from_files: bool,
-        author: &str,
-        now_unix: i64,
+        by: &By,
     ) -> Proposal {
         let mut next = self.generation.clone();
         let mut resources = self.resources.clone();
-        let mut changes = Vec::new();
+        let (mut changes, mut unchanged) = (Vec::new(), Vec::new());
         for key in gone {
             changes.push(format!("deleted {}", shown(&key)));
             next.documents.remove(&key);
@@ -138,24 +145,26 @@ impl Documents {
         }
         for document in documents {
             let (key, json) = (document.key(), document.to_json());
-            let verb = match next.documents.get(&key) {
-                None => "created",
-                Some(old) if *old == json => "unchanged",
-                Some(_) => "configured",
-            };
-            changes.push(format!("{verb} {}", shown(&key)));
+            match next.documents.get(&key) {
+                None => changes.push(format!("created {}", shown(&key))),
+                Some(old) if *old == json => unchanged.push(format!("unchanged {}", shown(&key))),
+                Some(_) => changes.push(format!("configured {}", shown(&key))),
+            }
             if from_files {
                 next.from_files.insert(key.clone());
             }
             next.documents.insert(key, json);
             resources.insert(document);
         }
-        let is_new = next.documents != self.generation.documents || next.number == 0;
-        next.number += u64::from(is_new);
-        next.when_unix = now_unix;
-        next.author = author.to_owned();
-        next.changes = changes;
-        Proposal { generation: next, resources }
+        if next.documents != self.generation.documents || next.number == 0 {
+            next.number += 1;
+            next.when_unix = by.when_unix;
+            next.author.clone_from(&by.author);
+            next.action.clone_from(&by.action);
+            next.changes.clone_from(&changes);
+        }
+        changes.append(&mut unchanged);
+        Proposal { generation: next, resources, told: changes }
     }
 
     /// Documents of a kind, in any spelling that kubectl takes, as JSON. Values of Secrets are left out.
@@ -169,15 +178,6 @@ impl Documents {
                 && (name.is_empty() || meta.name == name)
         };
         self.resources.documents().map(|(_, d)| d).filter(fits).map(|d| without_secrets(d)).collect()
-    }
-}
-
-/// Why a document that comes from a file is not applied.
-fn from_file(key: &str) -> Problem {
-    Problem {
-        object: Some(shown(key)),
-        hint: Some("change it in the controller's --config".into()),
-        ..Problem::of_file("apply", "comes from the controller's own files")
     }
 }
 
@@ -225,6 +225,10 @@ mod tests {
     const B: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: { name: b }\n";
     const BAD: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: { nam: c }\n";
 
+    fn by(when_unix: i64) -> By {
+        By { author: "me".into(), action: "apply".into(), when_unix }
+    }
+
     fn adopted(mut documents: Documents, proposal: Proposal) -> Documents {
         documents.adopt(proposal);
         documents
@@ -233,20 +237,20 @@ mod tests {
     #[test]
     fn apply_is_all_or_nothing_and_numbers_only_changes() {
         let none = Documents::default();
-        let problems = none.apply(&source(&format!("{A}{BAD}")), "me", 1).unwrap_err();
+        let problems = none.apply(&source(&format!("{A}{BAD}")), &Prune::Nothing, &by(1)).unwrap_err();
         assert!(!problems.is_empty());
-        let first = none.apply(&source(A), "me", 1).unwrap();
+        let first = none.apply(&source(A), &Prune::Nothing, &by(1)).unwrap();
         assert_eq!(
             (first.generation.number, first.generation.changes.clone()),
             (1, vec!["created namespace a".to_owned()])
         );
         let documents = adopted(none, first);
-        let same = documents.apply(&source(A), "me", 2).unwrap();
+        let same = documents.apply(&source(A), &Prune::Nothing, &by(2)).unwrap();
         assert_eq!(
-            (same.generation.number, same.generation.changes),
-            (1, vec!["unchanged namespace a".to_owned()])
+            (&same.generation, same.told),
+            (documents.generation(), vec!["unchanged namespace a".to_owned()])
         );
-        let second = documents.apply(&source(B), "me", 3).unwrap();
+        let second = documents.apply(&source(B), &Prune::Nothing, &by(3)).unwrap();
         assert_eq!(second.generation.number, 2);
         assert_eq!(second.resources.len(), 2);
     }
@@ -254,7 +258,7 @@ mod tests {
     #[test]
     fn files_take_away_only_what_they_gave_and_only_when_all_parse() {
         let none = Documents::default();
-        let documents = adopted(none.clone(), none.apply(&source(A), "me", 1).unwrap());
+        let documents = adopted(none.clone(), none.apply(&source(A), &Prune::Nothing, &by(1)).unwrap());
         let (proposal, problems) = documents.follow(&source(B), true, 2);
         assert!(problems.is_empty());
         let documents = adopted(documents, proposal.unwrap());
@@ -275,18 +279,18 @@ mod tests {
         let none = Documents::default();
         let (proposal, _) = none.follow(&source(A), true, 1);
         let documents = adopted(none, proposal.unwrap());
-        let problems = documents.apply(&source(A), "me", 2).unwrap_err();
+        let problems = documents.apply(&source(A), &Prune::Nothing, &by(2)).unwrap_err();
         assert!(problems[0].to_string().contains("namespace a"), "{}", problems[0]);
         let (kept, _) = Documents::restore(documents.generation().clone(), true);
-        assert!(kept.apply(&source(A), "me", 2).is_err());
+        assert!(kept.apply(&source(A), &Prune::Nothing, &by(2)).is_err());
         let (freed, _) = Documents::restore(documents.generation().clone(), false);
-        assert!(freed.apply(&source(A), "me", 2).is_ok());
+        assert!(freed.apply(&source(A), &Prune::Nothing, &by(2)).is_ok());
     }
 
     #[test]
     fn a_generation_survives_being_kept() {
         let none = Documents::default();
-        let proposal = none.apply(&source(&format!("{A}{B}")), "me", 1).unwrap();
+        let proposal = none.apply(&source(&format!("{A}{B}")), &Prune::Nothing, &by(1)).unwrap();
         let (restored, problems) = Documents::restore(proposal.generation.clone(), false);
         assert!(problems.is_empty());
         assert_eq!(restored.resources().len(), 2);
@@ -309,7 +313,7 @@ mod tests {
     fn get_never_shows_a_secret() {
         let text = "apiVersion: v1\nkind: Secret\nmetadata: { name: s }\nstringData: { password: hunter2 }\n";
         let none = Documents::default();
-        let documents = adopted(none.clone(), none.apply(&source(text), "me", 1).unwrap());
+        let documents = adopted(none.clone(), none.apply(&source(text), &Prune::Nothing, &by(1)).unwrap());
         let shown = documents.get("secrets", "", "");
         assert_eq!(shown.len(), 1);
         assert!(!shown[0].contains("hunter2"), "{shown:?}");

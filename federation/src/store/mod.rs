@@ -5,6 +5,7 @@
 //! [`Store::commit`] waits until the disk has it. When writing fails, e.g. on a full disk, what was noted is kept and tried
 //! again, a commit is refused, and everything else goes on from memory.
 
+mod history;
 mod records;
 
 use std::{
@@ -22,10 +23,11 @@ use std::{
     time::Duration,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use tokio::sync::oneshot;
 use tombolo_core::identity::files::create_private_dir;
 
+pub use history::{History, Summary};
 pub use records::{Saved, generation, join_tokens, peer_tokens};
 
 /// Bytes of the file that are kept in memory.
@@ -122,6 +124,14 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// It could not be read. Safe to try again.
+    #[error("{path} cannot be read: {reason}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The process ends.
     #[error("the change was abandoned")]
     Abandoned,
@@ -136,11 +146,15 @@ struct Commit {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// What still has to be written.
+/// Somebody who wants to read what is on the disk.
+type Reader = oneshot::Sender<Result<ReadTransaction, StoreError>>;
+
+/// What still has to be done.
 #[derive(Default)]
 struct Queue {
     pending: Pending,
     commits: Vec<Commit>,
+    readers: Vec<Reader>,
     closed: bool,
 }
 
@@ -209,6 +223,16 @@ impl Store {
         receiver.await.unwrap_or(Err(StoreError::Abandoned))
     }
 
+    /// What the disk holds of past generations, as it is after everything that was committed before. Reading it blocks,
+    /// but keeps nobody from writing.
+    pub async fn history(&self) -> Result<History, StoreError> {
+        let (reader, opened) = oneshot::channel();
+        self.shared.lock().readers.push(reader);
+        self.shared.wake.notify_one();
+        let transaction = opened.await.unwrap_or(Err(StoreError::Abandoned))?;
+        Ok(History::new(self.path.clone(), transaction))
+    }
+
     /// Writes that failed since the start.
     pub fn failures(&self) -> u64 {
         self.shared.failures.load(Relaxed)
@@ -245,7 +269,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         loop {
-            let Queue { pending, commits, closed } = self.next();
+            let Queue { pending, commits, readers, closed } = self.next();
             if !pending.is_empty() || !commits.is_empty() {
                 let noted = pending.iter().map(|((table, key), value)| (*table, key, value));
                 let asked =
@@ -264,21 +288,35 @@ impl Worker {
                     self.keep(pending);
                 }
             }
+            for reader in readers {
+                // Who asked may be gone.
+                let _told = reader.send(self.read());
+            }
             if closed {
                 return;
             }
         }
     }
 
-    /// Waits for something to write; after a failure for a while as well.
+    fn read(&mut self) -> Result<ReadTransaction, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => (self.opener)()?,
+        };
+        let outcome = guarded(&self.path, || Ok(database.begin_read()?));
+        self.database = Some(database);
+        outcome.map_err(|reason| StoreError::Read { path: self.path.clone(), reason })
+    }
+
+    /// Waits for something to do; after a failure for a while as well.
     fn next(&self) -> Queue {
         let mut queue = self.shared.lock();
-        if self.database.is_none() && !queue.closed && queue.commits.is_empty() {
-            let waited =
-                self.shared.wake.wait_timeout_while(queue, RETRY, |q| q.commits.is_empty() && !q.closed);
+        let unasked = |q: &mut Queue| q.commits.is_empty() && q.readers.is_empty() && !q.closed;
+        if self.database.is_none() && unasked(&mut queue) {
+            let waited = self.shared.wake.wait_timeout_while(queue, RETRY, unasked);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let idle = |q: &mut Queue| q.pending.is_empty() && q.commits.is_empty() && !q.closed;
+        let idle = |q: &mut Queue| q.pending.is_empty() && unasked(q);
         let mut queue = self.shared.wake.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
         let closed = queue.closed;
         // Once closed it stays closed.

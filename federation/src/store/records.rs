@@ -128,14 +128,17 @@ const KEPT_GENERATIONS: u64 = 100;
 
 /// The writes that keep a generation and forget the one that is too old.
 pub fn generation(generation: &Generation) -> Vec<Write> {
-    // In the order of the numbers.
-    let key = |number: u64| format!("{number:020}");
     let table = Table::Generations;
-    let mut writes = vec![entry(table, key(generation.number), generation)];
+    let mut writes = vec![entry(table, generation_key(generation.number), generation)];
     if let Some(old) = generation.number.checked_sub(KEPT_GENERATIONS) {
-        writes.push(Write { table, key: key(old), value: None });
+        writes.push(Write { table, key: generation_key(old), value: None });
     }
     writes
+}
+
+/// The key of a generation's row: they sort as their numbers do.
+pub fn generation_key(number: u64) -> String {
+    format!("{number:020}")
 }
 
 /// The write that saves the book of join tokens.

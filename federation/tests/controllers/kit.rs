@@ -94,7 +94,7 @@ impl Cluster {
 
     pub async fn try_apply(&self, text: &str) -> v1::ApplyResponse {
         let files = vec![File { name: "test.yaml".into(), text: text.into() }];
-        let request = v1::ApplyRequest { files, author: "test".into(), dry_run: false };
+        let request = v1::ApplyRequest { files, author: "test".into(), ..Default::default() };
         self.operator().await.apply(request).await.unwrap().into_inner()
     }
 

@@ -34,7 +34,7 @@ async fn apply_takes_all_or_nothing_and_a_restart_keeps_it() {
     let answer = east.try_apply(NAMESPACE).await;
     assert_eq!((answer.generation, answer.changes), (1, vec!["created namespace bank".to_owned()]));
     let files = vec![File { name: "x".into(), text: NAMESPACE.replace("bank", "shop") }];
-    let dry = ApplyRequest { files, author: "test".into(), dry_run: true };
+    let dry = ApplyRequest { files, author: "test".into(), dry_run: true, ..Default::default() };
     let answer = east.operator().await.apply(dry).await.unwrap().into_inner();
     assert_eq!((answer.generation, answer.changes), (1, vec!["created namespace shop".to_owned()]));
     east.restart().await;

@@ -242,7 +242,7 @@ impl Cluster {
     /// `tombolo apply`.
     pub async fn apply(&self, documents: &str) {
         let files = vec![File { name: "test.yaml".into(), text: documents.into() }];
-        let request = ApplyRequest { files, author: "test".into(), dry_run: false };
+        let request = ApplyRequest { files, author: "test".into(), ..Default::default() };
         let answer = self.operator().await.apply(request).await.unwrap().into_inner();
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
     }
