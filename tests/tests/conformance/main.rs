@@ -18,6 +18,7 @@ mod grpc;
 mod http_route_status;
 mod listener_sets;
 mod report;
+mod requests;
 mod session;
 mod smoke;
 mod streams;
