@@ -55,7 +55,7 @@ pub(crate) enum Issuing<'k> {
 
 impl<'k> Issuing<'k> {
     /// The id in a cookie's value, if it is believed.
-    pub(super) fn id<'v>(self, value: &'v [u8]) -> Option<&'v [u8]> {
+    pub(super) fn id(self, value: &[u8]) -> Option<&[u8]> {
         let sealed = Sealed::parse(value)?;
         let believed = match self {
             Self::Signed(key) => key.has_signed(sealed),
