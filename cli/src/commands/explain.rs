@@ -84,6 +84,11 @@ async fn ask(address: SocketAddr, question: &Question, output: Output) -> Result
         println!("{}", body.trim_end());
         return Ok(());
     }
+    // A sidecar's answer, and that of another version, may have another form.
+    if let Ok(explanation) = serde_json::from_str::<decide::Explanation>(&body) {
+        println!("{}", explanation.to_string().trim_end());
+        return Ok(());
+    }
     let explanation: serde_json::Value =
         serde_json::from_str(&body).map_err(|e| Failure::new(format!("the answer is not JSON: {e}")))?;
     super::status::print_value(&explanation, 0);

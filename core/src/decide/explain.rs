@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     ArmReason, Availability, Backend, BindKey, Caller, Decision, HeaderEdits, InboundWorkload, LocalAnswer,
@@ -14,7 +14,7 @@ use super::{
 use crate::model::{ServiceKey, Snapshot, TrustDomain};
 
 /// A decision with its reasons.
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// e.g. `GET https://shop.example/cart`.
@@ -32,7 +32,7 @@ pub struct Explanation {
 }
 
 /// A candidate that did not win.
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Lost {
     /// e.g. `httproute/shop/checkout rule buy match 0 (Exact /buy)`.
     pub candidate: String,
@@ -41,7 +41,7 @@ pub struct Lost {
 }
 
 /// What is done with the request.
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ExplainedResult {
     /// It is sent on.

@@ -2,8 +2,11 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
+use tombolo_core::discovery::{COOKIE_KEY, type_url};
 use tombolo_federation::{Bounds, StartError, StoreError, start};
-use tombolo_proto::v1::{ApplyRequest, GetRequest, apply_request::File};
+use tombolo_proto::v1::{
+    AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, GetRequest, apply_request::File,
+};
 
 use crate::kit::*;
 
@@ -92,4 +95,43 @@ async fn a_directory_is_for_one_controller_and_a_damaged_state_is_said_clearly()
     std::fs::write(east.options.state_dir.join("state.redb"), b"no database").unwrap();
     let error = east.try_again().await.unwrap_err();
     assert!(error.to_string().contains("state.redb is damaged"), "{error}");
+}
+
+#[tokio::test]
+async fn a_configuration_is_acknowledged_when_every_connected_proxy_has_answered() {
+    let east = Cluster::start("east").await;
+    let ask = async |timeout_millis| -> AcknowledgedResponse {
+        let request = AcknowledgedRequest { timeout_millis };
+        east.operator().await.acknowledged(request).await.unwrap().into_inner()
+    };
+    east.apply(NAMESPACE).await;
+    assert_eq!(ask(0).await, AcknowledgedResponse { generation: 1, ..Default::default() }, "nobody is there");
+    let mut proxy = east.member("shop", "checkout").await.discover(type_url::CONFIG_DOCUMENT).await;
+    let silent = ask(50).await;
+    assert_eq!(
+        (silent.proxies, silent.waiting.len(), silent.refused.len()),
+        (1, 1, 0),
+        "it has not answered"
+    );
+    let has = |held: &std::collections::BTreeMap<String, Vec<u8>>| {
+        held.keys().find(|key| key.ends_with("/shop")).cloned()
+    };
+    east.apply(&NAMESPACE.replace("bank", "shop")).await;
+    let (answer, _) = tokio::join!(ask(60_000), proxy.until("the namespace", has));
+    assert_eq!(answer, AcknowledgedResponse { generation: 2, proxies: 1, ..Default::default() });
+}
+
+/// Those who get the secret can make cookies up: gateways alone do, and it is the same after a restart.
+#[tokio::test]
+async fn the_secret_of_issued_cookies_is_for_gateways() {
+    let mut east = Cluster::start("east").await;
+    let secret = async |east: &Cluster| {
+        let gateway = east.member("tombolo-system", "gateway").await;
+        let mut gateway = gateway.discover(type_url::EDGE_CERTIFICATE).await;
+        gateway.until("the key", |held| held.get(COOKIE_KEY).cloned()).await
+    };
+    let first = secret(&east).await;
+    assert!(first.len() >= 32);
+    east.restart().await;
+    assert_eq!(secret(&east).await, first);
 }
