@@ -23,7 +23,7 @@ use tombolo_proto::xds::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    acks::{Acknowledged, Acks},
+    acks::{AckStream, Acknowledged, Acks},
     store::ResourceStore,
     stream::{StreamState, Viewer},
 };
@@ -71,11 +71,11 @@ impl DeltaServer {
     async fn run(
         self,
         id: SpiffeId,
+        acks: AckStream,
         mut requests: Streaming<DeltaDiscoveryRequest>,
         responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) {
         let mut state = StreamState::new(Viewer::of(&id));
-        let acks = self.acks.open(&id);
         let (mut changes, mut synced) = (self.store.changes(), self.store.synced());
         loop {
             let is_synced = *synced.borrow_and_update();
@@ -143,8 +143,10 @@ impl AggregatedDiscoveryService for DeltaServer {
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let server = self.clone();
+        // Waited for from the moment that the client knows of the stream.
+        let acks = self.acks.open(&id);
         tokio::spawn(async move {
-            server.run(id, request.into_inner(), sender).await;
+            server.run(id, acks, request.into_inner(), sender).await;
             drop(counted);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
