@@ -7,6 +7,7 @@ pub mod config;
 pub mod discovery;
 pub mod index;
 mod operator;
+mod ordering;
 mod peering;
 mod running;
 mod server;

@@ -27,6 +27,7 @@ use crate::{
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
     index::{Changes, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
+    ordering::Ordered,
     store::{self, History, Store, StoreError, Write},
 };
 
@@ -85,6 +86,8 @@ pub struct State {
     pub addresses: Vec<String>,
     /// How long a registration lives without a heartbeat, in seconds.
     pub lease_seconds: u32,
+    /// Certificates that were ordered, and what is wanted.
+    pub ordered: Ordered,
     store: Store,
     clock: Clock,
     index: Mutex<Index>,
@@ -172,6 +175,7 @@ impl State {
             server: Arc::new(ArcSwap::new(server)),
             ca: parts.ca,
             lease_seconds: parts.lease_seconds,
+            ordered: Ordered::default(),
             _alive: parts.alive,
         });
         state.apply(Event::OwnBundle(state.own_bundle()));
@@ -344,12 +348,21 @@ impl State {
         self.store.history().await
     }
 
+    /// Publishes the documents anew, with what ordering adds to them.
+    pub async fn reconfigure(&self) {
+        let _one_at_a_time = self.changing.lock().await;
+        self.configured();
+    }
+
     fn configured(&self) {
         let documents = self.documents();
         let generation = documents.generation().number;
         self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
+        let mut resources = documents.resources().clone();
+        self.ordered.add(&mut resources);
         let mut configuration =
-            config::configuration(generation, documents.resources(), &self.cluster, &self.trust_domain);
+            config::configuration(generation, &resources, &self.cluster, &self.trust_domain);
+        self.ordered.add_answers(&mut configuration.documents);
         let key =
             v1::EdgeCertificate { key_pem: self.ca.cookie_secret().to_vec().into(), ..Default::default() };
         configuration.certificates.insert(COOKIE_KEY.to_owned(), key);

@@ -13,7 +13,7 @@ use tokio::{
     sync::{watch, watch::Receiver},
 };
 use tombolo_core::{
-    acme::Challenges,
+    acme::{Challenges, told_answers},
     balance::{Placement, Pools},
     decide::{CookieKey, compile},
     discovery::{Discovery, type_url},
@@ -97,8 +97,14 @@ impl Origin {
                 Self::from_files((paths, poll), cookies.or_else(own), ordering, telemetry)
             }
             Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
-                let joining =
-                    Joining { join, name, listen: mesh_listen, advertise: mesh_advertise, locality };
+                let joining = Joining {
+                    join,
+                    name,
+                    listen: mesh_listen,
+                    advertise: mesh_advertise,
+                    locality,
+                    challenges: ordering.1,
+                };
                 joining.run(telemetry, inherited, stop).await
             }
         }
@@ -135,6 +141,7 @@ struct Joining {
     listen: SocketAddr,
     advertise: Option<SocketAddr>,
     locality: Locality,
+    challenges: Arc<Challenges>,
 }
 
 impl Joining {
@@ -170,7 +177,7 @@ impl Joining {
         let (states, state) = watch::channel(Arc::default());
         let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
         let shown = Arc::clone(&certificates);
-        tokio::spawn(follow(discovery, names, shown, states, Arc::clone(telemetry)));
+        tokio::spawn(follow(discovery, names, (shown, self.challenges), states, Arc::clone(telemetry)));
         let membership = Membership { member, registration, _discovering: discovering, mesh };
         Ok(Origin { snapshot, pools, certificates, state, membership: Some(membership) })
     }
@@ -203,7 +210,7 @@ impl Joining {
 async fn follow(
     discovery: Discovery,
     names: MeshNames,
-    shown: Arc<ArcSwap<Certificates>>,
+    (shown, challenges): (Arc<ArcSwap<Certificates>>, Arc<Challenges>),
     states: watch::Sender<Arc<State>>,
     telemetry: Arc<Telemetry>,
 ) {
@@ -216,7 +223,9 @@ async fn follow(
         changes.borrow_and_update();
         let snapshot = discovery.snapshot().load_full();
         names.update(&snapshot);
-        book.update(&discovery.documents().load(), &telemetry);
+        let documents = discovery.documents().load_full();
+        challenges.follow(&told_answers(&documents));
+        book.update(&documents, &telemetry);
         let certificates = Arc::new(book.certificates());
         shown.store(Arc::clone(&certificates));
         states.send_replace(Arc::new(State {

@@ -13,7 +13,7 @@ fn run<const N: usize>(args: [&str; N]) -> (i32, String, String) {
 
 #[test]
 fn every_example_is_accepted() {
-    for folder in ["edge", "policies", "mesh", "federation/east.yaml", "federation/west.yaml"] {
+    for folder in ["edge", "acme", "policies", "mesh", "federation/east.yaml", "federation/west.yaml"] {
         let path = root().join("deploy/examples").join(folder);
         let (code, out, err) = run(["check", path.to_str().unwrap()]);
         assert_eq!(code, 0, "{folder}: {out}{err}");

@@ -32,6 +32,9 @@ pub struct ControllerArgs {
     /// Addresses of one network reach each other directly; peers on another go through gateways
     #[arg(long, default_value = "")]
     network: String,
+    /// The command that writes DNS records for ACME's dns-01, run as COMMAND add|remove NAME VALUE
+    #[arg(long, value_name = "COMMAND")]
+    acme_dns_hook: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -51,6 +54,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
         advertise: args.advertise.iter().map(ToString::to_string).collect(),
         config: args.config,
         network: args.network,
+        acme_dns_hook: args.acme_dns_hook,
         admin: args.common.admin,
         telemetry,
     };

@@ -101,6 +101,28 @@ impl Challenges {
         if full { Err(AnswerError::Full) } else { Ok(()) }
     }
 
+    /// Gives these answers and no others. One that cannot be given is left out, and told.
+    pub fn follow(&self, answers: &[Answer]) {
+        let gone: Vec<Answer> = self.given().into_iter().filter(|given| !answers.contains(given)).collect();
+        gone.iter().for_each(|answer| self.withdraw(answer));
+        let given = self.given();
+        for answer in answers.iter().filter(|answer| !given.contains(answer)) {
+            if let Err(error) = self.give(answer) {
+                tracing::error!(%error, "an answer to a challenge is not given");
+            }
+        }
+    }
+
+    fn given(&self) -> Vec<Answer> {
+        let answers = self.0.load();
+        let page = |(token, body): (&Arc<str>, &Arc<str>)| Answer::Http {
+            token: Arc::clone(token),
+            body: Arc::clone(body),
+        };
+        let certificates = answers.tls.values().map(|(answer, _)| answer.clone());
+        answers.http.iter().map(page).chain(certificates).collect()
+    }
+
     /// Gives it no more.
     pub fn withdraw(&self, answer: &Answer) {
         self.0.rcu(|answers| {

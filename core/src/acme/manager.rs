@@ -33,6 +33,9 @@ const ASK_LEAST: Duration = Duration::from_secs(60);
 /// The longest sleep, so that a clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// The shortest, so that whatever is due and cannot be begun costs nothing.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
+
 /// What a manager is given.
 pub struct ManagerParts {
     /// Where it keeps account keys and certificates. Made with the first order.
@@ -205,17 +208,19 @@ impl Manager {
 
     /// Asks for windows of renewal, as there is room.
     fn ask(&mut self, now: i64) {
-        let Ok(orderer) = self.orderer() else { return };
-        for (secret, entry) in &mut self.entries {
+        let is_due =
+            |entry: &Entry| !entry.ordering && entry.ask_at <= now && entry.schedule.not_after().is_some();
+        if !self.entries.values().any(is_due) {
+            return;
+        }
+        let orderer = self.orderer();
+        for (secret, entry) in self.entries.iter_mut().filter(|(_, entry)| is_due(entry)) {
             if self.running.len() >= AT_A_TIME {
                 return;
             }
-            let Some(issued) = self.issued.get(&**secret) else { continue };
-            if entry.ordering || entry.ask_at > now || entry.schedule.not_after().is_none() {
-                continue;
-            }
             entry.ask_at = now.saturating_add(millis(ASK_AGAIN));
-            let (orderer, secret, issued) = (Arc::clone(&orderer), Arc::clone(secret), Arc::clone(issued));
+            let (Some(issued), Ok(orderer)) = (self.issued.get(&**secret), &orderer) else { continue };
+            let (orderer, secret, issued) = (Arc::clone(orderer), Arc::clone(secret), Arc::clone(issued));
             let authority = Arc::clone(&entry.wanted.authority);
             self.running.spawn(async move {
                 let window = orderer.window(&authority, &issued).await;
@@ -337,7 +342,7 @@ impl Manager {
             None => entry.schedule.due(),
         });
         let until = next.min().unwrap_or(i64::MAX).saturating_sub(now()).max(0);
-        Duration::from_millis(until.unsigned_abs()).min(LONGEST_SLEEP)
+        Duration::from_millis(until.unsigned_abs()).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
     }
 }
 

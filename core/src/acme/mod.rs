@@ -14,6 +14,7 @@ mod order;
 mod overlay;
 mod schedule;
 mod store;
+mod told;
 
 pub use challenges::{ACME_TLS_ALPN, Answer, AnswerError, Challenges, HTTP_PREFIX};
 pub use manager::{Holdings, ManagerParts, start};
@@ -21,3 +22,4 @@ pub use order::Responder;
 pub use overlay::Overlay;
 pub use schedule::{FailureKind, Lifetime, Patience, Schedule};
 pub use store::Issued;
+pub use told::{CHALLENGES, answers_document, told_answers};

@@ -119,8 +119,10 @@ impl Schedule {
     pub fn due(&self) -> i64 {
         let due = match self.lifetime {
             None => 0,
-            Some(Lifetime { window: Some((from, to)), .. }) => {
-                from.saturating_add(part(from, to, self.place))
+            Some(Lifetime { not_before, not_after, window: Some((from, to)) }) => {
+                // A window in the past means at once, but not again and again.
+                let least = not_before.saturating_add(part(not_before, not_after, 0.02));
+                from.saturating_add(part(from, to, self.place)).max(least)
             }
             Some(Lifetime { not_before, not_after, window: None }) => {
                 // At two thirds of the life, up to a twentieth of it later.
@@ -180,6 +182,12 @@ mod tests {
         let mut schedule = held(1 << 63);
         schedule.renew_within((20 * DAY, 22 * DAY));
         assert_eq!(schedule.due(), 21 * DAY);
+        schedule.renew_within((0, DAY));
+        assert_eq!(
+            schedule.due(),
+            10 * DAY + 90 * DAY / 50,
+            "a window in the past is no reason to order for ever"
+        );
         schedule.renew_within((22 * DAY, 20 * DAY));
         assert!(schedule.due() > 70 * DAY, "a window that ends before it begins says nothing");
     }

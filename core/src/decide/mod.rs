@@ -41,7 +41,7 @@ pub use answer::{
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
 pub use backend_tls::{BackendName, BackendTls, BackendTrust, ShownCertificate, UpstreamTls};
-pub use compile::{compile, compile_at};
+pub use compile::{acme_certificates, compile, compile_at};
 pub use compiled::{
     Availability, Bind, BindKey, ClientValidation, Compiled, Listener, ListenerProtocol, Place,
     SnapshotAvailability,

@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tombolo_core::{
+    acme::Patience,
     lifecycle::{
         Readiness,
         admin::{self, Admin},
@@ -32,6 +33,7 @@ use crate::{
     discovery::DeltaServer,
     index::{Index, Settings},
     operator::OperatorService,
+    ordering,
     peering::Peering,
     state::{Clock, State, StateParts, Tokens},
     status,
@@ -56,6 +58,8 @@ pub struct Bounds {
     pub peer_drop: Duration,
     /// How often files of configuration are looked at.
     pub look: Duration,
+    /// When certificates that could not be ordered are tried for again.
+    pub patience: Patience,
 }
 
 impl Default for Bounds {
@@ -67,6 +71,7 @@ impl Default for Bounds {
             peer_lease: Duration::from_secs(15),
             peer_drop: Duration::from_secs(24 * 3600),
             look: Duration::from_secs(1),
+            patience: Patience::default(),
         }
     }
 }
@@ -88,6 +93,8 @@ pub struct Options {
     pub config: Vec<PathBuf>,
     /// The network; empty: one of its own, named as the cluster.
     pub network: String,
+    /// The command that writes DNS records for ACME's `dns-01`, run as `COMMAND add|remove NAME VALUE`.
+    pub acme_dns_hook: Option<PathBuf>,
     /// Where the admin pages are; none: nowhere.
     pub admin: Option<SocketAddr>,
     /// Counters.
@@ -188,6 +195,8 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     let discovery = DeltaServer::new(Arc::clone(&state.resources), state.trust_domain.clone());
     let running = |socket, admin| Running { address, admin, socket, stop, ended };
 
+    let (kept_in, hook) = (options.state_dir.clone(), options.acme_dns_hook.clone());
+    ordering::begin(&state, kept_in, hook, bounds.patience, stopped.clone()).await;
     tasks::follow_files(&state, options.config.clone(), bounds.look, stopped.clone()).await;
     // From here on answers are the whole truth.
     state.resources.set_synced();

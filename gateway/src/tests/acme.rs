@@ -2,7 +2,7 @@
 
 mod pebble;
 
-use pebble::{Pebble, Setup, Zone};
+use pebble::{Anything, Pebble, Setup, Zone};
 use rustls::pki_types::CertificateDer;
 use tombolo_core::acme::Patience;
 
@@ -134,44 +134,6 @@ async fn served(to: SocketAddr, name: &str) -> Option<CertificateDer<'static>> {
     let name = ServerName::try_from(name.to_string()).unwrap();
     let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
     tls.get_ref().1.peer_certificates()?.first().cloned()
-}
-
-#[derive(Debug)]
-struct Anything;
-
-impl rustls::client::danger::ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        tombolo_core::tls::provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tombolo_core::{
+    acme::Patience,
     decide::BindKey,
     identity::Token,
     lifecycle::DrainTrigger,
@@ -217,10 +218,14 @@ impl Cluster {
             advertise: Vec::new(),
             config: Vec::new(),
             network: name.into(),
+            acme_dns_hook: None,
             admin: None,
             telemetry: telemetry(),
         };
-        let controller = tombolo_federation::start(options.clone()).await.unwrap();
+        let quick = Duration::from_millis(200);
+        let patience = Patience { first: quick, challenge: quick, limited: quick, most: quick };
+        let bounds = tombolo_federation::Bounds { patience, ..Default::default() };
+        let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
         Self { name, controller: Some(controller), options, state }
     }
 
@@ -278,11 +283,18 @@ impl Cluster {
 
     /// A gateway. One of the same cluster again is the same one, restarted.
     pub async fn gateway(&self) -> Proxy<tombolo_gateway::Running> {
-        let join = self.join("tombolo-system", "gateway", "gateway").await;
+        self.gateway_named("gateway").await
+    }
+
+    /// One of several.
+    pub async fn gateway_named(&self, name: &str) -> Proxy<tombolo_gateway::Running> {
+        let join = self.join("tombolo-system", "gateway", name).await;
         let telemetry = telemetry();
         let mut options = tombolo_gateway::Options::from_controller(join, telemetry.clone());
-        if let tombolo_gateway::Source::Controller { mesh_listen, .. } = &mut options.source {
+        if let tombolo_gateway::Source::Controller { mesh_listen, name: registered, .. } = &mut options.source
+        {
             *mesh_listen = local();
+            *registered = name.into();
         }
         options.address = Some(Ipv4Addr::LOCALHOST.into());
         options.ports = tombolo_gateway::Ports::Free;

@@ -38,6 +38,11 @@ struct Asked {
     problems: Vec<Problem>,
 }
 
+/// Every certificate that is to be ordered.
+pub fn certificates(resources: &ResourceSet) -> Vec<AcmeCertificate> {
+    issuers(resources).0
+}
+
 /// Every certificate that is wanted, and the status of AcmeIssuers.
 pub(super) fn issuers(resources: &ResourceSet) -> (Vec<AcmeCertificate>, Vec<ObjectStatus>) {
     let mut certificates = Vec::new();
