@@ -33,7 +33,7 @@ use crate::model::Snapshot;
 
 /// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
 /// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
-const LAST_REQUEST: Duration = Duration::from_secs(3);
+pub(super) const LAST_REQUEST: Duration = Duration::from_secs(3);
 /// Idle upstream connections kept per engine and protocol; past it, the oldest is closed.
 const POOLED: usize = 1024;
 /// A hard stop above every `Retry::attempts`, which is 10 at most.

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::{
     Arrival, Connection, HttpLimits, ListenStats, Observer,
     connection::Tripped,
-    engine::Proxy,
+    engine::{LAST_REQUEST, Proxy},
     listen::signalled,
     refusal::{self, Refusal},
     stream::{STREAM, StreamState},
@@ -72,6 +72,27 @@ impl Ends {
     fn are_rapid_resets(&self, allowed: usize) -> bool {
         let cancelled = self.cancelled.load(Relaxed);
         cancelled > allowed && cancelled > self.answered.load(Relaxed)
+    }
+}
+
+/// How a drain is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    /// A connection that was just made is told to go away only after its first request, which is on its way already, or
+    /// after a moment without one.
+    Patiently,
+    /// At once.
+    Promptly,
+    /// The client has been told.
+    Done,
+}
+
+impl Stopping {
+    async fn when(self, stop: &mut watch::Receiver<bool>) {
+        signalled(stop).await;
+        if self == Self::Patiently {
+            tokio::time::sleep(LAST_REQUEST).await;
+        }
     }
 }
 
@@ -135,10 +156,15 @@ impl Http2<'_> {
 
     /// Accepts streams until there are no more. Some: the client is to be told why.
     async fn accept(&self, streams: &mut Streams, stop: &mut watch::Receiver<bool>) -> Option<Refused> {
-        let mut stopping = false;
+        let mut stopping = Stopping::Patiently;
         loop {
             match streams.next(stop, stopping, self.limits.idle).await {
-                Next::Request(session, place) => self.spawn(streams, *session, place, stop.clone()),
+                Next::Request(session, place) => {
+                    if stopping == Stopping::Patiently {
+                        stopping = Stopping::Promptly;
+                    }
+                    self.spawn(streams, *session, place, stop.clone());
+                }
                 Next::Malformed => {
                     streams.malformed += 1;
                     self.log(Refused { status: 400, reason: "malformed_request" }, Instant::now());
@@ -147,7 +173,7 @@ impl Http2<'_> {
                     }
                 }
                 Next::Stop => {
-                    stopping = true;
+                    stopping = Stopping::Done;
                     streams.connection.graceful_shutdown();
                 }
                 Next::Tripped(why) => return Some(why),
@@ -203,7 +229,7 @@ fn may_pause(session: &HttpSession) -> bool {
 
 impl Streams {
     /// Waits for what comes next. The connection is driven all the while.
-    async fn next(&mut self, stop: &mut watch::Receiver<bool>, stopping: bool, idle: Duration) -> Next {
+    async fn next(&mut self, stop: &mut watch::Receiver<bool>, stopping: Stopping, idle: Duration) -> Next {
         let place = tokio::select! {
             biased;
             why = self.tripped.wait() => return Next::Tripped(why),
@@ -215,7 +241,7 @@ impl Streams {
         let accepted = tokio::select! {
             biased;
             why = self.tripped.wait() => return Next::Tripped(why),
-            () = signalled(stop), if !stopping => return Next::Stop,
+            () = stopping.when(stop), if stopping != Stopping::Done => return Next::Stop,
             accepted = HttpSession::from_h2_conn(&mut self.connection, self.digest.clone()) => accepted,
             () = tokio::time::sleep(idle) => return Next::Idle,
         };

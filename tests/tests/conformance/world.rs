@@ -59,7 +59,6 @@ kind: Gateway
 metadata: { name: all-namespaces, namespace: gateway-conformance-infra }
 spec:
   gatewayClassName: tombolo
-  addresses: [{ type: IPAddress, value: 127.0.0.22 }]
   listeners: [{ name: http, port: 80, protocol: HTTP, allowedRoutes: { namespaces: { from: All } } }]
 ---
 apiVersion: gateway.networking.k8s.io/v1
@@ -67,7 +66,6 @@ kind: Gateway
 metadata: { name: backend-namespaces, namespace: gateway-conformance-infra }
 spec:
   gatewayClassName: tombolo
-  addresses: [{ type: IPAddress, value: 127.0.0.23 }]
   listeners:
     - name: http
       port: 80
