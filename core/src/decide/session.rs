@@ -39,7 +39,7 @@ pub(crate) enum Carrier {
 /// What names an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    /// [`backend_key`].
+    /// The backend's key, as one of its arm.
     pub backend: u64,
     /// [`endpoint_key`].
     pub endpoint: u64,
