@@ -2,19 +2,14 @@
 
 use super::{
     common::Checker,
-    routes::{backend_ref, filters, header_matches, session},
+    routes::{backend_refs, filters, header_matches, parents_and_hostnames, session},
 };
 use crate::resources::kinds::{
     Filter, FilterType, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule, HeaderMatchType,
 };
 
 pub(super) fn grpc_route(c: &mut Checker, route: &GrpcRoute) {
-    c.at_most("parentRefs", route.parent_refs.len(), 32);
-    c.each("parentRefs", &route.parent_refs, |c, parent| c.dns_name("name", &parent.name));
-    c.at_most("hostnames", route.hostnames.len(), 16);
-    for (index, hostname) in route.hostnames.iter().enumerate() {
-        c.hostname(&format!("hostnames[{index}]"), hostname);
-    }
+    parents_and_hostnames(c, &route.parent_refs, &route.hostnames);
     c.at_most("rules", route.rules.len(), 64);
     c.unique("rules", "rule", route.rules.iter().filter_map(|rule| rule.name.as_deref()));
     c.each("rules", &route.rules, rule);
@@ -29,14 +24,8 @@ fn rule(c: &mut Checker, rule: &GrpcRule) {
     filters(c, &rule.filters);
     c.each("filters", &rule.filters, fits_grpc);
     session(c, rule.session_persistence.as_ref());
-    c.at_most("backendRefs", rule.backend_refs.len(), 16);
-    c.each("backendRefs", &rule.backend_refs, |c, backend| {
-        backend_ref(c, backend);
-        c.each("filters", &backend.filters, fits_grpc);
-        c.at("labels", |c| {
-            c.require(backend.labels.is_empty(), "belongs into a GrayRelease's arm", "remove it")
-        });
-    });
+    backend_refs(c, &rule.backend_refs);
+    c.each("backendRefs", &rule.backend_refs, |c, backend| c.each("filters", &backend.filters, fits_grpc));
 }
 
 /// Only some filters make sense for gRPC (Gateway API GRPCRouteFilter).

@@ -6,8 +6,9 @@ use crate::{
     resources::{
         kinds::{
             BackendRef, CookieLifetime, Cors, Filter, FilterType, HeaderFilter, HeaderMatchSpec,
-            HeaderMatchType, HttpRoute, PathMatchSpec, PathMatchType, PathModifier, PathModifierType,
-            RouteMatch, RouteRule, RouteTimeouts, SessionPersistence, SessionPersistenceType,
+            HeaderMatchType, HttpRoute, ParentRef, PathMatchSpec, PathMatchType, PathModifier,
+            PathModifierType, RouteMatch, RouteRule, RouteTimeouts, SessionPersistence,
+            SessionPersistenceType,
         },
         parse_duration,
     },
@@ -16,15 +17,20 @@ use crate::{
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 pub(super) fn http_route(c: &mut Checker, route: &HttpRoute) {
-    c.at_most("parentRefs", route.parent_refs.len(), 32);
-    c.each("parentRefs", &route.parent_refs, |c, parent| c.dns_name("name", &parent.name));
-    c.at_most("hostnames", route.hostnames.len(), 16);
-    for (index, hostname) in route.hostnames.iter().enumerate() {
-        c.hostname(&format!("hostnames[{index}]"), hostname);
-    }
+    parents_and_hostnames(c, &route.parent_refs, &route.hostnames);
     c.at_most("rules", route.rules.len(), 64);
     c.unique("rules", "rule", route.rules.iter().filter_map(|rule| rule.name.as_deref()));
     c.each("rules", &route.rules, rule);
+}
+
+/// Also for GRPCRoutes.
+pub(super) fn parents_and_hostnames(c: &mut Checker, parents: &[ParentRef], hostnames: &[String]) {
+    c.at_most("parentRefs", parents.len(), 32);
+    c.each("parentRefs", parents, |c, parent| c.dns_name("name", &parent.name));
+    c.at_most("hostnames", hostnames.len(), 16);
+    for (index, hostname) in hostnames.iter().enumerate() {
+        c.hostname(&format!("hostnames[{index}]"), hostname);
+    }
 }
 
 fn rule(c: &mut Checker, rule: &RouteRule) {
@@ -135,7 +141,8 @@ fn cors(c: &mut Checker, cors: &Cors) {
     c.at("maxAge", |c| c.require(cors.max_age != Some(0), "is 0", "use at least 1"));
 }
 
-fn backend_refs(c: &mut Checker, backends: &[BackendRef]) {
+/// Also for GRPCRoutes.
+pub(super) fn backend_refs(c: &mut Checker, backends: &[BackendRef]) {
     c.at_most("backendRefs", backends.len(), 16);
     c.each("backendRefs", backends, |c, backend| {
         backend_ref(c, backend);
