@@ -1,23 +1,26 @@
 //! Attaching routes to what they name as their parents: listeners (the edge), services (the mesh, GAMMA).
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 use super::{
     gateways::{GatewayDraft, Managed, managed},
-    grpc,
     listeners::ListenerDraft,
     mesh::{Attachment, MeshDraft},
     refs::{GATEWAY_GROUP, MCS_GROUP},
     releases::Releases,
-    rules::{GRPC_ROUTE, RouteRules, compile_rules},
+    requests,
+    rules::{GRPC_ROUTE, HTTP_ROUTE, RouteRules, compile_rules},
     sets::{self, EXPERIMENTAL_GROUP},
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
     streams::{self, StreamRules},
 };
 use crate::{
-    decide::host::HostPattern,
+    decide::{host::HostPattern, table::Entry},
     model::{Scope, ServiceKey},
     resources::{ObjectKey, ObjectStatus, ResourceSet, kinds::ParentRef},
 };
@@ -31,33 +34,14 @@ pub(super) fn attach(
 ) -> Vec<ObjectStatus> {
     let mut out = Vec::new();
     let mut places = Places { resources, by_key: positions(gateways), gateways, mesh };
+    let mut done = attach_requests(resources, releases, &mut places);
     for (key, route) in &resources.http_routes {
-        let named = ("HTTPRoute", key);
-        let rules = compile_rules(resources, releases, named, &route.meta, &route.spec.rules);
-        let attaching = Attaching {
-            kind: "HTTPRoute",
-            key,
-            generation: route.meta.generation,
-            hosts: hosts(&route.spec.hostnames),
-            cargo: Cargo::Requests(&rules),
-            done: HashSet::new(),
-        };
-        let parents = attaching.to(&route.spec.parent_refs, &mut places);
-        out.push(object_status("HTTPRoute", route, json!({ "parents": parents })));
+        let stanza = done.remove(&(HTTP_ROUTE, key)).unwrap_or_default();
+        out.push(object_status(HTTP_ROUTE, route, stanza));
     }
     for (key, route) in &resources.grpc_routes {
-        let named = (GRPC_ROUTE, key);
-        let rules = compile_rules(resources, releases, named, &route.meta, &grpc::as_requests(&route.spec));
-        let attaching = Attaching {
-            kind: GRPC_ROUTE,
-            key,
-            generation: route.meta.generation,
-            hosts: hosts(&route.spec.hostnames),
-            cargo: Cargo::Requests(&rules),
-            done: HashSet::new(),
-        };
-        let parents = attaching.to(&route.spec.parent_refs, &mut places);
-        out.push(object_status(GRPC_ROUTE, route, json!({ "parents": parents })));
+        let stanza = done.remove(&(GRPC_ROUTE, key)).unwrap_or_default();
+        out.push(object_status(GRPC_ROUTE, route, stanza));
     }
     let mut streams = HashMap::new();
     for source in streams::sources(resources) {
@@ -79,6 +63,29 @@ pub(super) fn attach(
     for (key, route) in &resources.tcp_routes {
         let stanza = streams.remove(&("TCPRoute", key)).unwrap_or_default();
         out.push(object_status("TCPRoute", route, stanza));
+    }
+    out
+}
+
+/// Attaches HTTPRoutes and GRPCRoutes, the oldest first, since an older one keeps its hosts; gives their stanzas.
+fn attach_requests<'r>(
+    resources: &'r ResourceSet,
+    releases: &Releases,
+    places: &mut Places<'_, '_>,
+) -> HashMap<(&'static str, &'r ObjectKey), Value> {
+    let mut out = HashMap::new();
+    for source in requests::sources(resources) {
+        let named = (source.kind, source.key);
+        let rules = compile_rules(resources, releases, named, source.meta, &source.rules);
+        let attaching = Attaching {
+            kind: source.kind,
+            key: source.key,
+            generation: source.meta.generation,
+            hosts: hosts(source.hostnames),
+            cargo: Cargo::Requests(&rules),
+            done: HashSet::new(),
+        };
+        out.insert(named, json!({ "parents": attaching.to(source.parents, places) }));
     }
     out
 }
@@ -204,7 +211,8 @@ impl Attaching<'_> {
         gateway: &mut GatewayDraft<'_>,
         resources: &ResourceSet,
     ) -> Result<(), Problem> {
-        let (mut meant, mut allowed, mut shared) = (false, false, false);
+        let (mut meant, mut allowed, mut shared, mut attached) = (false, false, false, false);
+        let mut rival = None;
         let is_owners = |l: &&mut ListenerDraft<'_>| l.owner.kind == kind && l.owner.key == owner;
         for listener in gateway.listeners.iter_mut().filter(is_owners) {
             let named = parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name);
@@ -218,28 +226,26 @@ impl Attaching<'_> {
                 continue;
             }
             allowed = true;
-            let mut hosts: Vec<_> =
-                self.hosts.iter().filter_map(|host| host.intersect(&listener.pattern)).collect();
-            hosts.sort();
-            hosts.dedup();
+            let hosts = self.shared_hosts(listener);
             if hosts.is_empty() {
                 continue;
             }
             shared = true;
+            if let Some(other) = self.rival(listener, &hosts) {
+                rival = Some(format!("{kind} {owner} has {other} for some of its hosts"));
+                continue;
+            }
+            attached = true;
             // What is not accepted is not attached either.
             let is_new =
                 !self.cargo.is_empty() && self.done.insert((owner.clone(), place_in(kind, listener)));
             if is_new {
-                listener.attached += 1;
-                match self.cargo {
-                    Cargo::Requests(rules) => {
-                        for host in hosts {
-                            listener.entries.extend(rules.entries.iter().map(|e| (host.clone(), e.clone())));
-                        }
-                    }
-                    Cargo::Streams(rules) => listener.add_stream(&self.hosts, rules),
-                }
+                self.add_to(listener, hosts);
             }
+        }
+        match rival {
+            Some(rival) if !attached => return Err(Problem::new("HostnameConflict", rival)),
+            _ => {}
         }
         match (meant, allowed, shared) {
             (false, ..) => no_parent(format!("{kind} {owner} has no such listener")),
@@ -252,6 +258,36 @@ impl Attaching<'_> {
                 format!("no hostname is shared with a listener of {kind} {owner}"),
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// What it shares with a listener, each with the hostname of its own that gives it: the most specific one.
+    fn shared_hosts(&self, listener: &ListenerDraft<'_>) -> Vec<(HostPattern, HostPattern)> {
+        let shared = |own: &HostPattern| Some((own.intersect(&listener.pattern)?, own.clone()));
+        let mut hosts: Vec<_> = self.hosts.iter().filter_map(shared).collect();
+        hosts.sort();
+        hosts.dedup_by(|later, first| later.0 == first.0);
+        hosts
+    }
+
+    /// A route of the other kind for requests that has some of these hosts there, and has been there before.
+    fn rival(&self, listener: &ListenerDraft<'_>, hosts: &[(HostPattern, HostPattern)]) -> Option<Arc<str>> {
+        let others = listener.taken.iter().filter(|(kind, _)| **kind != self.kind);
+        others.flat_map(|(_, taken)| hosts.iter().find_map(|(host, _)| taken.by(host))).next().cloned()
+    }
+
+    fn add_to(&self, listener: &mut ListenerDraft<'_>, hosts: Vec<(HostPattern, HostPattern)>) {
+        listener.attached += 1;
+        let rules = match self.cargo {
+            Cargo::Requests(rules) => rules,
+            Cargo::Streams(rules) => return listener.add_stream(&self.hosts, rules),
+        };
+        let title = format!("{} {}", self.kind, self.key).into();
+        let taken = listener.taken.entry(self.kind).or_default();
+        taken.add(&title, hosts.iter().map(|(host, _)| host.clone()));
+        for (host, own) in hosts {
+            let entries = rules.entries.iter();
+            listener.entries.extend(entries.map(|e| (host.clone(), Entry { own: own.clone(), ..e.clone() })));
         }
     }
 

@@ -1,12 +1,13 @@
 //! One listener of a Gateway or of a ListenerSet: what it speaks, who may attach, and what is wrong with it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
 use super::{
     certificates::certificates,
     refs::{GATEWAY_GROUP, Referrer},
+    rivals::Taken,
     status::{Conditions, Problem, messages},
     streams::protocol_of,
 };
@@ -75,6 +76,8 @@ pub(super) struct ListenerDraft<'a> {
     /// Routes attached, each once.
     pub(super) attached: usize,
     pub(super) entries: Vec<(HostPattern, Entry)>,
+    /// Hosts of the routes for requests, by the routes' kind.
+    pub(super) taken: HashMap<&'static str, Taken>,
     /// Each with the route's own hostname, and what it shares with the listener.
     pub(super) streams: Vec<(HostPattern, HostPattern, Arc<StreamRoute>)>,
 }
@@ -99,6 +102,7 @@ impl<'a> ListenerDraft<'a> {
             on_shared_socket: true,
             attached: 0,
             entries: Vec::new(),
+            taken: HashMap::new(),
             streams: Vec::new(),
         };
         match protocol_of(spec) {

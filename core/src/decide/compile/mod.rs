@@ -22,6 +22,8 @@ mod mesh;
 mod policies;
 mod refs;
 mod releases;
+mod requests;
+mod rivals;
 mod rules;
 mod sets;
 mod status;

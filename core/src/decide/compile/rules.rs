@@ -15,6 +15,7 @@ use crate::{
     decide::{
         Backend, Filters, Retry, Timeouts,
         forward::SHARED,
+        host::HostPattern,
         matcher::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch},
         rule::{Action, Invalid, Origin, Rule, Target, Weighted},
         session::{Carrier, Session},
@@ -31,6 +32,8 @@ use crate::{
     },
 };
 
+/// The kind for all of HTTP.
+pub(super) const HTTP_ROUTE: &str = "HTTPRoute";
 /// The kind whose requests are calls.
 pub(super) const GRPC_ROUTE: &str = "GRPCRoute";
 
@@ -100,6 +103,7 @@ impl Source<'_> {
                     matches: Arc::new(matches),
                     rule: compiled,
                     position: u16::try_from(at).unwrap_or(u16::MAX),
+                    own: HostPattern::Any,
                 }),
                 Err(error) => {
                     let message = format!("rule {position} match {at} is left out: {error}");

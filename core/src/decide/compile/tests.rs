@@ -7,6 +7,7 @@ mod backend_tls;
 mod frontend;
 mod gateways;
 mod proxied;
+mod rivals;
 mod sets;
 mod streams;
 mod traffic;

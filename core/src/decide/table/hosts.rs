@@ -3,10 +3,33 @@
 use super::{Entry, RequestHead, Rule, Trace};
 use crate::decide::{hash::NameMap, matcher::PathMatch};
 
+/// What is attached for one host, in the order of the hostnames that its routes name themselves. Only a listener for
+/// fewer hosts than its routes has more than one group.
+#[derive(Debug)]
+pub(crate) struct Host(Box<[Hosts]>);
+
+impl Host {
+    /// Sorts and indexes entries.
+    pub(super) fn new(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by(|a, b| (&a.own, a.precedence()).cmp(&(&b.own, b.precedence())));
+        let groups = entries.chunk_by(|a, b| a.own == b.own);
+        Self(groups.map(|group| Hosts::new(group.to_vec())).collect())
+    }
+
+    /// The first entry that matches.
+    pub(super) fn find<T: Trace>(&self, host: &str, head: &RequestHead<'_>, trace: &mut T) -> Option<&Entry> {
+        self.0.iter().find_map(|group| group.find(host, head, trace))
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter().flat_map(|group| group.entries.iter().map(|entry| &*entry.rule))
+    }
+}
+
 /// Entries of one host in their order of precedence, and indexes into it by path. The cost of a lookup grows with the
 /// depth of the deepest configured prefix and the number of expressions, not with the number of routes.
 #[derive(Debug, Default)]
-pub(crate) struct Hosts {
+struct Hosts {
     entries: Box<[Entry]>,
     exact: NameMap<Box<str>, Vec<usize>>,
     /// By prefix without trailing slash.
@@ -18,7 +41,7 @@ pub(crate) struct Hosts {
 
 impl Hosts {
     /// Indexes entries that are sorted by precedence.
-    pub(super) fn new(entries: Vec<Entry>) -> Self {
+    fn new(entries: Vec<Entry>) -> Self {
         let mut hosts = Self::default();
         for (at, entry) in entries.iter().enumerate() {
             match &entry.matches.path {
@@ -35,7 +58,7 @@ impl Hosts {
     }
 
     /// The first entry that matches.
-    pub(super) fn find<T: Trace>(&self, host: &str, head: &RequestHead<'_>, trace: &mut T) -> Option<&Entry> {
+    fn find<T: Trace>(&self, host: &str, head: &RequestHead<'_>, trace: &mut T) -> Option<&Entry> {
         let found = self.look_up(head);
         if T::ON {
             trace.place("host", || host.to_string());
@@ -47,10 +70,6 @@ impl Hosts {
             }
         }
         found.and_then(|at| self.entries.get(at))
-    }
-
-    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.entries.iter().map(|entry| &*entry.rule)
     }
 
     fn look_up(&self, head: &RequestHead<'_>) -> Option<usize> {

@@ -4,13 +4,14 @@
 //! wildcards, a longer wildcard before a shorter; then exact path, longest path prefix, regular expression (whose place
 //! the specification leaves open), method, number of headers, number of query parameters; ties go to the oldest
 //! route, then `NAMESPACE/NAME`, then the order of rules and of matches. A host's precedence is a preference, not a
-//! fence: where no rule of an exact host matches, those of a wildcard that covers it are tried.
+//! fence: where no rule of an exact host matches, those of a wildcard that covers it are tried. What counts is the host
+//! that the route itself names, not what is left of it at a listener for fewer hosts.
 
 mod hosts;
 
 use std::sync::Arc;
 
-pub(crate) use hosts::Hosts;
+use hosts::Host;
 
 use super::{
     RequestHead, hash::NameMap, host::HostPattern, matcher::PathMatch, matcher::RequestMatch, rule::Rule,
@@ -24,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) rule: Arc<Rule>,
     /// Position of the match in its rule.
     pub(crate) position: u16,
+    /// The hostname of the route that it is attached by.
+    pub(crate) own: HostPattern,
 }
 
 /// What decides between two matches of the same host; smaller is tried first.
@@ -62,10 +65,10 @@ impl Entry {
 /// The rules of one listener, or of one service of the mesh.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    exact: NameMap<Box<str>, Hosts>,
+    exact: NameMap<Box<str>, Host>,
     /// By suffix with its dot.
-    wildcard: NameMap<Box<str>, Hosts>,
-    any: Option<Hosts>,
+    wildcard: NameMap<Box<str>, Host>,
+    any: Option<Host>,
 }
 
 impl RouteTable {
@@ -76,9 +79,8 @@ impl RouteTable {
             by_host.entry(host).or_default().push(entry);
         }
         let mut table = Self::default();
-        for (host, mut entries) in by_host {
-            entries.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
-            let hosts = Hosts::new(entries);
+        for (host, entries) in by_host {
+            let hosts = Host::new(entries);
             match host {
                 HostPattern::Exact(name) => drop(table.exact.insert((*name).into(), hosts)),
                 HostPattern::Wildcard(suffix) => drop(table.wildcard.insert((*suffix).into(), hosts)),
@@ -90,7 +92,7 @@ impl RouteTable {
 
     /// All rules, once for each of their matches and hosts.
     pub(crate) fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.exact.values().chain(self.wildcard.values()).chain(&self.any).flat_map(Hosts::rules)
+        self.exact.values().chain(self.wildcard.values()).chain(&self.any).flat_map(Host::rules)
     }
 
     /// The entry that answers a request for this host (normalized).

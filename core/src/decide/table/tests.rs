@@ -79,8 +79,13 @@ fn entry(spec: &Spec) -> (HostPattern, Entry) {
         session: None,
         release: None,
     };
-    let entry = Entry { matches: Arc::new(matches), rule: Arc::new(rule), position: spec.position };
-    (HostPattern::parse(Some(spec.host)), entry)
+    let entry = Entry {
+        matches: Arc::new(matches),
+        rule: Arc::new(rule),
+        position: spec.position,
+        own: HostPattern::parse(Some(spec.host)),
+    };
+    (entry.own.clone(), entry)
 }
 
 /// A request as a test writes it.
