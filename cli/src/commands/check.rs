@@ -1,6 +1,6 @@
 //! `tombolo check`.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use tombolo_core::{
     decide,
@@ -19,6 +19,9 @@ pub struct CheckArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Where the gateway listens for Gateways that name no address (its own --address), to be shown in their status
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
 }
 
 /// Text for people, JSON for tools.
@@ -35,7 +38,8 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let (sources, unreadable) = resources::load(&args.paths);
     let mut parsed = resources::parse(&sources);
     parsed.problems.splice(0..0, unreadable);
-    let compiled = decide::compile_at(&parsed.resources, &place_of(&parsed.resources));
+    let place = decide::Place { listens: args.address, ..place_of(&parsed.resources) };
+    let compiled = decide::compile_at(&parsed.resources, &place);
     let report = resources::report(&parsed, &compiled.status);
     match args.output {
         Output::Text => print!("{report}"),

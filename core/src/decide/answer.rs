@@ -169,7 +169,7 @@ pub struct Timeouts {
 /// What may be tried again, always on another endpoint where there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
-    /// Tries besides the first, 0 to 10.
+    /// Tries besides the first, 0 to 15.
     pub attempts: u8,
     /// Status codes that are tried again when the method is idempotent (RFC 9110 section 9.2.2).
     pub codes: Arc<[u16]>,

@@ -74,6 +74,8 @@ impl Compiled {
 pub struct Place {
     /// Addresses that Gateways name and that it cannot listen on.
     pub unusable: BTreeSet<IpAddr>,
+    /// Where Gateways listen that name no address and have none of their own; none: everywhere.
+    pub listens: Option<IpAddr>,
 }
 
 /// A socket's address before `--port-offset`. The stable key by which a bound socket finds its listeners in each new

@@ -8,7 +8,7 @@ use crate::{decide::Place, resources::ResourceSet};
 pub fn place_of(resources: &ResourceSet) -> Place {
     let addresses = resources.gateways.values().flat_map(|gateway| &gateway.spec.addresses);
     let named = addresses.filter_map(|address| address.value.as_ref()?.parse::<IpAddr>().ok());
-    Place { unusable: named.filter(|ip| UdpSocket::bind((*ip, 0)).is_err()).collect() }
+    Place { unusable: named.filter(|ip| UdpSocket::bind((*ip, 0)).is_err()).collect(), listens: None }
 }
 
 #[cfg(test)]

@@ -222,6 +222,7 @@ kinds! {
     secrets: Secret = Secret, "Secret", "", &["v1"], true, Root;
     config_maps: ConfigMap = ConfigMap, "ConfigMap", "", &["v1"], true, Root;
     endpoint_slices: EndpointSlice = EndpointSlice, "EndpointSlice", "discovery.k8s.io", &["v1"], true, Root;
+    endpoints: Endpoints = Endpoints, "Endpoints", "", &["v1"], true, Root;
     service_exports: ServiceExport = ServiceExport, "ServiceExport", "multicluster.x-k8s.io", &["v1alpha1", "v1beta1"], true, OptionalSpec;
     service_imports: ServiceImport = ServiceImport, "ServiceImport", "multicluster.x-k8s.io", &["v1alpha1", "v1beta1"], true, OptionalSpec;
     gray_releases: GrayRelease = GrayRelease, "GrayRelease", "tombolo.dev", &["v1alpha1"], true, Spec;

@@ -1,14 +1,14 @@
-//! Services and endpoints from documents alone: Service, EndpointSlice, Workload.
+//! Services and endpoints from documents alone: Service, EndpointSlice, Endpoints, Workload.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use super::{
-    kinds::{self, EndpointSlice, ServicePortSpec, TargetPort, Workload},
-    object::{Object, ObjectKey, ResourceSet},
+    kinds::{self, EndpointSlice, EndpointSubset, ServicePortSpec, TargetPort, Workload},
+    object::{Object, ObjectKey, ObjectMeta, ResourceSet},
 };
 use crate::model::{
     AppProtocol, Endpoint, EndpointHealth, LANE_LABEL, Labels, Lane, Locality, Reach, Scope, ServiceEntry,
@@ -54,12 +54,23 @@ fn port_of(port: &ServicePortSpec) -> ServicePort {
     ServicePort { name: port.name.as_str().into(), port: port.port, protocol }
 }
 
-fn slices_by_service(resources: &ResourceSet) -> HashMap<ObjectKey, Vec<&Arc<Object<EndpointSlice>>>> {
+/// EndpointSlices; Endpoints alone count where a Service has none, as Kubernetes keeps both for the same pods.
+fn slices_by_service(resources: &ResourceSet) -> HashMap<ObjectKey, Vec<Arc<Object<EndpointSlice>>>> {
     let mut slices: HashMap<ObjectKey, Vec<_>> = HashMap::new();
     for (key, slice) in &resources.endpoint_slices {
         if let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) {
-            slices.entry(ObjectKey::new(&key.namespace, service)).or_default().push(slice);
+            slices.entry(ObjectKey::new(&key.namespace, service)).or_default().push(slice.clone());
         }
+    }
+    for (key, endpoints) in &resources.endpoints {
+        let Entry::Vacant(place) = slices.entry(key.clone()) else { continue };
+        let subsets = endpoints.spec.subsets.iter();
+        let slice = |(at, subset): (usize, &EndpointSubset)| {
+            let meta = ObjectMeta { name: format!("{}-{at}", key.name), ..endpoints.meta.clone() };
+            let api_version = endpoints.api_version.clone();
+            Arc::new(Object { api_version, meta, spec: subset.to_slice() })
+        };
+        place.insert(subsets.enumerate().map(slice).collect());
     }
     slices
 }

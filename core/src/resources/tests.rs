@@ -1,3 +1,4 @@
+mod endpoints;
 mod stream;
 
 use std::path::PathBuf;
@@ -173,7 +174,7 @@ fn route_rules_of_form() {
             "{ rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { port: 1 } }], backendRefs: [{ name: a, port: 1 }] }] }",
             "spec.rules[0].backendRefs",
         ),
-        ("{ rules: [{ retry: { attempts: 99 } }] }", "spec.rules[0].retry.attempts"),
+        ("{ rules: [{ retry: { codes: [200] } }] }", "spec.rules[0].retry.codes[0]"),
         ("{ hostnames: [127.0.0.1] }", "spec.hostnames[0]"),
         ("{ rules: [{ name: a }, { name: a }] }", "spec.rules"),
     ] {

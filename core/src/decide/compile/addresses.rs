@@ -50,9 +50,9 @@ impl Addresses {
         (out, problems)
     }
 
-    /// What its status shows: an own address where it has one, else every address of the process.
-    pub(super) fn shown(&self) -> Vec<IpAddr> {
-        let chosen = self.floating.then(|| self.own.unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
+    /// What its status shows: an own address where it has one, else where the process listens (none: everywhere).
+    pub(super) fn shown(&self, process: Option<IpAddr>) -> Vec<IpAddr> {
+        let chosen = self.floating.then(|| self.own.or(process).unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
         self.named.iter().copied().chain(chosen).collect()
     }
 

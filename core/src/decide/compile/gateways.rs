@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     addresses::{self, Addresses},
     backend_tls::shown_certificate,
-    conflicts, frontend,
+    conflicts, features, frontend,
     listeners::{ListenerDraft, Owner},
     refs::by_age,
     sets,
@@ -176,7 +176,8 @@ fn class_status(class: &Object<GatewayClass>) -> ObjectStatus {
     conditions.good("Accepted", invalid.as_slice());
     // Documents of versions that are not known are refused when they are read.
     conditions.good("SupportedVersion", &[]);
-    object_status("GatewayClass", class, conditions.stanza())
+    let stanza = json!({ "conditions": conditions.value(), "supportedFeatures": features::supported() });
+    object_status("GatewayClass", class, stanza)
 }
 
 /// A Gateway of another implementation has no status from us; one whose class is not there waits for it.
@@ -223,7 +224,7 @@ impl GatewayDraft<'_> {
         }
         let addresses: Vec<Value> = self
             .addresses
-            .shown()
+            .shown(place.listens)
             .into_iter()
             .filter(|address| self.serves() && !place.unusable.contains(address))
             .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))

@@ -11,6 +11,7 @@ mod authorities;
 mod backend_tls;
 mod certificates;
 mod conflicts;
+mod features;
 mod filters;
 mod foreign;
 mod frontend;

@@ -235,11 +235,17 @@ fn timeouts(spec: &RouteTimeouts) -> Timeouts {
     Timeouts { request: of(&spec.request), attempt: of(&spec.backend_request) }
 }
 
+/// A route that asks for more gets so many.
+const MAX_RETRIES: u8 = 15;
+
 fn retry(spec: &RouteRetry) -> Retry {
     let default = &SHARED.retry;
     Retry {
-        attempts: spec.attempts.unwrap_or(default.attempts).min(10),
-        codes: if spec.codes.is_empty() { default.codes.clone() } else { spec.codes.as_slice().into() },
+        attempts: spec
+            .attempts
+            .map_or(default.attempts, |n| u8::try_from(n).unwrap_or(u8::MAX).min(MAX_RETRIES)),
+        // None listed: connections that fail alone are tried again (GEP-1731).
+        codes: spec.codes.as_slice().into(),
         backoff: spec.backoff.as_deref().and_then(|text| parse_duration(text).ok()),
     }
 }

@@ -94,8 +94,10 @@ fn what_is_right_is_accepted() {
         gateway("edge", HTTP),
         http_route("web", "shop", &format!("parentRefs: [{{ name: edge }}], {TO_WEB}")),
     ]);
-    let class = conditions(&status(&compiled, "GatewayClass", "tombolo"));
-    assert_eq!(class, ["Accepted=True/Accepted", "SupportedVersion=True/SupportedVersion"]);
+    let class = status(&compiled, "GatewayClass", "tombolo");
+    let features: Vec<_> = class["supportedFeatures"].as_array().unwrap().iter().collect();
+    assert!(features.contains(&&serde_json::json!({ "name": "HTTPRoute" })), "{features:?}");
+    assert_eq!(conditions(&class), ["Accepted=True/Accepted", "SupportedVersion=True/SupportedVersion"]);
     let edge = status(&compiled, "Gateway", "edge");
     assert_eq!(conditions(&edge), ["Accepted=True/Accepted", "Programmed=True/Programmed"]);
     let http = &edge["listeners"][0];
@@ -117,6 +119,43 @@ fn what_is_right_is_accepted() {
     assert_eq!(parent["parentRef"].get("sectionName"), None);
     assert_eq!(compiled.binds.len(), 1);
     assert_eq!(compiled.binds[0].listeners[0].hostname, None);
+}
+
+#[test]
+fn a_tls_listener_without_certificates_says_so_and_leaves_the_others() {
+    for protocol in ["HTTPS", "TLS"] {
+        for tls in ["", ", tls: {}", ", tls: { mode: Terminate }"] {
+            let bare = format!("{{ name: bare, port: 443, protocol: {protocol}{tls} }}");
+            let compiled = world(&[gateway("edge", &format!("{HTTP}, {bare}"))]);
+            let found = conditions(&listener(&compiled, "edge", 1));
+            for expected in ["ResolvedRefs=False/InvalidCertificateRef", "Programmed=False/Invalid"] {
+                assert!(found.contains(&expected.to_string()), "{bare}: {found:?}");
+            }
+            let edge = conditions(&status(&compiled, "Gateway", "edge"));
+            assert_eq!(edge, ["Accepted=True/ListenersNotValid", "Programmed=True/Programmed"], "{bare}");
+            assert!(
+                conditions(&listener(&compiled, "edge", 0)).contains(&"Programmed=True/Programmed".into())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_route_tries_again_as_it_says_and_else_as_all_do() {
+    for (retry, expected) in [
+        ("", (2, vec![503])),
+        (", retry: {}", (2, vec![])),
+        (", retry: { attempts: 0, codes: [500] }", (0, vec![500])),
+        (", retry: { attempts: 100 }", (15, vec![])),
+        (", retry: { attempts: 1000, codes: [500, 504] }", (15, vec![500, 504])),
+    ] {
+        let rules = format!("rules: [{{ backendRefs: [{{ name: web, port: 80 }}]{retry} }}]");
+        let to_edge = format!("parentRefs: [{{ name: edge }}], {rules}");
+        let compiled = world(&[gateway("edge", HTTP), http_route("web", "shop", &to_edge)]);
+        let rule = compiled.binds[0].listeners[0].routes.rules().next().unwrap();
+        assert_eq!((rule.retry.attempts, rule.retry.codes.to_vec()), expected, "{retry}");
+        assert_eq!(route(&compiled, "web")[0], "Accepted=True/Accepted");
+    }
 }
 
 #[test]

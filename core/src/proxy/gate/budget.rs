@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Of so many requests in a window, one more try is allowed: 20 percent.
 const REQUESTS_PER_RETRY: u32 = 5;
 /// So many tries are allowed in a window in any case, so that a service with little traffic has some.
-const LEAST: u32 = 100;
+const LEAST: u32 = 300;
 /// Services are counted in so many places; where two share one, they share its budget.
 const PLACES: usize = 256;
 
@@ -87,8 +87,8 @@ mod tests {
         let budgets = Budgets::default();
         let (app, now) = (backend("app"), budgets.origin);
         let taken = || (0..10_000).filter(|_| budgets.retry(&app, now)).count();
-        assert_eq!(taken(), 100);
-        (0..1_000).for_each(|_| budgets.request(&app, now));
+        assert_eq!(taken(), 300);
+        (0..2_000).for_each(|_| budgets.request(&app, now));
         assert_eq!(taken(), 100, "a fifth of the requests, less those that were taken");
         assert!(!budgets.retry(&app, now));
         assert!(budgets.retry(&app, now + WINDOW), "a new window, a new budget");

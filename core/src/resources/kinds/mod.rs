@@ -3,6 +3,7 @@
 
 mod acme;
 mod core_v1;
+mod endpoints;
 mod external_auth;
 mod gateway;
 mod gateway_tls;
@@ -21,6 +22,7 @@ pub use core_v1::{
     ConfigMap, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ReferenceGrant,
     ReferenceGrantFrom, ReferenceGrantTo, Secret, Service, ServicePortSpec, SliceEndpoint, TargetPort,
 };
+pub use endpoints::{EndpointAddress, EndpointSubset, Endpoints};
 pub use external_auth::{
     ExternalAuthProtocol, ExternalAuthSpec, ForwardBodySpec, GrpcAuthSpec, HttpAuthSpec,
 };

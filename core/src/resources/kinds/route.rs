@@ -386,7 +386,7 @@ pub struct RouteRetry {
     pub codes: Vec<u16>,
     /// Tries besides the first.
     #[serde(default)]
-    pub attempts: Option<u8>,
+    pub attempts: Option<u32>,
     /// How long a further try waits at least.
     #[serde(default)]
     pub backoff: Option<String>,

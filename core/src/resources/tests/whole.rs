@@ -32,12 +32,12 @@ metadata: { name: edge }
 spec:
   listeners:
     - { port: 80, protocol: HTTP, hostname: a_b }
-    - { name: s, port: 443, protocol: HTTPS }
+    - { name: s, port: 443, protocol: HTTPS, allowedRoutes: { namespaces: { from: Selector } } }
 ",
     );
     let expected = [
         "spec.listeners[0].hostname",
-        "spec.listeners[1].tls",
+        "spec.listeners[1].allowedRoutes.namespaces.selector",
         "spec.listeners[0].name",
         "spec.gatewayClassName",
     ];

@@ -1,9 +1,9 @@
-//! GatewayClass, Gateway, ReferenceGrant, Service, Secret, EndpointSlice.
+//! GatewayClass, Gateway, ReferenceGrant, Service, Secret, EndpointSlice, Endpoints.
 
 use super::common::Checker;
 use crate::resources::kinds::{
-    EndpointSlice, FromNamespaces, Gateway, GatewayClass, ListenerSet, ListenerSpec, ReferenceGrant,
-    RouteNamespaces, Secret, Service, ServicePortSpec, TargetPort,
+    EndpointSlice, Endpoints, FromNamespaces, Gateway, GatewayClass, ListenerSet, ListenerSpec,
+    ReferenceGrant, RouteNamespaces, Secret, Service, ServicePortSpec, TargetPort,
 };
 
 pub(super) fn gateway_class(c: &mut Checker, class: &GatewayClass) {
@@ -26,7 +26,7 @@ pub(super) fn gateway(c: &mut Checker, gateway: &Gateway) {
         c.at("infrastructure", |c| {
             c.at_most("labels", infrastructure.labels.len(), 8);
             c.labels("labels", &infrastructure.labels);
-            c.at_most("annotations", infrastructure.annotations.len(), 8);
+            c.at_most("annotations", infrastructure.annotations.len(), 16);
         });
     }
     if let Some(scope) = gateway.default_scope.as_deref() {
@@ -89,14 +89,12 @@ fn listener(c: &mut Checker, listener: &ListenerSpec) {
     if let Some(hostname) = listener.hostname.as_ref().filter(|h| !h.is_empty()) {
         c.hostname("hostname", hostname);
     }
-    let is_tls = matches!(listener.protocol.as_str(), "HTTPS" | "TLS");
     match &listener.tls {
         Some(_) if matches!(listener.protocol.as_str(), "HTTP" | "TCP" | "UDP") => {
             c.at("tls", |c| {
                 c.fail(format!("{} has no TLS", listener.protocol), "use protocol HTTPS, or remove it")
             });
         }
-        None if is_tls => c.at("tls", |c| c.fail("is missing", "name a Secret in certificateRefs")),
         Some(tls) => c.at("tls", |c| c.at_most("certificateRefs", tls.certificate_refs.len(), 64)),
         None => {}
     }
@@ -151,6 +149,17 @@ pub(super) fn secret(c: &mut Checker, secret: &Secret) {
             });
         }
     }
+}
+
+pub(super) fn endpoints(c: &mut Checker, endpoints: &Endpoints) {
+    c.at_most("subsets", endpoints.subsets.len(), 100);
+    c.each("subsets", &endpoints.subsets, |c, subset| {
+        c.at_most("addresses", subset.addresses.len(), 1000);
+        c.at_most("notReadyAddresses", subset.not_ready_addresses.len(), 1000);
+        c.each("addresses", &subset.addresses, |c, address| c.address("ip", &address.ip));
+        c.each("notReadyAddresses", &subset.not_ready_addresses, |c, address| c.address("ip", &address.ip));
+        c.each("ports", &subset.ports, |c, port| c.port("port", port.port));
+    });
 }
 
 pub(super) fn endpoint_slice(c: &mut Checker, slice: &EndpointSlice) {

@@ -47,6 +47,7 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
         AnyObject::Service(o) => c.at("spec", |c| edge::service(c, &o.spec)),
         AnyObject::Secret(o) => edge::secret(c, &o.spec),
         AnyObject::EndpointSlice(o) => edge::endpoint_slice(c, &o.spec),
+        AnyObject::Endpoints(o) => edge::endpoints(c, &o.spec),
         AnyObject::GrayRelease(o) => c.at("spec", |c| mesh::gray_release(c, &o.spec)),
         AnyObject::Workload(o) => c.at("spec", |c| mesh::workload(c, &o.spec)),
         AnyObject::AuthorizationPolicy(o) => c.at("spec", |c| mesh::authorization_policy(c, &o.spec)),

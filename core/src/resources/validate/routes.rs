@@ -66,10 +66,6 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
     }
     if let Some(retry) = &rule.retry {
         c.at("retry", |c| {
-            let attempts = retry.attempts.unwrap_or(0);
-            c.at("attempts", |c| {
-                c.require(attempts <= 10, format!("{attempts} is too many"), "use at most 10")
-            });
             c.each("codes", &retry.codes, |c, code| {
                 c.require(
                     (400..600).contains(code),

@@ -46,6 +46,9 @@ fn a_gateway_alone_is_everywhere() {
         assert_eq!(shown(&compiled, "edge"), ["0.0.0.0"]);
         assert_eq!(sockets(&compiled), [(None, 80, vec!["shop/edge".into()])]);
     }
+    let all = resources(&format!("{CLASS}{}", gateway("edge", HTTP)));
+    let place = Place { listens: Some("127.0.0.9".parse().unwrap()), ..Place::default() };
+    assert_eq!(shown(&compile_at(&all, &place), "edge"), ["127.0.0.9"]);
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn an_address_that_the_machine_does_not_have_is_told_and_the_others_serve() {
         "{CLASS}{}",
         addressed("edge", HTTP, "{ value: 192.0.2.1 }, { value: 127.0.0.1 }")
     ));
-    let place = Place { unusable: ["192.0.2.1".parse().unwrap()].into() };
+    let place = Place { unusable: ["192.0.2.1".parse().unwrap()].into(), ..Place::default() };
     let compiled = compile_at(&all, &place);
     let edge = conditions(&status(&compiled, "Gateway", "edge"));
     assert_eq!(edge, ["Accepted=True/Accepted", "Programmed=False/AddressNotUsable"]);
