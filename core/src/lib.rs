@@ -9,6 +9,7 @@ pub mod jwt;
 pub mod lifecycle;
 pub mod member;
 pub mod model;
+pub mod ocsp;
 pub mod proxy;
 pub mod resources;
 pub mod telemetry;

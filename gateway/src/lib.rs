@@ -16,6 +16,7 @@ mod ordering;
 mod origin;
 mod pages;
 mod running;
+mod stapling;
 mod state;
 mod static_source;
 

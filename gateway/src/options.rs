@@ -9,8 +9,8 @@ use std::{
 };
 
 use tombolo_core::{
-    acme::Patience, decide::CookieKey, member::JoinOptions, model::Locality, proxy::ListenLimits,
-    telemetry::Telemetry,
+    acme::Patience, decide::CookieKey, member::JoinOptions, model::Locality, ocsp::Times,
+    proxy::ListenLimits, telemetry::Telemetry,
 };
 
 /// Everything that a gateway is told at its start.
@@ -29,6 +29,8 @@ pub struct Options {
     pub handover: Option<PathBuf>,
     /// How many connections each public listener takes.
     pub limits: ListenLimits,
+    /// When OCSP responses are asked for.
+    pub ocsp: Times,
     /// How certificates are ordered, in static mode.
     pub acme: AcmeOptions,
     /// Proxies in front that are trusted to say who the client is; 0: none.
@@ -122,6 +124,7 @@ impl Options {
             admin: None,
             handover: None,
             limits: ListenLimits::default(),
+            ocsp: Times::default(),
             acme: AcmeOptions::default(),
             trusted_hops: 0,
             telemetry,

@@ -87,6 +87,7 @@ impl Origin {
     pub async fn new(
         source: Source,
         ordering: (AcmeOptions, Arc<Challenges>),
+        book: CertificateBook,
         telemetry: &Arc<Telemetry>,
         inherited: &Inherited,
         stop: Receiver<bool>,
@@ -94,7 +95,7 @@ impl Origin {
         match source {
             Source::Static { paths, poll, cookies } => {
                 let own = || random_secret().ok().map(|secret| CookieKey::derive(&secret));
-                Self::from_files((paths, poll), cookies.or_else(own), ordering, telemetry)
+                Self::from_files((paths, poll), cookies.or_else(own), ordering, book, telemetry)
             }
             Source::Controller { join, name, mesh_listen, mesh_advertise, locality } => {
                 let joining = Joining {
@@ -104,6 +105,7 @@ impl Origin {
                     advertise: mesh_advertise,
                     locality,
                     challenges: ordering.1,
+                    book,
                 };
                 joining.run(telemetry, inherited, stop).await
             }
@@ -114,6 +116,7 @@ impl Origin {
         (paths, poll): (Vec<PathBuf>, Duration),
         cookies: Option<CookieKey>,
         (options, challenges): (AcmeOptions, Arc<Challenges>),
+        book: CertificateBook,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, Error> {
         // A path that is not there at the start is a mistake; later it is a problem that passes.
@@ -127,8 +130,9 @@ impl Origin {
         let (states, state) = watch::channel(Arc::default());
         let into = Slots { snapshot: Arc::clone(&snapshot), certificates: Arc::clone(&certificates) };
         let ordering = Ordering::start(options, challenges, Arc::clone(telemetry));
-        let source = StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into)
-            .with_cookies(cookies);
+        let source =
+            StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into, book)
+                .with_cookies(cookies);
         tokio::spawn(source.watch(poll, states));
         Ok(Self { snapshot, pools, certificates, state, membership: None })
     }
@@ -142,6 +146,7 @@ struct Joining {
     advertise: Option<SocketAddr>,
     locality: Locality,
     challenges: Arc<Challenges>,
+    book: CertificateBook,
 }
 
 impl Joining {
@@ -177,7 +182,8 @@ impl Joining {
         let (states, state) = watch::channel(Arc::default());
         let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
         let shown = Arc::clone(&certificates);
-        tokio::spawn(follow(discovery, names, (shown, self.challenges), states, Arc::clone(telemetry)));
+        let into = Followed { shown, challenges: self.challenges, book: self.book };
+        tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
         let membership = Membership { member, registration, _discovering: discovering, mesh };
         Ok(Origin { snapshot, pools, certificates, state, membership: Some(membership) })
     }
@@ -206,16 +212,22 @@ impl Joining {
     }
 }
 
+/// What follows the documents.
+struct Followed {
+    shown: Arc<ArcSwap<Certificates>>,
+    challenges: Arc<Challenges>,
+    book: CertificateBook,
+}
+
 /// Makes a state of each snapshot, from the first whole one on.
 async fn follow(
     discovery: Discovery,
     names: MeshNames,
-    (shown, challenges): (Arc<ArcSwap<Certificates>>, Arc<Challenges>),
+    Followed { shown, challenges, mut book }: Followed,
     states: watch::Sender<Arc<State>>,
     telemetry: Arc<Telemetry>,
 ) {
     let mut changes = discovery.changes();
-    let mut book = CertificateBook::default();
     if discovery.synced().wait_for(|synced| *synced).await.is_err() {
         return;
     }

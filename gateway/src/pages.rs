@@ -13,12 +13,16 @@ use tombolo_core::{
     model::Snapshot,
 };
 
-use crate::state::Served;
+use crate::{
+    stapling::{Staples, show, show_conditions},
+    state::Served,
+};
 
 /// `/config` and `/explain`.
 pub(crate) struct GatewayPages {
     pub served: Arc<ArcSwap<Served>>,
     pub pools: Arc<Pools>,
+    pub staples: Arc<ArcSwap<Staples>>,
 }
 
 impl Pages for GatewayPages {
@@ -37,10 +41,13 @@ impl GatewayPages {
         let state = &served.state;
         let listeners = state.snapshot.config.binds.iter().map(|bind| listener(bind, &served));
         let mut config = view(&state.snapshot);
+        let staples = self.staples.load();
+        show_conditions(&mut config["objects"], &state.snapshot.config.binds, &staples);
         let more = json!({
             "listeners": listeners.collect::<Vec<_>>(),
             "problems": state.problems,
             "certificateProblems": state.certificate_problems,
+            "staples": show(&staples),
             "listenerProblems": served.problems,
             "keptAsBefore": state.kept,
         });

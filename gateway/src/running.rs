@@ -22,12 +22,14 @@ use tombolo_core::{
 };
 
 use crate::{
+    certificates::CertificateBook,
     director::EdgeDirector,
     edge::Edge,
     handover::{Predecessor, Successor, Wish},
     options::Options,
     origin::{Membership, Origin},
     pages::GatewayPages,
+    stapling::Stapling,
     state::{Served, State},
 };
 
@@ -164,8 +166,10 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let (predecessor, inherited) = find_predecessor(&options).await?;
     let challenges: Arc<Challenges> = Arc::default();
     let ordering = (options.acme.clone(), Arc::clone(&challenges));
+    let book = CertificateBook::new(Stapling::start(options.ocsp, Arc::clone(&telemetry)));
+    let staples = book.staples();
     let origin =
-        Origin::new(options.source.clone(), ordering, &telemetry, &inherited, stopped.clone()).await?;
+        Origin::new(options.source.clone(), ordering, book, &telemetry, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
     let parts = EngineParts {
@@ -181,7 +185,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();
-    let pages = GatewayPages { served: Arc::clone(&served), pools };
+    let pages = GatewayPages { served: Arc::clone(&served), pools, staples };
     let admin = open_admin(&options, &inherited)?;
     let admin_socket = admin.as_ref().and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
     let admin = serve_admin(&options, admin, &readiness, pages, stopped)?;

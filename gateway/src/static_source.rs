@@ -51,8 +51,8 @@ impl StaticSource {
         telemetry: Arc<Telemetry>,
         feeder: Arc<PoolFeeder>,
         into: Slots,
+        book: CertificateBook,
     ) -> Self {
-        let book = CertificateBook::default();
         Self { files, ordering, loaded: None, telemetry, feeder, into, book, cookies: None, version: 0 }
     }
 

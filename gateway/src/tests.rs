@@ -2,6 +2,7 @@
 
 mod backends;
 mod clients;
+mod ocsp;
 mod streams;
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use tombolo_proto::{
     v1,
@@ -19,6 +20,7 @@ use crate::{
     decide::{Compiled, CookieKey},
     model::{ServiceEntry, ServiceKey, Snapshot, TrustBundles},
     resources::{self, Document, ResourceSet},
+    tls::edge::{OCSP_ANNOTATION, OCSP_KEY},
 };
 
 /// Resources of one type; one more is refused.
@@ -276,13 +278,18 @@ fn secret_key(name: &str) -> String {
 fn secret(name: &str, message: &v1::EdgeCertificate) -> Result<Document, ResourceError> {
     let text =
         |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| ResourceError("it is not PEM".into()));
-    let json = serde_json::json!({
+    let mut json = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": { "namespace": message.namespace, "name": message.name },
         "type": "kubernetes.io/tls",
         "stringData": { "tls.crt": text(&message.certificate_pem)?, "tls.key": text(&message.key_pem)? },
     });
-    let document = document(&secret_key(name), &json.to_string())?;
-    Ok(document)
+    if !message.ocsp_response.is_empty() {
+        json["data"] = serde_json::json!({ OCSP_KEY: STANDARD.encode(&message.ocsp_response) });
+    }
+    if message.ocsp_fetch {
+        json["metadata"]["annotations"] = serde_json::json!({ OCSP_ANNOTATION: "fetch" });
+    }
+    document(&secret_key(name), &json.to_string())
 }

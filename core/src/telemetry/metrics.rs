@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     access::{AccessLog, direction},
     acme::AcmeMetrics,
+    ocsp::OcspMetrics,
 };
 use crate::{
     decide::{Backend, Decision},
@@ -112,6 +113,7 @@ pub struct Telemetry {
     unknown_names: Counter,
     dropped_lines: Counter,
     acme: AcmeMetrics,
+    ocsp: OcspMetrics,
     handles: DashMap<u64, Arc<Handles>>,
     listeners: Mutex<Vec<Watched>>,
 }
@@ -169,6 +171,7 @@ impl Telemetry {
             ),
             dropped_lines: metric!("access_log_dropped", "Access log lines not written", Counter::default()),
             acme: AcmeMetrics::register(&mut registry),
+            ocsp: OcspMetrics::register(&mut registry),
             handles: DashMap::new(),
             listeners: Mutex::new(Vec::new()),
             registry,
@@ -195,6 +198,11 @@ impl Telemetry {
     /// Metrics of certificates that are ordered.
     pub fn acme(&self) -> &AcmeMetrics {
         &self.acme
+    }
+
+    /// Of OCSP responses.
+    pub fn ocsp(&self) -> &OcspMetrics {
+        &self.ocsp
     }
 
     /// Shows a listener's counters. `passthrough`: it passes TLS on by name.

@@ -15,9 +15,17 @@ use rustls::{
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use super::{ClientValidation, TlsError, mesh::protocols, provider};
+use crate::ocsp::{self, Staple, Target, TargetError};
 
-mod ocsp;
+mod keys;
 
+use keys::Keys;
+
+/// The annotation of a Secret by which OCSP responses are fetched for its certificate, where it is `fetch`, also if the
+/// certificate does not demand them.
+pub const OCSP_ANNOTATION: &str = "tombolo.dev/ocsp";
+/// The key of an OCSP response (DER) beside the certificate in its Secret.
+pub const OCSP_KEY: &str = "ocsp.der";
 /// Certificates in one Secret's chain. More are refused.
 const MAX_CERTIFICATES: usize = 16;
 
@@ -26,7 +34,7 @@ pub struct EdgeCertificate {
     secret: Arc<str>,
     names: Vec<String>,
     must_staple: bool,
-    certified: Arc<CertifiedKey>,
+    keys: Arc<Keys>,
 }
 
 /// Why a Secret's certificate cannot be served. Never shows any of the key.
@@ -63,22 +71,29 @@ impl EdgeCertificate {
         })?;
         let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| refuse("tls.key does not belong to tls.crt".into()))?;
-        Ok(Self { secret: secret.into(), names, must_staple, certified: Arc::new(certified) })
+        Ok(Self { secret: secret.into(), names, must_staple, keys: Arc::new(Keys::new(certified)) })
     }
 
-    /// The same, with an OCSP response (DER) that is sent along to clients that ask for one (RFC 6066 section 8). One that
-    /// is no successful response is refused. Whether it is still in time is for whoever supplies it to see to.
-    pub fn with_ocsp(self, response: &[u8]) -> Result<Self, EdgeCertificateError> {
-        ocsp::check(response)
-            .map_err(|reason| EdgeCertificateError { secret: self.secret.clone(), reason: reason.into() })?;
-        let mut certified = (*self.certified).clone();
-        certified.ocsp = Some(response.to_vec());
-        Ok(Self { certified: Arc::new(certified), ..self })
+    /// From now on, until it expires, this OCSP response is sent along to clients that ask for one (RFC 6066 section 8);
+    /// none: nothing is. Handshakes see it at once, wherever the certificate is served.
+    pub fn staple(&self, staple: Option<&Staple>) {
+        self.keys.staple(staple);
     }
 
-    /// True if the certificate demands an OCSP response (RFC 7633) and has none: some clients will refuse it.
-    pub fn lacks_staple(&self) -> bool {
-        self.must_staple && self.certified.ocsp.is_none()
+    /// Until when the response is good that is sent along, in seconds since the Unix epoch. None: there is none that is
+    /// good at `now`.
+    pub fn stapled_until(&self, now: i64) -> Option<i64> {
+        self.keys.stapled_until(now)
+    }
+
+    /// True if the certificate demands an OCSP response (RFC 7633): without one, some clients refuse it.
+    pub fn must_staple(&self) -> bool {
+        self.must_staple
+    }
+
+    /// What responses have to be about.
+    pub fn ocsp_target(&self) -> Result<Target, TargetError> {
+        Target::of(&self.keys.plain.cert)
     }
 
     /// `NAMESPACE/NAME` of its Secret.
@@ -88,7 +103,7 @@ impl EdgeCertificate {
 
     /// The chain and key, as rustls takes them.
     pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
-        &self.certified
+        &self.keys.plain
     }
 
     /// The DNS names it is for, lowercase, wildcards among them.
@@ -134,26 +149,26 @@ pub struct EdgeCertificates {
 
 #[derive(Debug, Default)]
 struct Names {
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    exact: HashMap<String, Arc<Keys>>,
     /// By the suffix with its dot. Covers exactly one label (RFC 9525, section 6.3).
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
-    first: Option<Arc<CertifiedKey>>,
+    wildcard: HashMap<String, Arc<Keys>>,
+    first: Option<Arc<Keys>>,
 }
 
 impl Names {
     fn add(&mut self, certificate: &EdgeCertificate) {
-        let certified = &certificate.certified;
-        self.first.get_or_insert_with(|| Arc::clone(certified));
+        let keys = &certificate.keys;
+        self.first.get_or_insert_with(|| Arc::clone(keys));
         for name in &certificate.names {
             let (table, name) = match name.strip_prefix('*') {
                 Some(suffix) => (&mut self.wildcard, suffix),
                 None => (&mut self.exact, name.as_str()),
             };
-            table.entry(name.into()).or_insert_with(|| Arc::clone(certified));
+            table.entry(name.into()).or_insert_with(|| Arc::clone(keys));
         }
     }
 
-    fn find(&self, server_name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+    fn find(&self, server_name: Option<&str>) -> Option<&Arc<Keys>> {
         let named = server_name.and_then(|name| {
             let suffix = name.find('.').and_then(|dot| name.get(dot..));
             self.exact.get(name).or_else(|| self.wildcard.get(suffix?))
@@ -185,12 +200,12 @@ impl EdgeCertificates {
         all.all(|names| names.first.is_none())
     }
 
-    /// The certificate for a server name.
+    /// The certificate for a server name, with the OCSP response that is good now.
     pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let lower = server_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
         let name = lower.as_deref();
         let listener = name.and_then(|name| self.listener(name)).or(self.every.as_ref())?;
-        listener.find(name).cloned()
+        listener.find(name).map(|keys| keys.now())
     }
 
     fn listener(&self, name: &str) -> Option<&Names> {

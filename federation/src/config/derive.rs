@@ -8,6 +8,7 @@ use tombolo_core::{
         Endpoint, EndpointHealth, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain, opaque_sni,
     },
     resources::{AnyObject, ObjectKey, ResourceSet, kinds, static_services},
+    tls::edge::{OCSP_ANNOTATION, OCSP_KEY},
 };
 use tombolo_proto::v1;
 
@@ -193,6 +194,8 @@ fn certificates(resources: &ResourceSet) -> BTreeMap<String, v1::EdgeCertificate
                 name: key.name.clone(),
                 certificate_pem: certificate.into(),
                 key_pem: private.into(),
+                ocsp_response: secret.spec.value(OCSP_KEY).unwrap_or_default().into(),
+                ocsp_fetch: secret.meta.annotations.get(OCSP_ANNOTATION).is_some_and(|how| how == "fetch"),
             };
             all.insert(key.to_string(), certificate);
         }

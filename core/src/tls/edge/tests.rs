@@ -20,7 +20,7 @@ fn certificate(secret: &str, names: &[&str]) -> EdgeCertificate {
 /// Which of `all` is found for a server name.
 fn found<'a>(set: &EdgeCertificates, all: &[&'a EdgeCertificate], name: Option<&str>) -> Option<&'a str> {
     let certified = set.find(name)?;
-    all.iter().find(|one| Arc::ptr_eq(&one.certified, &certified)).map(|one| &*one.secret)
+    all.iter().find(|one| Arc::ptr_eq(one.certified(), &certified)).map(|one| &*one.secret)
 }
 
 #[test]
@@ -135,6 +135,25 @@ fn browser(trusted: &str, protocol: &'static SupportedProtocolVersion, alpn: &[&
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = protocols(alpn);
     Arc::new(config)
+}
+
+#[test]
+fn a_response_goes_along_until_it_expires() {
+    let certificate = certificate("a/b", &["x.example"]);
+    let mut set = EdgeCertificates::default();
+    set.add(None, [&certificate]);
+    let served = || set.find(Some("x.example")).unwrap().ocsp.clone();
+    assert_eq!(served(), None);
+    let staple = |next_update| Staple { response: vec![1, 2, 3], this_update: 0, next_update };
+    certificate.staple(Some(&staple(i64::MAX)));
+    assert_eq!(served(), Some(vec![1, 2, 3]), "also in a set that was made before");
+    certificate.staple(Some(&staple(1_700_000_000)));
+    assert_eq!(served(), None, "its time is over");
+    assert_eq!(certificate.stapled_until(1_700_000_000 - 1), Some(1_700_000_000));
+    assert_eq!(certificate.stapled_until(1_700_000_000), None);
+    certificate.staple(Some(&staple(i64::MAX)));
+    certificate.staple(None);
+    assert_eq!(served(), None);
 }
 
 #[tokio::test]
