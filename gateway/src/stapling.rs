@@ -115,12 +115,15 @@ struct Entry {
     told: bool,
 }
 
+/// For which Secret and certificate somebody was asked, and what came of it.
+type Answered = (Arc<str>, Arc<Target>, Result<Vec<u8>, String>);
+
 struct Task {
     times: Times,
     telemetry: Arc<Telemetry>,
     wanting: watch::Receiver<Vec<Wanted>>,
     entries: HashMap<Arc<str>, Entry>,
-    running: JoinSet<(Arc<str>, Arc<Target>, Result<Vec<u8>, String>)>,
+    running: JoinSet<Answered>,
     staples: Arc<ArcSwap<Staples>>,
 }
 
