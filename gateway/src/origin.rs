@@ -165,8 +165,11 @@ impl Joining {
         let listener = open(self.listen, inherited, false).map_err(failed)?;
         let mut registration = self.register(&member, &listener).await?;
         let registered = registration.registered().await;
-        let placement =
-            Placement { cluster: registered.cluster.as_str().into(), locality: self.locality.clone() };
+        let placement = Placement {
+            cluster: registered.cluster.as_str().into(),
+            locality: self.locality.clone(),
+            seat: random_seed(),
+        };
         let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
         // Also all endpoints: those of public routes are needed with the first request, and peers may ask for any.

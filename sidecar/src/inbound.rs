@@ -62,7 +62,7 @@ impl InboundDirector {
             rule: "inbound".into(),
             filters: Arc::default(),
             // That the application does not answer is the caller's to know: it has other endpoints.
-            retry: Retry { attempts: 0, codes: Arc::from([]), backoff: None },
+            retry: Retry { attempts: 0, codes: Arc::from([]), ..Retry::default() },
             mirrors: Arc::from([]),
         };
         Self { own, workload, app, names, lanes, shared }
@@ -103,6 +103,7 @@ impl InboundDirector {
             set_cookie: None,
             sticky: None,
             cors: None,
+            hash: None,
             mirrors: Arc::clone(&self.shared.mirrors),
             tls: Default::default(),
             policies: Policies::default(),

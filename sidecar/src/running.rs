@@ -197,8 +197,11 @@ pub(crate) struct Core {
 
 impl Core {
     fn new(options: &Options, member: &Member, registered: &Registered) -> Self {
-        let placement =
-            Placement { cluster: registered.cluster.as_str().into(), locality: options.locality.clone() };
+        let placement = Placement {
+            cluster: registered.cluster.as_str().into(),
+            locality: options.locality.clone(),
+            seat: random_seed(),
+        };
         let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
         let feeder = Arc::new(PoolFeeder::new(pools));
         let wildcard = vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE, type_url::TRUST_BUNDLE];

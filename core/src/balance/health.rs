@@ -1,13 +1,13 @@
 //! What is seen of an endpoint on the wire: latency, load, failures, ejection. Kept by its id across snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-/// Failures in a row that eject an endpoint. A refused connection ejects at once.
-const FAILURES: u32 = 3;
-/// The first ejection's length; each further one doubles it.
-const EJECTION: u64 = 1_000_000_000;
-/// The longest ejection: what a recovered endpoint waits at most for its first request.
-const LONGEST_EJECTION: u64 = 10_000_000_000;
+use super::nanos_of;
+use crate::decide::Outliers;
+
 /// Ejections are forgotten when so much time has passed since the last one ended.
 const FORGET: u64 = 60_000_000_000;
 /// Time constant of the latency average: what is older counts little.
@@ -28,6 +28,30 @@ pub(super) struct Health {
     ejections: AtomicU32,
     /// An ejection has ended, and one request tries whether it answers again.
     probing: AtomicBool,
+    /// When it came, or came back; 0: it was there from the beginning.
+    since: AtomicU64,
+    /// When it last answered; 0: never.
+    answered: AtomicU64,
+    /// What was counted since endpoints were last compared.
+    window: Window,
+}
+
+/// What came of requests since endpoints were last compared.
+#[derive(Debug, Default)]
+struct Window {
+    requests: AtomicU32,
+    failures: AtomicU32,
+    /// Microseconds, all together.
+    latency: AtomicU64,
+}
+
+/// What was counted of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) requests: u32,
+    pub(super) failures: u32,
+    /// Microseconds, all together.
+    pub(super) latency: u64,
 }
 
 /// Whether a request may be sent.
@@ -42,6 +66,11 @@ pub(super) enum Standing {
 }
 
 impl Health {
+    /// Of an endpoint that came at this time; 0: it was there from the beginning.
+    pub(super) fn new(since: u64) -> Self {
+        Self { since: since.into(), ..Self::default() }
+    }
+
     pub(super) fn standing(&self, now: u64) -> Standing {
         match self.ejected_until.load(Relaxed) {
             0 => Standing::Healthy,
@@ -67,19 +96,49 @@ impl Health {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
-    /// Less is better: latency times load, for its weight.
-    pub(super) fn cost(&self, weight: u32, now: u64) -> f64 {
-        let load = f64::from(self.in_flight.load(Relaxed)) + 1.0;
-        self.latency_now(now) * load / f64::from(weight.max(1))
+    /// Requests in flight, with the one that is to come.
+    pub(super) fn load(&self) -> f64 {
+        f64::from(self.in_flight()) + 1.0
+    }
+
+    /// The part of its weight that counts by now: grows from a tenth to 1 while it is new.
+    pub(super) fn warmth(&self, slow_start: u64, now: u64) -> f64 {
+        match self.since.load(Relaxed) {
+            0 => 1.0,
+            _ if slow_start == 0 => 1.0,
+            since => (now.saturating_sub(since) as f64 / slow_start as f64).clamp(0.1, 1.0),
+        }
+    }
+
+    /// True if it answered within this time.
+    pub(super) fn answered_within(&self, time: Duration, now: u64) -> bool {
+        match self.answered.load(Relaxed) {
+            0 => false,
+            answered => now.saturating_sub(answered) <= nanos_of(time),
+        }
+    }
+
+    /// What was counted since it was last asked.
+    pub(super) fn take_counted(&self) -> Counted {
+        Counted {
+            requests: self.window.requests.swap(0, Relaxed),
+            failures: self.window.failures.swap(0, Relaxed),
+            latency: self.window.latency.swap(0, Relaxed),
+        }
+    }
+
+    fn count(&self, latency: u64, failed: bool) {
+        self.window.requests.fetch_add(1, Relaxed);
+        self.window.failures.fetch_add(failed.into(), Relaxed);
+        self.window.latency.fetch_add(latency / 1000, Relaxed);
     }
 
     /// The average, decayed since its last observation towards the unknown.
-    fn latency_now(&self, now: u64) -> f64 {
+    pub(super) fn latency_now(&self, now: u64) -> f64 {
         let latency = f64::from_bits(self.latency.load(Relaxed));
         if latency <= 0.0 {
             return UNKNOWN_LATENCY;
@@ -105,28 +164,30 @@ impl Health {
         self.latency_at.store(now, Relaxed);
     }
 
-    pub(super) fn succeed(&self, latency: u64, now: u64) {
+    /// It answered. True if it is back by that.
+    pub(super) fn succeed(&self, latency: u64, now: u64) -> bool {
         self.observe(latency, now);
+        self.count(latency, false);
+        self.answered.store(now.max(1), Relaxed);
         self.failures.store(0, Relaxed);
-        self.ejected_until.store(0, Relaxed);
+        let back = self.ejected_until.load(Relaxed) > 0 && self.ejected_until.swap(0, Relaxed) > 0;
+        if back {
+            self.since.store(now.max(1), Relaxed);
+        }
+        back
     }
 
-    pub(super) fn fail(&self, latency: u64, now: u64) {
+    /// It failed. True if that is enough to eject it.
+    pub(super) fn fail(&self, latency: u64, now: u64, outliers: &Outliers) -> bool {
         self.observe(latency, now);
+        self.count(latency, true);
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         // A failed probe needs no further proof.
-        if failures >= FAILURES || self.ejected_until.load(Relaxed) > 0 {
-            self.eject(now);
-        }
+        (outliers.failures > 0 && failures >= outliers.failures) || self.ejected_until.load(Relaxed) > 0
     }
 
-    /// Nothing listens there: no further request finds out the hard way.
-    pub(super) fn fail_to_connect(&self, now: u64) {
-        self.failures.fetch_add(1, Relaxed);
-        self.eject(now);
-    }
-
-    fn eject(&self, now: u64) {
+    /// Leaves it alone for a while.
+    pub(super) fn eject(&self, now: u64, outliers: &Outliers) {
         let until = self.ejected_until.load(Relaxed);
         if until > now {
             // Requests that were under way when it was ejected say nothing new.
@@ -136,7 +197,7 @@ impl Health {
             self.ejections.store(0, Relaxed);
         }
         let before = self.ejections.fetch_add(1, Relaxed).min(16);
-        let length = (EJECTION << before).min(LONGEST_EJECTION);
+        let length = nanos_of(outliers.ejection).saturating_mul(1 << before).min(nanos_of(outliers.longest));
         self.ejected_until.store(now.saturating_add(length).max(1), Relaxed);
         self.failures.store(0, Relaxed);
     }

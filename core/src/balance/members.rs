@@ -1,21 +1,35 @@
 //! The endpoints of one service port, and the subsets that requests are picked from.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use dashmap::DashMap;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
+    choose::{Choosing, Depth, Tier},
     health::{Health, Standing},
+    nanos_of, outliers,
     pools::Placement,
-    rng::Rng,
+    state::{MAX_SUBSETS, State},
+    tiers::{Capacity, Shares, TIERS},
 };
 use crate::{
-    decide::endpoint_key,
-    model::{Endpoint, EndpointHealth, Labels, Lane},
+    decide::{ServicePolicy, endpoint_key},
+    model::{Endpoint, EndpointHealth, Labels, Lane, Transport},
 };
 
-/// Subsets remembered per service port; one more is computed anew for each request.
-const MAX_SUBSETS: usize = 256;
+/// An endpoint that discovery drops is kept for this long if it answered [`LATELY`]: it may be the controller, or its link
+/// to it, that is in trouble.
+const KEPT: Duration = Duration::from_secs(30);
+/// See [`KEPT`].
+const LATELY: Duration = Duration::from_secs(10);
 
 /// An endpoint with what is known of it.
 #[derive(Debug)]
@@ -23,51 +37,64 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) health: Arc<Health>,
     pub(super) tier: u8,
-    /// What names it in session tokens.
+    /// What names it in session tokens, and to hashes.
     pub(super) key: u64,
+    /// Discovery does not list it any more: until when it is kept. 0: it is listed.
+    pub(super) dropped: u64,
 }
 
 /// Endpoints of a service port. Immutable, but for what is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     all: Vec<Arc<Member>>,
+    pub(super) policy: Arc<ServicePolicy>,
+    pub(super) state: Arc<State>,
+    seat: u64,
     subsets: DashMap<(Labels, Option<Lane>), Arc<Subset>>,
 }
 
 /// Members with the same labels and lane, by tier.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Subset {
-    tiers: Vec<Vec<Arc<Member>>>,
-}
-
-/// How far down to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Healthy ones, or one that may be probed.
-    Healthy,
-    /// Also those that discovery calls draining.
-    Draining,
-    /// Also those that were ejected.
-    Ejected,
+    tiers: Vec<Tier>,
+    shares: Arc<Shares>,
+    /// Some ejection has ended.
+    probes: AtomicBool,
 }
 
 impl Members {
     /// Keeps the state of endpoints that were there before.
-    pub(super) fn next(&self, endpoints: &[Arc<Endpoint>], placement: &Placement) -> Self {
-        let known: BTreeMap<&str, &Arc<Health>> =
-            self.all.iter().map(|m| (&*m.endpoint.id, &m.health)).collect();
+    pub(super) fn next(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        policy: &Arc<ServicePolicy>,
+        placement: &Placement,
+        now: u64,
+    ) -> Self {
+        let known: BTreeMap<&str, &Arc<Member>> = self.all.iter().map(|m| (&*m.endpoint.id, m)).collect();
+        let since = if self.all.is_empty() { 0 } else { now.max(1) };
         let member = |endpoint: &Arc<Endpoint>| {
-            let health = known.get(&*endpoint.id).map(|health| (*health).clone()).unwrap_or_default();
+            let health = known.get(&*endpoint.id).map(|m| m.health.clone());
+            let health = health.unwrap_or_else(|| Arc::new(Health::new(since)));
             let key = endpoint_key(&endpoint.id);
-            Arc::new(Member { endpoint: endpoint.clone(), health, tier: placement.tier(endpoint), key })
+            let tier = placement.tier(endpoint);
+            Arc::new(Member { endpoint: endpoint.clone(), health, tier, key, dropped: 0 })
         };
-        Self { all: endpoints.iter().map(member).collect(), subsets: DashMap::new() }
+        let mut all: Vec<_> = endpoints.iter().map(member).collect();
+        let listed: HashSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.id).collect();
+        let gone = self.all.iter().filter(|m| !listed.contains(&*m.endpoint.id));
+        all.extend(gone.filter_map(|m| keep(m, placement, now)));
+        self.state.changed();
+        let (policy, state) = (policy.clone(), self.state.clone());
+        Self { all, policy, state, seat: placement.seat, subsets: DashMap::new() }
     }
 
-    /// True if these are the very same endpoints.
-    pub(super) fn are(&self, endpoints: &[Arc<Endpoint>]) -> bool {
-        self.all.len() == endpoints.len()
-            && self.all.iter().zip(endpoints).all(|(m, e)| Arc::ptr_eq(&m.endpoint, e) || m.endpoint == *e)
+    /// True if these are the very same endpoints, under the same policy.
+    pub(super) fn are(&self, endpoints: &[Arc<Endpoint>], policy: &Arc<ServicePolicy>) -> bool {
+        let listed = || self.all.iter().filter(|m| m.dropped == 0);
+        (Arc::ptr_eq(&self.policy, policy) || self.policy == *policy)
+            && listed().count() == endpoints.len()
+            && listed().zip(endpoints).all(|(m, e)| Arc::ptr_eq(&m.endpoint, e) || m.endpoint == *e)
     }
 
     /// The members with all of `labels` that are in `lane` (none: in no lane).
@@ -84,11 +111,64 @@ impl Members {
         for member in self.all.iter().filter(fits) {
             tiers.entry(member.tier).or_default().push(member.clone());
         }
-        let subset = Arc::new(Subset { tiers: tiers.into_values().collect() });
+        let tiers = tiers.into_iter().map(|(number, members)| Tier::new(number, self.own_part(members)));
+        let shares = self.state.shares(labels, lane);
+        let subset = Arc::new(Subset { tiers: tiers.collect(), shares, probes: AtomicBool::new(false) });
         if self.subsets.len() < MAX_SUBSETS {
             self.subsets.insert(key, subset.clone());
         }
         subset
+    }
+
+    /// Of many endpoints those that are this proxy's own, so that not every caller has a connection to each. Rendezvous
+    /// hashing: an endpoint more or less changes one of them. Those that serve come first.
+    fn own_part(&self, mut members: Vec<Arc<Member>>) -> Vec<Arc<Member>> {
+        let Some(most) = self.policy.balancing.subset.map(usize::from).filter(|most| *most < members.len())
+        else {
+            return members;
+        };
+        members.sort_by_cached_key(|m| {
+            let serves = m.endpoint.health == EndpointHealth::Healthy && m.dropped == 0;
+            (!serves, xxh3_64_with_seed(&m.key.to_le_bytes(), self.seat))
+        });
+        members.truncate(most.max(1));
+        members
+    }
+
+    /// Ejects those that stand out, if it is time to compare them.
+    pub(super) fn compare(&self, now: u64) {
+        let outliers = &self.policy.outliers;
+        if !self.state.is_to_compare(outliers, now) {
+            return;
+        }
+        let counted: Vec<_> = self.all.iter().map(|m| m.health.take_counted()).collect();
+        for at in outliers::stand_out(&counted, outliers) {
+            if let Some(member) = self.all.get(at) {
+                self.eject(member, now);
+            }
+        }
+    }
+
+    /// Ejects an endpoint for what it answers, unless too many are ejected already.
+    pub(super) fn eject(&self, member: &Member, now: u64) {
+        let others = || self.all.iter().filter(|m| m.dropped == 0 && m.key != member.key);
+        let ejected = others().filter(|m| m.health.standing(now) == Standing::Ejected).count();
+        let share = (others().count() + 1) * usize::from(self.policy.outliers.most) / 100;
+        if ejected < share.max(1) {
+            self.eject_surely(member, now);
+        }
+    }
+
+    /// Ejects an endpoint that takes no connections.
+    pub(super) fn eject_surely(&self, member: &Member, now: u64) {
+        member.health.eject(now, &self.policy.outliers);
+        self.state.changed();
+    }
+
+    /// True if some endpoint has as much in flight as it may.
+    pub(super) fn is_any_full(&self) -> bool {
+        let most = self.policy.breaker.per_endpoint;
+        most.is_some_and(|most| self.all.iter().any(|m| m.health.in_flight() >= most))
     }
 
     #[cfg(test)]
@@ -97,77 +177,115 @@ impl Members {
     }
 }
 
+/// An endpoint that discovery dropped without a word although it answers: kept for a while. Only sidecars of this cluster:
+/// who answers at a bare address may be somebody else by now, and what another cluster withdraws is withdrawn.
+fn keep(member: &Arc<Member>, placement: &Placement, now: u64) -> Option<Arc<Member>> {
+    if member.dropped > 0 {
+        return (now < member.dropped).then(|| member.clone());
+    }
+    let endpoint = &member.endpoint;
+    let worth = endpoint.health == EndpointHealth::Healthy
+        && endpoint.cluster == placement.cluster
+        && matches!(endpoint.transport, Transport::Mesh { .. })
+        && member.health.answered_within(LATELY, now);
+    worth.then(|| {
+        Arc::new(Member {
+            endpoint: endpoint.clone(),
+            health: member.health.clone(),
+            tier: member.tier,
+            key: member.key,
+            dropped: now.saturating_add(nanos_of(KEPT)),
+        })
+    })
+}
+
 impl Subset {
     /// True if some member is healthy, or may be tried again.
     pub(super) fn has_healthy(&self, now: u64) -> bool {
-        let mut members = self.tiers.iter().flatten();
-        members.any(|m| {
-            m.endpoint.health == EndpointHealth::Healthy && m.health.standing(now) != Standing::Ejected
-        })
+        self.members().any(|m| m.is_listed_healthy() && m.health.standing(now) != Standing::Ejected)
     }
 
     /// The member that a session is with, if it can serve. One that drains still serves the sessions that it has.
     pub(super) fn named(&self, key: u64, avoid: &[Arc<str>], now: u64) -> Option<&Arc<Member>> {
-        self.tiers.iter().flatten().find(|m| m.key == key).filter(|m| {
+        self.members().find(|m| m.key == key).filter(|m| {
             m.endpoint.health != EndpointHealth::Unhealthy
+                && m.dropped == 0
                 && m.health.standing(now) == Standing::Healthy
                 && !avoid.contains(&m.endpoint.id)
         })
     }
 
-    /// One member of the lowest tier that has one to this depth, and whether it is a probe.
+    fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.tiers.iter().flat_map(|tier| &tier.members)
+    }
+
+    /// One member, and whether it is a probe.
     pub(super) fn pick(
         &self,
         depth: Depth,
-        avoid: &[Arc<str>],
-        rng: &Rng,
-        now: u64,
+        choosing: &Choosing<'_>,
+        state: &State,
     ) -> Option<(Arc<Member>, bool)> {
-        self.tiers.iter().find_map(|tier| pick_in(tier, depth, avoid, rng, now))
-    }
-}
-
-fn pick_in(
-    tier: &[Arc<Member>],
-    depth: Depth,
-    avoid: &[Arc<str>],
-    rng: &Rng,
-    now: u64,
-) -> Option<(Arc<Member>, bool)> {
-    let usable = |m: &Arc<Member>| {
-        let by_discovery = match m.endpoint.health {
-            EndpointHealth::Healthy => true,
-            EndpointHealth::Draining => depth != Depth::Healthy,
-            EndpointHealth::Unhealthy => false,
+        let chosen = match depth {
+            Depth::Healthy => self.share(choosing, state),
+            _ => None,
         };
-        by_discovery && !avoid.contains(&m.endpoint.id)
-    };
-    // One request finds out whether an ejected endpoint answers again; if not, it is tried again elsewhere.
-    let probe = tier.iter().find(|m| usable(m) && m.health.standing(now) == Standing::Probe);
-    if let Some(member) = probe
-        && member.health.begin_probe()
-    {
-        return Some((member.clone(), true));
+        if self.probes.load(Relaxed) && depth == Depth::Healthy {
+            // One request finds out whether an ejected endpoint answers again; if not, it is tried again elsewhere.
+            let up_to = chosen.unwrap_or(TIERS);
+            let near = || self.tiers.iter().filter(|tier| tier.number <= up_to);
+            if let Some(member) = near().find_map(|tier| tier.probe(choosing)) {
+                return Some((member.clone(), true));
+            }
+        }
+        let of_share = chosen.and_then(|number| self.tiers.iter().find(|tier| tier.number == number));
+        let member = of_share.and_then(|tier| tier.choose(choosing, depth));
+        let member = member.or_else(|| self.tiers.iter().find_map(|tier| tier.choose(choosing, depth)));
+        member.map(|member| (member.clone(), false))
     }
-    let fits = |m: &Arc<Member>| {
-        usable(m) && (depth == Depth::Ejected || m.health.standing(now) == Standing::Healthy)
-    };
-    let at = rng.below(tier.len());
-    // Two different ones, so that of two endpoints the better is always found.
-    let apart = 1 + rng.below(tier.len().saturating_sub(1));
-    let first = scan(tier, at, &fits)?;
-    let second = scan(tier, (at + apart) % tier.len().max(1), &fits)?;
-    let cost = |m: &Member| m.health.cost(m.endpoint.weight, now);
-    let better = if cost(second) < cost(first) { second } else { first };
-    Some((better.clone(), false))
+
+    /// The tier whose turn it is; none: nobody is healthy.
+    fn share(&self, choosing: &Choosing<'_>, state: &State) -> Option<usize> {
+        let (version, now) = (state.version(), choosing.now);
+        if self.shares.is_due(version, now) {
+            let mut capacities = [Capacity::default(); TIERS];
+            let mut probes = false;
+            for tier in &self.tiers {
+                let (capacity, probe) = capacity(&tier.members, now);
+                probes |= probe;
+                if let Some(place) = capacities.get_mut(tier.number) {
+                    *place = capacity;
+                }
+            }
+            self.probes.store(probes, Relaxed);
+            self.shares.update(&capacities, &choosing.policy.localities, version, now);
+        }
+        match self.tiers.as_slice() {
+            [only] => Some(only.number),
+            _ => Some(self.shares.tier(choosing.point())),
+        }
+    }
 }
 
-/// The first that fits, from this position around.
-fn scan<'m>(
-    tier: &'m [Arc<Member>],
-    from: usize,
-    fits: &impl Fn(&Arc<Member>) -> bool,
-) -> Option<&'m Arc<Member>> {
-    let (head, tail) = tier.split_at_checked(from)?;
-    tail.iter().chain(head).find(|m| fits(m))
+/// What a tier can carry, and whether some of it may be probed.
+fn capacity(members: &[Arc<Member>], now: u64) -> (Capacity, bool) {
+    let mut capacity = Capacity::default();
+    let mut probes = false;
+    for member in members.iter().filter(|m| m.dropped == 0 && m.endpoint.health != EndpointHealth::Draining) {
+        let weight = f64::from(member.endpoint.weight.max(1));
+        capacity.total += weight;
+        match member.health.standing(now) {
+            _ if !member.is_listed_healthy() => {}
+            Standing::Healthy => capacity.healthy += weight,
+            Standing::Probe => probes = true,
+            Standing::Ejected => {}
+        }
+    }
+    (capacity, probes)
+}
+
+impl Member {
+    fn is_listed_healthy(&self) -> bool {
+        self.endpoint.health == EndpointHealth::Healthy && self.dropped == 0
+    }
 }

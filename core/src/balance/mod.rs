@@ -1,19 +1,33 @@
-//! Endpoint choice: tiers, health, power of two choices on peak-EWMA latency and load, ejection of what fails.
+//! Endpoint choice: tiers, health, balancing rules, ejection of what fails, bounds on what is in flight.
 //!
 //! Pure state machines: the clock is passed in, the random numbers come from a seed. Reads take no lock: members are
 //! swapped whole, and what changes per request is counted in atomics.
 //!
-//! A request takes, in this order: endpoints of its lane, then of the baseline; in each, the lowest tier (zone, region,
-//! cluster, other clusters, stale ones) that has a healthy endpoint. Only when nothing at all is healthy are draining
-//! endpoints used, then ejected ones: failing with certainty would be worse than a try.
+//! A request goes to the endpoints of its lane, then to those of the baseline. In each, tiers (zone, region, cluster, other
+//! clusters, stale ones) share the load by what they can carry, see [`tiers`]. Only when nothing at all is healthy are
+//! draining endpoints used, then such as discovery dropped while they were answering, then ejected ones: failing with
+//! certainty would be worse than a try.
 
+mod adaptive;
+mod choose;
 mod health;
+mod maglev;
 mod members;
+mod outliers;
 mod pools;
 mod rng;
+mod state;
+mod tiers;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+use std::time::Duration;
+
 pub use pools::{Pick, Placement, Pools};
+
+/// As time is counted here.
+fn nanos_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -12,7 +12,9 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::{
-    members::{Depth, Member, Members},
+    choose::{Choosing, Depth},
+    members::{Member, Members},
+    nanos_of,
     rng::Rng,
 };
 use crate::{
@@ -28,6 +30,9 @@ pub struct Placement {
     pub cluster: Arc<str>,
     /// Its region and zone.
     pub locality: Locality,
+    /// What tells this proxy from others, where each uses a part of a large service's endpoints: random, or a hash of its
+    /// name.
+    pub seat: u64,
 }
 
 impl Placement {
@@ -60,8 +65,10 @@ pub struct Pools {
 /// A place held on an endpoint; dropping it gives the place back and says nothing of the endpoint.
 #[derive(Debug)]
 pub struct Pick {
+    members: Arc<Members>,
     member: Arc<Member>,
     probe: bool,
+    connected: bool,
     origin: Instant,
 }
 
@@ -72,13 +79,15 @@ impl Pools {
     }
 
     /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.
-    pub fn apply(&self, snapshot: &Snapshot) {
+    pub fn apply(&self, snapshot: &Snapshot, now: Instant) {
+        let (now, usual) = (self.nanos(now), Arc::default());
         for (key, entry) in &snapshot.services {
+            let policy = snapshot.config.service_policy(key).unwrap_or(&usual);
             for (port, endpoints) in &entry.endpoints {
                 let pool = self.pools.entry((key.clone(), *port)).or_default().clone();
                 let members = pool.load();
-                if !members.are(endpoints) {
-                    pool.store(Arc::new(members.next(endpoints, &self.placement)));
+                if !members.are(endpoints, policy) {
+                    pool.store(Arc::new(members.next(endpoints, policy, &self.placement, now)));
                 }
             }
         }
@@ -98,30 +107,46 @@ impl Pools {
     }
 
     /// Picks an endpoint. The error is a reason for the access log: `unknown_service` (not in the snapshot, or not
-    /// synced yet) or `no_endpoint`.
+    /// synced yet), `no_endpoint`, or `overloaded` (what its TrafficPolicy lets through at a time is under way).
     pub fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Pick, &'static str> {
         let now = self.nanos(now);
         self.latest.fetch_max(now, Relaxed);
         let members = self.members(wanted.service, wanted.port).ok_or("unknown_service")?;
+        members.compare(now);
+        if !members.state.begin(&members.policy.breaker) {
+            return Err("overloaded");
+        }
+        match self.find(&members, wanted, now) {
+            Some((member, probe)) => {
+                member.health.begin();
+                Ok(Pick { members, member, probe, connected: false, origin: self.origin })
+            }
+            None => {
+                members.state.end(true);
+                // Where endpoints are bounded one by one, all of them may be full.
+                let bounded = members.policy.breaker.per_endpoint.is_some();
+                Err(if bounded && members.is_any_full() { "overloaded" } else { "no_endpoint" })
+            }
+        }
+    }
+
+    fn find(&self, members: &Members, wanted: &Wanted<'_>, now: u64) -> Option<(Arc<Member>, bool)> {
         let lanes = wanted.lane.map(Some).into_iter().chain([None]);
         let subsets: Vec<_> = lanes.map(|lane| members.subset(wanted.labels, lane)).collect();
-        let named = wanted.prefer.and_then(|key| {
-            let found = subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now));
-            found.cloned()
-        });
+        let named = wanted
+            .prefer
+            .and_then(|key| subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now)).cloned());
         if let Some(member) = named {
-            member.health.begin();
-            return Ok(Pick { member, probe: false, origin: self.origin });
+            return Some((member, false));
         }
         let none: &[Arc<str>] = &[];
-        let found = [wanted.avoid, none].into_iter().find_map(|avoid| {
-            [Depth::Healthy, Depth::Draining, Depth::Ejected]
-                .into_iter()
-                .find_map(|depth| subsets.iter().find_map(|subset| subset.pick(depth, avoid, &self.rng, now)))
-        });
-        let (member, probe) = found.ok_or("no_endpoint")?;
-        member.health.begin();
-        Ok(Pick { member, probe, origin: self.origin })
+        let depths = [Depth::Healthy, Depth::Draining, Depth::Dropped, Depth::Ejected];
+        [wanted.avoid, none].into_iter().find_map(|avoid| {
+            let choosing =
+                Choosing { policy: &members.policy, avoid, rng: &self.rng, hash: wanted.hash, now };
+            let at = |depth| subsets.iter().find_map(|subset| subset.pick(depth, &choosing, &members.state));
+            depths.into_iter().find_map(at)
+        })
     }
 
     fn has_healthy(&self, service: &ServiceKey, port: u16, labels: &Labels, lane: Option<&Lane>) -> bool {
@@ -132,13 +157,15 @@ impl Pools {
 
     #[cfg(test)]
     pub(super) fn in_flight(&self, service: &ServiceKey, port: u16) -> u32 {
-        let members = self.members(service, port);
-        members.iter().flat_map(|m| m.all().iter().map(|m| m.health.in_flight()).collect::<Vec<_>>()).sum()
+        let Some(members) = self.members(service, port) else { return 0 };
+        let of_endpoints = members.all().iter().map(|m| m.health.in_flight()).sum::<u32>();
+        assert!(members.state.counts().0 >= of_endpoints, "the service counts what its endpoints count");
+        members.state.counts().0.max(members.state.counts().1)
     }
 }
 
 fn nanos(origin: Instant, now: Instant) -> u64 {
-    u64::try_from(now.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX)
+    nanos_of(now.saturating_duration_since(origin))
 }
 
 impl Availability for Pools {
@@ -162,14 +189,31 @@ impl Pick {
         &self.member.endpoint
     }
 
+    /// It has a connection to the endpoint.
+    pub fn connected(&mut self) {
+        if !self.connected {
+            self.connected = true;
+            self.members.state.connected();
+        }
+    }
+
     /// Says how it went.
     pub fn finish(self, result: TryResult, latency: Duration, now: Instant) {
-        let now = nanos(self.origin, now);
-        let latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let (now, latency) = (nanos(self.origin, now), nanos_of(latency));
+        let Self { members, member, .. } = &self;
         match result {
-            TryResult::Success => self.member.health.succeed(latency, now),
-            TryResult::Failure => self.member.health.fail(latency, now),
-            TryResult::ConnectFailure => self.member.health.fail_to_connect(now),
+            TryResult::Success => {
+                members.state.answered(&members.policy.breaker, latency, now);
+                if member.health.succeed(latency, now) {
+                    members.state.changed();
+                }
+            }
+            TryResult::Failure => {
+                if member.health.fail(latency, now, &members.policy.outliers) {
+                    members.eject(member, now);
+                }
+            }
+            TryResult::ConnectFailure => members.eject_surely(member, now),
             TryResult::Abandoned => {}
         }
     }
@@ -180,6 +224,10 @@ impl Picked for Pick {
         Pick::endpoint(self)
     }
 
+    fn connected(&mut self) {
+        Pick::connected(self);
+    }
+
     fn finish(self: Box<Self>, result: TryResult, latency: Duration, now: Instant) {
         Pick::finish(*self, result, latency, now);
     }
@@ -188,5 +236,6 @@ impl Picked for Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         self.member.health.end(self.probe);
+        self.members.state.end(!self.connected);
     }
 }

@@ -22,4 +22,9 @@ impl Rng {
         let wide = u128::from(self.next()) * (bound as u128);
         usize::try_from(wide >> 64).unwrap_or(0)
     }
+
+    /// A number from 0 to 1.
+    pub(super) fn fraction(&self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }

@@ -59,6 +59,9 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
     Snapshot { services: HashMap::from([(key(), Arc::new(entry))]), ..Default::default() }
 }
 
+/// The rules of a service's TrafficPolicy.
+mod policies;
+
 struct Town {
     pools: Pools,
     now: Instant,
@@ -67,9 +70,9 @@ struct Town {
 impl Town {
     fn new(endpoints: Vec<Endpoint>) -> Self {
         let now = Instant::now();
-        let placement = Placement { cluster: "east".into(), locality: Locality::default() };
+        let placement = Placement { cluster: "east".into(), ..Placement::default() };
         let pools = Pools::new(placement, now, 7);
-        pools.apply(&snapshot(endpoints));
+        pools.apply(&snapshot(endpoints), now);
         Self { pools, now }
     }
 
@@ -83,6 +86,7 @@ impl Town {
             labels: &labels,
             lane: lane.as_ref(),
             prefer: None,
+            hash: None,
             avoid: &avoid,
         };
         self.pools.pick(&wanted, self.now)
@@ -196,13 +200,17 @@ fn three_failures_in_a_row_eject_and_a_success_between_does_not() {
 }
 
 #[test]
-fn a_dead_tier_hands_over_at_once_and_takes_back() {
+fn a_dead_tier_hands_over_at_once_and_takes_back_by_and_by() {
     let mut town = Town::new(vec![endpoint("near"), far("far")]);
     assert_eq!(town.ids(100).keys().collect::<Vec<_>>(), ["near"]);
     town.finish("near", TryResult::ConnectFailure);
     assert_eq!(town.ids(100).keys().collect::<Vec<_>>(), ["far"]);
     town.now += Duration::from_secs(2);
     town.pick(None, &[]).unwrap().finish(TryResult::Success, MS, town.now);
+    town.now += Duration::from_secs(1);
+    let near = *town.ids(1000).get("near").unwrap();
+    assert!((50..400).contains(&near), "{near} of 1000 a second after it is back");
+    town.now += Duration::from_secs(10);
     assert_eq!(town.ids(100).keys().collect::<Vec<_>>(), ["near"]);
 }
 
@@ -241,8 +249,15 @@ fn labels_choose_a_subset() {
     let v2 = Endpoint { labels: Labels::from([("version".into(), "v2".into())]), ..endpoint("two") };
     let town = Town::new(vec![endpoint("one"), v2]);
     let (service, labels) = (key(), Labels::from([("version".into(), "v2".into())]));
-    let wanted =
-        Wanted { service: &service, port: PORT, labels: &labels, lane: None, prefer: None, avoid: &[] };
+    let wanted = Wanted {
+        service: &service,
+        port: PORT,
+        labels: &labels,
+        lane: None,
+        prefer: None,
+        hash: None,
+        avoid: &[],
+    };
     for _ in 0..50 {
         assert_eq!(&*town.pools.pick(&wanted, town.now).unwrap().endpoint().id, "two");
     }
@@ -269,19 +284,19 @@ fn discovery_decides_who_drains_and_who_is_out() {
 fn state_outlives_a_snapshot_and_not_its_endpoint() {
     let town = Town::new(vec![endpoint("a"), endpoint("b")]);
     town.finish("a", TryResult::ConnectFailure);
-    town.pools.apply(&snapshot(vec![endpoint("a"), endpoint("b"), endpoint("c")]));
+    town.pools.apply(&snapshot(vec![endpoint("a"), endpoint("b"), endpoint("c")]), town.now);
     assert_eq!(town.ids(300).keys().collect::<Vec<_>>(), ["b", "c"]);
-    town.pools.apply(&snapshot(vec![endpoint("b")]));
-    town.pools.apply(&snapshot(vec![endpoint("a")]));
+    town.pools.apply(&snapshot(vec![endpoint("b")]), town.now);
+    town.pools.apply(&snapshot(vec![endpoint("a")]), town.now);
     assert_eq!(town.ids(10).keys().collect::<Vec<_>>(), ["a"]);
-    town.pools.apply(&Snapshot::default());
+    town.pools.apply(&Snapshot::default(), town.now);
     assert_eq!(town.pick(None, &[]).unwrap_err(), "unknown_service");
 }
 
 #[test]
 fn a_missing_service_is_not_available() {
     let town = Town::new(vec![endpoint("a")]);
-    town.pools.apply(&Snapshot::default());
+    town.pools.apply(&Snapshot::default(), town.now);
     assert!(!town.available(None));
 }
 
@@ -351,12 +366,12 @@ proptest! {
                 Event::Finish(..) | Event::Drop(_) => {}
                 Event::Wait(millis) => town.now += MS * u32::try_from(millis).unwrap(),
                 Event::Apply(next) => {
-                    town.pools.apply(&snapshot(some(&next)));
+                    town.pools.apply(&snapshot(some(&next)), town.now);
                     present = next;
                 }
             }
         }
-        town.pools.apply(&snapshot(some(&present)));
+        town.pools.apply(&snapshot(some(&present)), town.now);
         drop(held);
         prop_assert_eq!(town.pools.in_flight(&key(), PORT), 0);
     }

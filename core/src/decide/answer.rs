@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, CorsAnswer, ExternalAuth, Policies, Sticky, UpstreamTls};
+use super::{Cors, CorsAnswer, ExternalAuth, Policies, RetryBudget, Sticky, UpstreamTls};
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -41,6 +41,8 @@ pub struct Decision {
     pub retry: Retry,
     /// A `Set-Cookie` to add to the response: the gray key that was issued.
     pub set_cookie: Option<HeaderValue>,
+    /// What spreads it over endpoints, where the service's TrafficPolicy asks for consistent hashing.
+    pub hash: Option<u64>,
     /// Copies to send elsewhere.
     pub mirrors: Arc<[Mirror]>,
     /// TLS towards the backend.
@@ -175,12 +177,19 @@ pub struct Retry {
     pub codes: Arc<[u16]>,
     /// How long the first try besides the first one waits at least; none: it is made at once, on another endpoint.
     pub backoff: Option<Duration>,
+    /// How much of the service's traffic may be such tries.
+    pub budget: RetryBudget,
 }
 
 impl Default for Retry {
     /// Two more tries on connect failures and, for idempotent methods, on broken connections and 503.
     fn default() -> Self {
-        Self { attempts: 2, codes: Arc::from([503].as_slice()), backoff: None }
+        Self {
+            attempts: 2,
+            codes: Arc::from([503].as_slice()),
+            backoff: None,
+            budget: RetryBudget::default(),
+        }
     }
 }
 

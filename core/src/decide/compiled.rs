@@ -7,7 +7,7 @@ use super::{
     authorize::Policies,
     backend_tls::{BackendTlsTable, InvalidTls},
     host::HostPattern,
-    policy::PolicyTable,
+    policy::{PolicyTable, ServicePolicies, ServicePolicy},
     proxied::ProxiedTable,
     services::{Mesh, rule_services, weighted_services},
     stream::StreamTable,
@@ -32,12 +32,18 @@ pub struct Compiled {
     pub(crate) backend_tls: BackendTlsTable,
     pub(crate) edge_policies: PolicyTable,
     pub(crate) proxied: ProxiedTable,
+    pub(crate) service_policies: ServicePolicies,
 }
 
 impl Compiled {
     /// The socket of this key.
     pub fn bind(&self, key: BindKey) -> Option<&Bind> {
         self.binds.binary_search_by(|bind| bind.key.cmp(&key)).ok().and_then(|at| self.binds.get(at))
+    }
+
+    /// What TrafficPolicies say of a service; none where they say nothing.
+    pub fn service_policy(&self, service: &ServiceKey) -> Option<&Arc<ServicePolicy>> {
+        self.service_policies.of(service)
     }
 
     /// TLS towards a backend, for a Gateway that shows this certificate.

@@ -248,6 +248,14 @@ impl Request<'_> {
         if let Some(answer) = self.preflight(course, filters) {
             return answer;
         }
+        let mut retry = course.retry.clone();
+        let mut hash = None;
+        if let Backend::Service { service, .. } = &backend
+            && let Some(policy) = self.snapshot.config.service_policy(service)
+        {
+            retry.budget = policy.retries;
+            hash = policy.balancing.hash(self.head.headers, self.caller);
+        }
         Outcome::Forward(Box::new(Decision {
             route: course.route.clone(),
             rule: course.rule.clone(),
@@ -258,7 +266,8 @@ impl Request<'_> {
             backend,
             filters: filters.clone(),
             timeouts: course.timeouts,
-            retry: course.retry.clone(),
+            retry,
+            hash,
             set_cookie: gray.set_cookie,
             mirrors: course.mirrors.clone(),
             tls: UpstreamTls::default(),

@@ -54,8 +54,10 @@ pub(crate) use gray::{cookie, cookies};
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
-    AuthProtocol, Blocks, Cidr, CidrError, Coding, Compression, ConnectionLimit, EdgePolicy, ExternalAuth,
-    IpAccess, Jwt, JwtProvider, KeySource, Policies, RateKey, RateLimit, RequestLimits, TokenSource,
+    Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression,
+    ConnectionLimit, EdgePolicy, ExternalAuth, HashKey, IpAccess, Jwt, JwtProvider, KeySource, Localities,
+    Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, TokenSource,
+    hash_of_address,
 };
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
 pub use route::{decide_edge, decide_mesh};

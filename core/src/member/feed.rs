@@ -1,6 +1,9 @@
 //! What comes before a new snapshot is put in force.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use crate::{
     balance::Pools,
@@ -32,8 +35,8 @@ impl PoolFeeder {
         // Two snapshots are never fed at a time but by mistake; then one waits for the other.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match with_leaving(&last, next) {
-            Some(both) => self.pools.apply(&both),
-            None => self.pools.apply(next),
+            Some(both) => self.pools.apply(&both, Instant::now()),
+            None => self.pools.apply(next, Instant::now()),
         }
         *last = Arc::new(next.clone());
     }
@@ -106,8 +109,15 @@ mod tests {
 
     fn can_pick(feeder: &PoolFeeder, service: &str, port: u16) -> bool {
         let service = ServiceKey::parse(service).unwrap();
-        let wanted =
-            Wanted { service: &service, port, labels: &Labels::new(), lane: None, prefer: None, avoid: &[] };
+        let wanted = Wanted {
+            service: &service,
+            port,
+            labels: &Labels::new(),
+            lane: None,
+            prefer: None,
+            hash: None,
+            avoid: &[],
+        };
         feeder.pools().pick(&wanted, Instant::now()).is_ok()
     }
 

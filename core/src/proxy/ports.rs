@@ -27,6 +27,8 @@ pub struct Wanted<'a> {
     pub lane: Option<&'a Lane>,
     /// The key of the endpoint that the client's session is with: taken where it can serve.
     pub prefer: Option<u64>,
+    /// What spreads requests of a service whose TrafficPolicy asks for consistent hashing.
+    pub hash: Option<u64>,
     /// Ids of endpoints that have failed this request already: taken only where no other is left.
     pub avoid: &'a [Arc<str>],
 }
@@ -42,6 +44,8 @@ pub trait Picker: Send + Sync + 'static {
 pub trait Picked: Send + Sync {
     /// The endpoint.
     fn endpoint(&self) -> &Arc<Endpoint>;
+    /// There is a connection: the request does not wait for one any more.
+    fn connected(&mut self) {}
     /// Says how it went; `latency` is the time to the response's head, or to the failure.
     fn finish(self: Box<Self>, result: TryResult, latency: Duration, now: Instant);
 }

@@ -13,7 +13,7 @@ use super::{
     TryResult, Wanted, copy::copy_both, gate::random, listen::signalled, upstream::CONNECT_TIMEOUT,
 };
 use crate::{
-    decide::{Backend, UpstreamTls},
+    decide::{Backend, UpstreamTls, hash_of_address},
     model::{Endpoint, Labels, Reach, ServiceKey, Snapshot},
 };
 
@@ -60,7 +60,7 @@ impl Tunnels {
         let route = route.as_deref();
         let connected = tokio::select! {
             biased;
-            connected = self.connect(&backend, &tls) => connected,
+            connected = self.connect(&backend, &tls, hash_of_address(arrival.peer.ip())) => connected,
             () = signalled(stop) => Err("draining"),
         };
         let mut far = match connected {
@@ -98,7 +98,7 @@ impl Tunnels {
         });
     }
 
-    async fn connect(&self, backend: &Backend, tls: &UpstreamTls) -> Result<Far, &'static str> {
+    async fn connect(&self, backend: &Backend, tls: &UpstreamTls, source: u64) -> Result<Far, &'static str> {
         match backend {
             Backend::Address { address, .. } => {
                 let begun = Instant::now();
@@ -107,7 +107,7 @@ impl Tunnels {
                 Ok(Far { connection, address: *address, pick: None, latency: begun.elapsed() })
             }
             Backend::Service { service, port, labels, .. } => {
-                self.connect_service(service, *port, labels, tls).await
+                self.connect_service(service, *port, labels, tls, source).await
             }
         }
     }
@@ -118,17 +118,20 @@ impl Tunnels {
         port: u16,
         labels: &Labels,
         tls: &UpstreamTls,
+        source: u64,
     ) -> Result<Far, &'static str> {
         let mut avoid = Vec::new();
         for _ in 0..TRIES {
             let begun = Instant::now();
             // Raw bytes carry no lane.
-            let wanted = Wanted { service, port, labels, lane: None, prefer: None, avoid: &avoid };
-            let pick = self.picker.pick(&wanted, begun)?;
+            let hash = Some(source);
+            let wanted = Wanted { service, port, labels, lane: None, prefer: None, hash, avoid: &avoid };
+            let mut pick = self.picker.pick(&wanted, begun)?;
             if avoid.contains(&pick.endpoint().id) {
                 break;
             }
             if let Some((connection, address)) = self.connect_endpoint(pick.endpoint(), tls).await {
+                pick.connected();
                 return Ok(Far { connection, address, pick: Some(pick), latency: begun.elapsed() });
             }
             avoid.push(pick.endpoint().id.clone());

@@ -30,6 +30,7 @@ mod sets;
 mod status;
 mod streams;
 mod traffic;
+mod traffic_service;
 
 use self::{backend_tls::BackendTlsPolicies, mesh::MeshDraft, releases::Releases};
 use super::{Compiled, Place};
@@ -47,7 +48,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     let mut mesh = MeshDraft::default();
     let routes = attach::attach(resources, &releases, &mut gateways, &mut mesh);
     let (policies, policies_status) = policies::policies(resources);
-    let (edge_policies, traffic_status) = traffic::traffic_policies(resources);
+    let (edge_policies, service_policies, traffic_status) = traffic::traffic_policies(resources);
     let backend_tls = BackendTlsPolicies::compile(resources);
     let mut status = gateways::status(resources, &gateways, place);
     status.extend(routes);
@@ -64,6 +65,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         mesh: mesh.finish(resources, &releases),
         policies,
         edge_policies,
+        service_policies,
         acme: certificates,
         proxied: super::proxied::proxied_table(resources),
         backend_tls: backend_tls.table(),

@@ -247,6 +247,7 @@ fn retry(spec: &RouteRetry) -> Retry {
         // None listed: connections that fail alone are tried again (GEP-1731).
         codes: spec.codes.as_slice().into(),
         backoff: spec.backoff.as_deref().and_then(|text| parse_duration(text).ok()),
+        budget: default.budget,
     }
 }
 

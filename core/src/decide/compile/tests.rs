@@ -11,6 +11,7 @@ mod rivals;
 mod sets;
 mod streams;
 mod traffic;
+mod traffic_service;
 
 use serde_json::Value;
 

@@ -10,11 +10,12 @@ use super::{
     jwt::jwt,
     refs::{GATEWAY_GROUP, OWN_GROUP, Referrer, by_age},
     status::{CONTROLLER, Conditions, Problem, object_status},
+    traffic_service,
 };
 use crate::{
     decide::policy::{
         Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
-        RateKey, RateLimit, RequestLimits,
+        RateKey, RateLimit, RequestLimits, ServicePolicies,
     },
     model::{Scope, ServiceKey},
     resources::{
@@ -53,7 +54,7 @@ enum Target {
 }
 
 /// All policies by what they target, and their status.
-pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Vec<ObjectStatus>) {
+pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, ServicePolicies, Vec<ObjectStatus>) {
     let mut found: HashMap<Target, EdgePolicy> = HashMap::new();
     let mut status = HashMap::new();
     // The oldest first: what it says stays.
@@ -72,7 +73,12 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Vec<Obj
         status.insert(key, object_status("TrafficPolicy", object, json!({ "ancestors": ancestors })));
     }
     let status = resources.traffic_policies.keys().filter_map(|key| status.remove(key)).collect();
-    (table(found), status)
+    let services = found.iter().filter_map(|(target, policy)| match target {
+        Target::Service(key) => Some((key.clone(), Arc::new(policy.service_policy()?))),
+        Target::Gateway(..) | Target::Route(..) => None,
+    });
+    let services = ServicePolicies(services.collect());
+    (table(found), services, status)
 }
 
 /// The target, if it is there.
@@ -204,6 +210,11 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         jwt,
         external_auth,
         compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
+        balancing: spec.load_balancer.as_ref().map(|spec| Arc::new(traffic_service::balancing(spec))),
+        localities: spec.locality.as_ref().map(traffic_service::localities),
+        outliers: spec.outlier_detection.as_ref().map(traffic_service::outliers),
+        breaker: spec.circuit_breaker.as_ref().map(traffic_service::breaker),
+        retries: spec.retry_budget.as_ref().map(traffic_service::retries),
     };
     (compiled, unresolved)
 }

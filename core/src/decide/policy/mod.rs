@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod jwt;
+mod service;
 mod table;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,6 +13,10 @@ use http::HeaderName;
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
 pub use jwt::{Jwt, JwtProvider, KeySource, TokenSource};
+pub(crate) use service::ServicePolicies;
+pub use service::{
+    Algorithm, Balancing, Breaker, HashKey, Localities, Outliers, RetryBudget, ServicePolicy, hash_of_address,
+};
 pub(crate) use table::{Layers, PolicyTable};
 
 /// What the TrafficPolicies of one target say, each field as a whole. What is absent is said by a less specific target,
@@ -32,6 +37,16 @@ pub struct EdgePolicy {
     pub external_auth: Option<Arc<ExternalAuth>>,
     /// How responses are compressed.
     pub compression: Option<Arc<Compression>>,
+    /// Of services: which endpoint a request goes to.
+    pub balancing: Option<Arc<Balancing>>,
+    /// Of services: how load moves between tiers.
+    pub localities: Option<Localities>,
+    /// Of services: who is ejected.
+    pub outliers: Option<Outliers>,
+    /// Of services: how much is sent at a time.
+    pub breaker: Option<Breaker>,
+    /// Of services: tries beyond the first.
+    pub retries: Option<RetryBudget>,
 }
 
 impl EdgePolicy {
@@ -45,7 +60,24 @@ impl EdgePolicy {
             jwt: self.jwt.clone().or_else(|| other.jwt.clone()),
             external_auth: self.external_auth.clone().or_else(|| other.external_auth.clone()),
             compression: self.compression.clone().or_else(|| other.compression.clone()),
+            balancing: self.balancing.clone().or_else(|| other.balancing.clone()),
+            localities: self.localities.or(other.localities),
+            outliers: self.outliers.or(other.outliers),
+            breaker: self.breaker.or(other.breaker),
+            retries: self.retries.or(other.retries),
         }
+    }
+
+    /// What it says of a service as such; none: nothing.
+    pub(crate) fn service_policy(&self) -> Option<ServicePolicy> {
+        let policy = ServicePolicy {
+            balancing: self.balancing.as_deref().cloned().unwrap_or_default(),
+            localities: self.localities.unwrap_or_default(),
+            outliers: self.outliers.unwrap_or_default(),
+            breaker: self.breaker.unwrap_or_default(),
+            retries: self.retries.unwrap_or_default(),
+        };
+        (policy != ServicePolicy::default()).then_some(policy)
     }
 
     /// Takes what is not yet said from a policy with the same target; the names of the fields that both say.
@@ -58,6 +90,11 @@ impl EdgePolicy {
             ("jwt", self.jwt.is_some() && younger.jwt.is_some()),
             ("externalAuth", self.external_auth.is_some() && younger.external_auth.is_some()),
             ("compression", self.compression.is_some() && younger.compression.is_some()),
+            ("loadBalancer", self.balancing.is_some() && younger.balancing.is_some()),
+            ("locality", self.localities.is_some() && younger.localities.is_some()),
+            ("outlierDetection", self.outliers.is_some() && younger.outliers.is_some()),
+            ("circuitBreaker", self.breaker.is_some() && younger.breaker.is_some()),
+            ("retryBudget", self.retries.is_some() && younger.retries.is_some()),
         ];
         *self = self.or(younger);
         both.into_iter().filter(|(_, both)| *both).map(|(name, _)| name).collect()

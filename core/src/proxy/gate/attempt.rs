@@ -88,7 +88,8 @@ fn peer(
                 None => {
                     let avoid = &context.tries.avoid;
                     let prefer = decision.sticky.as_ref().and_then(|sticky| sticky.endpoint(unix_time()));
-                    let wanted = Wanted { service, port: *port, labels, lane, prefer, avoid };
+                    let hash = decision.hash;
+                    let wanted = Wanted { service, port: *port, labels, lane, prefer, hash, avoid };
                     let pick = picker.pick(&wanted, Instant::now());
                     let pick = pick.map_err(|reason| Failure::new(503, reason))?;
                     context.tries.addresses.clear();

@@ -7,14 +7,13 @@ use std::{
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{decide::Backend, model::ServiceKey};
+use crate::{
+    decide::{Backend, RetryBudget},
+    model::ServiceKey,
+};
 
 /// Requests are counted over windows of this length.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Of so many requests in a window, one more try is allowed: 20 percent.
-const REQUESTS_PER_RETRY: u32 = 5;
-/// So many tries are allowed in a window in any case, so that a service with little traffic has some.
-const LEAST: u32 = 300;
 /// Services are counted in so many places; where two share one, they share its budget.
 const PLACES: usize = 256;
 
@@ -47,9 +46,11 @@ impl Budgets {
     }
 
     /// True if one more try is within the budget; it is taken from it. Otherwise what came is passed on as it is.
-    pub fn retry(&self, backend: &Backend, now: Instant) -> bool {
+    pub fn retry(&self, backend: &Backend, budget: RetryBudget, now: Instant) -> bool {
         let Some(place) = self.place(backend, now) else { return true };
-        let allowed = LEAST.max(place.requests.load(Relaxed) / REQUESTS_PER_RETRY);
+        let share = u64::from(place.requests.load(Relaxed)) * u64::from(budget.percent) / 100;
+        let least = u64::from(budget.per_second) * WINDOW.as_secs();
+        let allowed = u32::try_from(share.max(least)).unwrap_or(u32::MAX);
         place.retries.fetch_update(Relaxed, Relaxed, |taken| (taken < allowed).then_some(taken + 1)).is_ok()
     }
 
@@ -86,19 +87,23 @@ mod tests {
     fn some_tries_are_always_allowed_and_then_a_share_of_the_requests() {
         let budgets = Budgets::default();
         let (app, now) = (backend("app"), budgets.origin);
-        let taken = || (0..10_000).filter(|_| budgets.retry(&app, now)).count();
+        let usual = RetryBudget::default();
+        let taken = || (0..10_000).filter(|_| budgets.retry(&app, usual, now)).count();
         assert_eq!(taken(), 300);
         (0..2_000).for_each(|_| budgets.request(&app, now));
         assert_eq!(taken(), 100, "a fifth of the requests, less those that were taken");
-        assert!(!budgets.retry(&app, now));
-        assert!(budgets.retry(&app, now + WINDOW), "a new window, a new budget");
+        assert!(!budgets.retry(&app, usual, now));
+        assert!(budgets.retry(&app, RetryBudget { percent: 30, ..usual }, now), "a larger budget");
+        assert!(budgets.retry(&app, usual, now + WINDOW), "a new window, a new budget");
     }
 
     #[test]
     fn services_have_their_own() {
         let budgets = Budgets::default();
         let (app, other, now) = (backend("app"), backend("other"), budgets.origin);
-        while budgets.retry(&app, now) {}
-        assert!(budgets.retry(&other, now));
+        while budgets.retry(&app, RetryBudget::default(), now) {}
+        assert!(budgets.retry(&other, RetryBudget::default(), now));
+        let none = RetryBudget { percent: 0, per_second: 0 };
+        assert!(!budgets.retry(&backend("third"), none, now));
     }
 }

@@ -174,9 +174,10 @@ impl Copy {
                     labels,
                     lane: self.lane.as_ref(),
                     prefer: None,
+                    hash: None,
                     avoid: &[],
                 };
-                let pick = self.picker.pick(&wanted, begun)?;
+                let mut pick = self.picker.pick(&wanted, begun)?;
                 let address = self.upstream.address(pick.endpoint(), &[], random()).ok_or("no address")?;
                 let connection = self.upstream.connect(pick.endpoint(), address, protocol, &self.tls).await;
                 let connection = match connection {
@@ -186,6 +187,7 @@ impl Copy {
                         return Err(error.into());
                     }
                 };
+                pick.connected();
                 let result = exchange(connection, protocol, self.request, self.body).await;
                 // A copy that broke off may be the fault of this side: nothing is said of the endpoint then.
                 if result.is_ok() {

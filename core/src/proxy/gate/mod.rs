@@ -67,7 +67,9 @@ impl Gate {
     /// True if one more try is within the service's budget.
     fn may_spend(&self, context: &Context) -> bool {
         let decision = context.decision.as_deref();
-        decision.is_none_or(|decision| self.budgets.retry(&decision.backend, Instant::now()))
+        decision.is_none_or(|decision| {
+            self.budgets.retry(&decision.backend, decision.retry.budget, Instant::now())
+        })
     }
 }
 
@@ -142,8 +144,11 @@ impl ProxyHttp for Gate {
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        _context: &mut Context,
+        context: &mut Context,
     ) -> Result<()> {
+        if let Some(pick) = &mut context.tries.pick {
+            pick.connected();
+        }
         let expects = session.req_header().headers.contains_key(header::EXPECT);
         if expects && super::upstream::is_http2(peer) {
             session.write_continue_response().await?;

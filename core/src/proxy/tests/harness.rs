@@ -242,6 +242,7 @@ pub fn forward() -> Decision {
         set_cookie: None,
         sticky: None,
         cors: None,
+        hash: None,
         mirrors: Arc::from([]),
         tls: Default::default(),
         policies: Default::default(),

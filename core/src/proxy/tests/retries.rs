@@ -61,7 +61,8 @@ async fn tries_are_counted() {
     let logged = proxy.logged().await;
     assert_eq!((logged.tries, logged.reason), (3, Some("connect_failed")), "two besides the first");
 
-    let never = Decision { retry: Retry { attempts: 0, codes: Arc::from([]), backoff: None }, ..forward() };
+    let never =
+        Decision { retry: Retry { attempts: 0, codes: Arc::from([]), ..Retry::default() }, ..forward() };
     let proxy = Setup::default().forwards(never).with(nowhere);
     assert_eq!(status(&get(proxy.edge().address(), "").await), 503);
     assert_eq!(proxy.logged().await.tries, 1);

@@ -13,6 +13,7 @@ mod mesh;
 mod route;
 mod stream;
 mod traffic;
+mod traffic_service;
 
 pub use acme::{
     AcmeChallengeType, AcmeIssuer, DnsSpec, ExternalAccountSpec, NameRef, Rfc2136Spec, TsigAlgorithmName,
@@ -56,4 +57,8 @@ pub use stream::{
 pub use traffic::{
     CompressionAlgorithm, CompressionSpec, IpAccessSpec, RateKeySpec, RateLimitSpec, RequestLimitsSpec,
     TrafficPolicy, TrafficTargetRef,
+};
+pub use traffic_service::{
+    CircuitBreakerSpec, HashKeySpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec,
+    RetryBudgetSpec,
 };

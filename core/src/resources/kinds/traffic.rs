@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExternalAuthSpec, JwtSpec};
+use super::{
+    CircuitBreakerSpec, ExternalAuthSpec, JwtSpec, LoadBalancerSpec, LocalitySpec, OutlierSpec,
+    RetryBudgetSpec,
+};
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
 ///
@@ -35,6 +38,21 @@ pub struct TrafficPolicy {
     /// How responses are compressed.
     #[serde(default)]
     pub compression: Option<CompressionSpec>,
+    /// Of Services only: which endpoint a request goes to.
+    #[serde(default)]
+    pub load_balancer: Option<LoadBalancerSpec>,
+    /// Of Services only: how load moves between near and far endpoints.
+    #[serde(default)]
+    pub locality: Option<LocalitySpec>,
+    /// Of Services only: which endpoints are left alone for what is seen of them.
+    #[serde(default)]
+    pub outlier_detection: Option<OutlierSpec>,
+    /// Of Services only: how much is sent at a time.
+    #[serde(default)]
+    pub circuit_breaker: Option<CircuitBreakerSpec>,
+    /// Of Services only: how many tries there may be beyond the first.
+    #[serde(default)]
+    pub retry_budget: Option<RetryBudgetSpec>,
 }
 
 /// What a policy applies to.

@@ -44,6 +44,22 @@ fn a_traffic_policy_has_to_make_sense() {
         ("T, compression: { algorithms: [br, br] }", "spec.compression.algorithms"),
         ("T, compression: { contentTypes: [html] }", "spec.compression.contentTypes[0]"),
         ("T, compresion: {}", "spec.compresion"),
+        ("T, loadBalancer: { type: Random }", "spec.loadBalancer.type"),
+        ("T, loadBalancer: { hashKey: { sourceIP: true } }", "spec.loadBalancer.hashKey"),
+        ("T, loadBalancer: { type: ConsistentHash, hashKey: {} }", "spec.loadBalancer.hashKey"),
+        ("T, loadBalancer: { subsetSize: 1 }", "spec.loadBalancer.subsetSize"),
+        ("T, loadBalancer: { slowStart: 1h }", "spec.loadBalancer.slowStart"),
+        ("T, locality: { overprovisioningPercent: 99 }", "spec.locality.overprovisioningPercent"),
+        ("T, locality: { failBackPercentPerSecond: 101 }", "spec.locality.failBackPercentPerSecond"),
+        ("T, outlierDetection: { maxEjectedPercent: 101 }", "spec.outlierDetection.maxEjectedPercent"),
+        ("T, outlierDetection: { interval: 1ms }", "spec.outlierDetection.interval"),
+        ("T, circuitBreaker: {}", "spec.circuitBreaker"),
+        ("T, circuitBreaker: { maxRequests: 0 }", "spec.circuitBreaker.maxRequests"),
+        ("T, retryBudget: { percent: 101 }", "spec.retryBudget.percent"),
+        (
+            "targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: a }], locality: {}",
+            "spec.locality",
+        ),
     ] {
         let spec = spec.replace("T,", &format!("{to},"));
         assert_eq!(fields(&policy(&spec)), [wrong], "{spec}");

@@ -10,6 +10,7 @@ mod mesh;
 mod routes;
 mod stream;
 mod traffic;
+mod traffic_service;
 
 use common::Checker;
 

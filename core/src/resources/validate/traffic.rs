@@ -35,7 +35,8 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
         || policy.rate_limit.is_some()
         || policy.jwt.is_some()
         || policy.external_auth.is_some()
-        || policy.compression.is_some();
+        || policy.compression.is_some()
+        || super::traffic_service::says(policy);
     c.require(says, "asks for nothing", "add rateLimit, ipAccess or another field, or remove it");
     if let Some(access) = &policy.ip_access {
         c.at("ipAccess", |c| ip_access(c, access));
@@ -58,6 +59,7 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
     if let Some(compression) = &policy.compression {
         c.at("compression", |c| self::compression(c, compression));
     }
+    super::traffic_service::of_services(c, policy);
 }
 
 fn target(c: &mut Checker, target: &TrafficTargetRef) {

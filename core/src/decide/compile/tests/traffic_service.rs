@@ -1,0 +1,49 @@
+//! What TrafficPolicies say of services.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    decide::{Algorithm, HashKey},
+    model::{Scope, ServiceKey},
+};
+
+fn policy(spec: &str) -> String {
+    format!(
+        "
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{ name: p, namespace: shop }}
+spec: {{ targetRefs: [{{ kind: Service, name: web }}], {spec} }}
+"
+    )
+}
+
+#[test]
+fn a_service_has_what_its_policy_says_in_both_scopes() {
+    let text = policy(
+        "loadBalancer: { type: ConsistentHash, hashKey: { cookie: uid }, slowStart: 30s, subsetSize: 20 },
+         outlierDetection: { consecutiveFailures: 7, baseEjection: 20s }, circuitBreaker: { maxRequests: 9 },
+         locality: { failBackPercentPerSecond: 0 }, retryBudget: { percent: 5 }",
+    );
+    let compiled = world(&[text]);
+    for scope in [Scope::Cluster, Scope::Clusterset] {
+        let key = ServiceKey::new(scope, "shop", "web").unwrap();
+        let policy = compiled.service_policy(&key).unwrap();
+        assert_eq!(policy.balancing.algorithm, Algorithm::Hash(HashKey::Cookie("uid".into())));
+        assert_eq!(
+            (policy.balancing.slow_start, policy.balancing.subset),
+            (Duration::from_secs(30), Some(20))
+        );
+        assert_eq!(policy.outliers.failures, 7);
+        // The longest is never shorter than the first.
+        assert_eq!(policy.outliers.longest, Duration::from_secs(20));
+        assert_eq!(policy.outliers.most, 50, "as usual");
+        assert_eq!(policy.breaker.requests, Some(9));
+        assert_eq!((policy.localities.fail_back, policy.localities.overprovisioning), (0, 140));
+        assert_eq!((policy.retries.percent, policy.retries.per_second), (5, 30));
+    }
+    let other = ServiceKey::new(Scope::Cluster, "shop", "other").unwrap();
+    assert!(compiled.service_policy(&other).is_none());
+}

@@ -1,0 +1,126 @@
+//! The part of a TrafficPolicy that is for Services: how requests are spread, and what keeps endpoints from harm.
+
+use serde::{Deserialize, Serialize};
+
+/// Which endpoint a request goes to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancerSpec {
+    /// The rule; `PeakEWMA` where absent.
+    #[serde(default)]
+    pub r#type: LoadBalancerType,
+    /// What `ConsistentHash` hashes; the client's address where absent.
+    #[serde(default)]
+    pub hash_key: Option<HashKeySpec>,
+    /// An endpoint that is new, or back after an ejection, gets its whole share only after this time. Duration, at most
+    /// 15m; none where absent.
+    #[serde(default)]
+    pub slow_start: Option<String>,
+    /// One proxy uses at most so many endpoints of each tier, 2 to 1000, each proxy its own; all where absent.
+    #[serde(default)]
+    pub subset_size: Option<u16>,
+}
+
+/// The rule by which endpoints are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoadBalancerType {
+    /// Of two at random, the one with the lower latency times load.
+    #[default]
+    #[serde(rename = "PeakEWMA")]
+    PeakEwma,
+    /// Of two at random, the one with fewer requests in flight.
+    LeastRequest,
+    /// One after the other, by weight.
+    RoundRobin,
+    /// The same endpoint for the same key (Maglev).
+    ConsistentHash,
+}
+
+/// What is hashed: exactly one. A request without that header or cookie goes by its client's address.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HashKeySpec {
+    /// The value of this header.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// The value of this cookie.
+    #[serde(default)]
+    pub cookie: Option<String>,
+    /// `true`: the client's address.
+    #[serde(default, rename = "sourceIP")]
+    pub source_ip: Option<bool>,
+}
+
+/// How load moves between zone, region, cluster and other clusters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalitySpec {
+    /// A tier keeps all of its load while its healthy share times this is at least 100 percent; what is over goes to the
+    /// next tier. 100 to 1000; 140 where absent.
+    #[serde(default)]
+    pub overprovisioning_percent: Option<u32>,
+    /// A tier that is well again takes back so much of all load a second, 0 (at once) to 100; 10 where absent.
+    #[serde(default)]
+    pub fail_back_percent_per_second: Option<u32>,
+}
+
+/// Which endpoints are left alone for what is seen of them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutlierSpec {
+    /// Failures in a row, 0 (never) to 1000; 3 where absent. An endpoint that takes no connections is ejected at once.
+    #[serde(default)]
+    pub consecutive_failures: Option<u32>,
+    /// The first ejection, 100ms to 1h; 1s where absent. Each further one lasts twice as long.
+    #[serde(default)]
+    pub base_ejection: Option<String>,
+    /// The longest ejection, up to 24h; 10s where absent.
+    #[serde(default)]
+    pub max_ejection: Option<String>,
+    /// The share of endpoints that are ejected at a time for what they answer, 0 to 100; 50 where absent. Always one.
+    #[serde(default)]
+    pub max_ejected_percent: Option<u8>,
+    /// Requests are counted so long before endpoints are compared, 1s to 10m; 10s where absent.
+    #[serde(default)]
+    pub interval: Option<String>,
+    /// An endpoint of which significantly more requests fail than of the others, and by so many percent at least, is
+    /// ejected; 0 (never) to 100; 15 where absent.
+    #[serde(default)]
+    pub success_rate_percent: Option<u8>,
+    /// An endpoint that takes more than so many times as long as the others is ejected; 0 (never) to 100; 0 where absent.
+    #[serde(default)]
+    pub latency_factor: Option<u8>,
+    /// Endpoints with fewer requests in an interval are not compared, 1 to 1,000,000; 20 where absent.
+    #[serde(default)]
+    pub minimum_requests: Option<u32>,
+}
+
+/// How much each proxy sends to a service at a time. What is over is answered 503 at once.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CircuitBreakerSpec {
+    /// Requests (of raw TCP: connections) in flight.
+    #[serde(default)]
+    pub max_requests: Option<u32>,
+    /// Those to one endpoint.
+    #[serde(default)]
+    pub max_requests_per_endpoint: Option<u32>,
+    /// Those that have no connection yet.
+    #[serde(default)]
+    pub max_pending_requests: Option<u32>,
+    /// `true`: a bound on requests in flight that follows from latency.
+    #[serde(default)]
+    pub adaptive_concurrency: Option<bool>,
+}
+
+/// How many tries there may be beyond the first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryBudgetSpec {
+    /// Of the requests of the last ten seconds, 0 to 100; 20 where absent.
+    #[serde(default)]
+    pub percent: Option<u32>,
+    /// So many a second in any case, 0 to 10,000; 30 where absent.
+    #[serde(default)]
+    pub min_per_second: Option<u32>,
+}

@@ -1,0 +1,110 @@
+//! The part of a TrafficPolicy that is for Services.
+
+use std::{fmt::Display, time::Duration};
+
+use super::{common::Checker, traffic::duration};
+use crate::resources::kinds::{
+    CircuitBreakerSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec,
+    TrafficPolicy,
+};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// True if it asks for something of services.
+pub(super) fn says(policy: &TrafficPolicy) -> bool {
+    given(policy).into_iter().any(|(_, given)| given)
+}
+
+fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 5] {
+    [
+        ("loadBalancer", policy.load_balancer.is_some()),
+        ("locality", policy.locality.is_some()),
+        ("outlierDetection", policy.outlier_detection.is_some()),
+        ("circuitBreaker", policy.circuit_breaker.is_some()),
+        ("retryBudget", policy.retry_budget.is_some()),
+    ]
+}
+
+pub(super) fn of_services(c: &mut Checker, policy: &TrafficPolicy) {
+    if let Some(other) = policy.target_refs.iter().find(|target| target.kind != "Service") {
+        for (field, _) in given(policy).into_iter().filter(|(_, given)| *given) {
+            let message = format!("is for Services, and this targets {} {}", other.kind, other.name);
+            c.at(field, |c| c.fail(message, "target a Service with a TrafficPolicy of its own"));
+        }
+    }
+    if let Some(spec) = &policy.load_balancer {
+        c.at("loadBalancer", |c| load_balancer(c, spec));
+    }
+    if let Some(spec) = &policy.locality {
+        c.at("locality", |c| locality(c, spec));
+    }
+    if let Some(spec) = &policy.outlier_detection {
+        c.at("outlierDetection", |c| outliers(c, spec));
+    }
+    if let Some(spec) = &policy.circuit_breaker {
+        c.at("circuitBreaker", |c| circuit_breaker(c, spec));
+    }
+    if let Some(spec) = &policy.retry_budget {
+        c.at("retryBudget", |c| retry_budget(c, spec));
+    }
+}
+
+fn within<T: PartialOrd + Display + Copy>(c: &mut Checker, field: &str, value: Option<T>, least: T, most: T) {
+    let Some(value) = value.filter(|value| *value < least || *value > most) else { return };
+    c.at(field, |c| c.fail(format!("{value} is out of bounds"), &format!("use {least} to {most}")));
+}
+
+fn load_balancer(c: &mut Checker, spec: &LoadBalancerSpec) {
+    within(c, "subsetSize", spec.subset_size, 2, 1000);
+    duration(c, "slowStart", spec.slow_start.as_deref(), MILLISECOND, 15 * MINUTE);
+    let Some(key) = &spec.hash_key else { return };
+    c.at("hashKey", |c| {
+        let hashes = spec.r#type == LoadBalancerType::ConsistentHash;
+        c.require(hashes, "is of no use to this type", "use type ConsistentHash, or remove it");
+        let given = [key.header.is_some(), key.cookie.is_some(), key.source_ip == Some(true)];
+        let count = given.into_iter().filter(|given| *given).count();
+        c.require(count == 1, format!("has {count} keys"), "use one of header, cookie, sourceIP: true");
+        for (field, name) in [("header", &key.header), ("cookie", &key.cookie)] {
+            if let Some(name) = name {
+                c.header_name(field, name);
+            }
+        }
+    });
+}
+
+fn locality(c: &mut Checker, spec: &LocalitySpec) {
+    within(c, "overprovisioningPercent", spec.overprovisioning_percent, 100, 1000);
+    within(c, "failBackPercentPerSecond", spec.fail_back_percent_per_second, 0, 100);
+}
+
+fn outliers(c: &mut Checker, spec: &OutlierSpec) {
+    within(c, "consecutiveFailures", spec.consecutive_failures, 0, 1000);
+    within(c, "maxEjectedPercent", spec.max_ejected_percent, 0, 100);
+    within(c, "successRatePercent", spec.success_rate_percent, 0, 100);
+    within(c, "latencyFactor", spec.latency_factor, 0, 100);
+    within(c, "minimumRequests", spec.minimum_requests, 1, 1_000_000);
+    duration(c, "baseEjection", spec.base_ejection.as_deref(), 100 * MILLISECOND, HOUR);
+    duration(c, "maxEjection", spec.max_ejection.as_deref(), 100 * MILLISECOND, 24 * HOUR);
+    duration(c, "interval", spec.interval.as_deref(), SECOND, 10 * MINUTE);
+}
+
+fn circuit_breaker(c: &mut Checker, spec: &CircuitBreakerSpec) {
+    let bounds = [
+        ("maxRequests", spec.max_requests),
+        ("maxRequestsPerEndpoint", spec.max_requests_per_endpoint),
+        ("maxPendingRequests", spec.max_pending_requests),
+    ];
+    let bounded = bounds.iter().any(|(_, bound)| bound.is_some()) || spec.adaptive_concurrency == Some(true);
+    c.require(bounded, "bounds nothing", "give maxRequests or another bound, or remove it");
+    for (field, bound) in bounds {
+        within(c, field, bound, 1, u32::MAX);
+    }
+}
+
+fn retry_budget(c: &mut Checker, spec: &RetryBudgetSpec) {
+    within(c, "percent", spec.percent, 0, 100);
+    within(c, "minPerSecond", spec.min_per_second, 0, 10_000);
+}
