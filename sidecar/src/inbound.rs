@@ -104,6 +104,7 @@ impl InboundDirector {
             sticky: None,
             cors: None,
             hash: None,
+            delay: None,
             mirrors: Arc::clone(&self.shared.mirrors),
             tls: Default::default(),
             policies: Policies::default(),

@@ -140,7 +140,7 @@ mod tests {
         let adaptive = Adaptive::default();
         settle(&adaptive, 1e6, 50.0, 200, 1);
         let limit = f64::from(settle(&adaptive, 30e6, 50.0, 2000, 300));
-        assert!(limit >= 50.0 && limit < 200.0, "{limit} for a width of 50");
+        assert!((50.0..200.0).contains(&limit), "{limit} for a width of 50");
     }
 
     #[test]

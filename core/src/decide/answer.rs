@@ -43,6 +43,8 @@ pub struct Decision {
     pub set_cookie: Option<HeaderValue>,
     /// What spreads it over endpoints, where the service's TrafficPolicy asks for consistent hashing.
     pub hash: Option<u64>,
+    /// It waits so long before it is sent: a fault on purpose.
+    pub delay: Option<Duration>,
     /// Copies to send elsewhere.
     pub mirrors: Arc<[Mirror]>,
     /// TLS towards the backend.
@@ -166,6 +168,13 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Of one try.
     pub attempt: Option<Duration>,
+}
+
+impl Timeouts {
+    /// These, and where they say nothing, others.
+    pub(crate) fn or(self, others: Self) -> Self {
+        Self { request: self.request.or(others.request), attempt: self.attempt.or(others.attempt) }
+    }
 }
 
 /// What may be tried again, always on another endpoint where there is one.

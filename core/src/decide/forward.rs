@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderValue, StatusCode};
 
 use super::{
-    ArmReason, Availability, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies,
-    RequestHead, Retry, Timeouts, UpstreamTls,
+    ArmReason, Availability, Backend, Caller, Decision, Filters, Harm, LocalAnswer, Mirror, Outcome,
+    Policies, RequestHead, Retry, Timeouts, UpstreamTls,
     gray::{Arm, Issuing, Release, STABLE, WhenUnavailable},
     rule::{Action, Invalid, NO_BACKEND, Rule, Target, Weighted},
     session::{Session, Sticky, Token},
@@ -248,13 +248,20 @@ impl Request<'_> {
         if let Some(answer) = self.preflight(course, filters) {
             return answer;
         }
-        let mut retry = course.retry.clone();
-        let mut hash = None;
+        let Course { mut timeouts, .. } = course;
+        let (mut retry, mut hash, mut delay) = (course.retry.clone(), None, None);
         if let Backend::Service { service, .. } = &backend
             && let Some(policy) = self.snapshot.config.service_policy(service)
         {
             retry.budget = policy.retries;
             hash = policy.balancing.hash(self.head.headers, self.caller);
+            timeouts = timeouts.or(policy.timeouts);
+            let harm = policy.fault.as_ref().map(|fault| fault.harm(self.head.headers, self.caller.random));
+            match harm {
+                Some(Harm::Abort(status)) => return refuse(course, status, "fault_abort"),
+                Some(Harm::Delay(time)) => delay = Some(time),
+                Some(Harm::None) | None => {}
+            }
         }
         Outcome::Forward(Box::new(Decision {
             route: course.route.clone(),
@@ -265,9 +272,10 @@ impl Request<'_> {
             lane: gray.lane,
             backend,
             filters: filters.clone(),
-            timeouts: course.timeouts,
+            timeouts,
             retry,
             hash,
+            delay,
             set_cookie: gray.set_cookie,
             mirrors: course.mirrors.clone(),
             tls: UpstreamTls::default(),

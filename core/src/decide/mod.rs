@@ -55,9 +55,9 @@ pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
     Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression,
-    ConnectionLimit, EdgePolicy, ExternalAuth, HashKey, IpAccess, Jwt, JwtProvider, KeySource, Localities,
-    Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, TokenSource,
-    hash_of_address,
+    ConnectionLimit, EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource,
+    Localities, Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share,
+    TokenSource, hash_of_address,
 };
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
 pub use route::{decide_edge, decide_mesh};

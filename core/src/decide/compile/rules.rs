@@ -228,7 +228,7 @@ fn prefix_of(spec: &RouteMatch) -> &str {
 }
 
 /// `0s` is no bound (Gateway API HTTPRouteTimeouts).
-fn timeouts(spec: &RouteTimeouts) -> Timeouts {
+pub(super) fn timeouts(spec: &RouteTimeouts) -> Timeouts {
     let of = |text: &Option<String>| {
         text.as_deref().and_then(|text| parse_duration(text).ok()).filter(|duration| !duration.is_zero())
     };

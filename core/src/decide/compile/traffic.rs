@@ -215,6 +215,8 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         outliers: spec.outlier_detection.as_ref().map(traffic_service::outliers),
         breaker: spec.circuit_breaker.as_ref().map(traffic_service::breaker),
         retries: spec.retry_budget.as_ref().map(traffic_service::retries),
+        timeouts: spec.timeouts.as_ref().map(super::rules::timeouts),
+        fault: spec.fault.as_ref().map(|spec| Arc::new(traffic_service::fault(spec))),
     };
     (compiled, unresolved)
 }

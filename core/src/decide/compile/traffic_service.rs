@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 
 use crate::{
-    decide::{Algorithm, Balancing, Breaker, HashKey, Localities, Outliers, RetryBudget},
+    decide::{Algorithm, Balancing, Breaker, Fault, HashKey, Localities, Outliers, RetryBudget, Share},
     resources::{
         kinds::{
-            CircuitBreakerSpec, HashKeySpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec,
-            RetryBudgetSpec,
+            CircuitBreakerSpec, FaultSpec, HashKeySpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
+            OutlierSpec, RetryBudgetSpec,
         },
         parse_duration,
     },
@@ -79,5 +79,26 @@ pub(super) fn retries(spec: &RetryBudgetSpec) -> RetryBudget {
     RetryBudget {
         percent: spec.percent.unwrap_or(usual.percent),
         per_second: spec.min_per_second.unwrap_or(usual.per_second),
+    }
+}
+
+pub(super) fn fault(spec: &FaultSpec) -> Fault {
+    // Checked to be 0 to 100.
+    let share = |percent: f64| Share((percent * 100.0).round() as u16);
+    let header = |name: &str| HeaderName::from_bytes(name.as_bytes()).ok();
+    Fault {
+        delay: spec
+            .delay
+            .as_ref()
+            .and_then(|delay| Some((share(delay.percent), parse_duration(&delay.duration).ok()?))),
+        abort: spec
+            .abort
+            .as_ref()
+            .and_then(|abort| Some((share(abort.percent), StatusCode::from_u16(abort.status).ok()?))),
+        headers: spec
+            .headers
+            .iter()
+            .filter_map(|h| Some((header(&h.name)?, h.value.as_str().into())))
+            .collect(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod auth;
+mod fault;
 mod jwt;
 mod service;
 mod table;
@@ -10,8 +11,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
+use super::Timeouts;
+
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
+pub use fault::{Fault, Harm, Share};
 pub use jwt::{Jwt, JwtProvider, KeySource, TokenSource};
 pub(crate) use service::ServicePolicies;
 pub use service::{
@@ -47,6 +51,10 @@ pub struct EdgePolicy {
     pub breaker: Option<Breaker>,
     /// Of services: tries beyond the first.
     pub retries: Option<RetryBudget>,
+    /// Of services: bounds of time where the route says nothing.
+    pub timeouts: Option<Timeouts>,
+    /// Of services: what is done to some requests on purpose.
+    pub fault: Option<Arc<Fault>>,
 }
 
 impl EdgePolicy {
@@ -65,6 +73,8 @@ impl EdgePolicy {
             outliers: self.outliers.or(other.outliers),
             breaker: self.breaker.or(other.breaker),
             retries: self.retries.or(other.retries),
+            timeouts: self.timeouts.or(other.timeouts),
+            fault: self.fault.clone().or_else(|| other.fault.clone()),
         }
     }
 
@@ -76,6 +86,8 @@ impl EdgePolicy {
             outliers: self.outliers.unwrap_or_default(),
             breaker: self.breaker.unwrap_or_default(),
             retries: self.retries.unwrap_or_default(),
+            timeouts: self.timeouts.unwrap_or_default(),
+            fault: self.fault.clone(),
         };
         (policy != ServicePolicy::default()).then_some(policy)
     }
@@ -95,6 +107,8 @@ impl EdgePolicy {
             ("outlierDetection", self.outliers.is_some() && younger.outliers.is_some()),
             ("circuitBreaker", self.breaker.is_some() && younger.breaker.is_some()),
             ("retryBudget", self.retries.is_some() && younger.retries.is_some()),
+            ("timeouts", self.timeouts.is_some() && younger.timeouts.is_some()),
+            ("fault", self.fault.is_some() && younger.fault.is_some()),
         ];
         *self = self.or(younger);
         both.into_iter().filter(|(_, both)| *both).map(|(name, _)| name).collect()

@@ -5,8 +5,9 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Fault;
 use crate::{
-    decide::{Caller, cookie},
+    decide::{Caller, Timeouts, cookie},
     model::{Scope, ServiceKey},
 };
 
@@ -23,6 +24,10 @@ pub struct ServicePolicy {
     pub breaker: Breaker,
     /// How many tries there may be beyond the first.
     pub retries: RetryBudget,
+    /// Bounds of time where the route says nothing.
+    pub timeouts: Timeouts,
+    /// What is done to some requests on purpose.
+    pub fault: Option<Arc<Fault>>,
 }
 
 /// Which endpoint a request goes to.

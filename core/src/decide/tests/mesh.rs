@@ -143,3 +143,41 @@ spec: { action: DENY, rules: [{ to: { headers: [{ name: x-admin, type: Present }
     assert_eq!(judge("web", "bank/sa/any", get("c", "/")), "allow", "not selected");
     assert_eq!(judge("web", front, get("c", "/").header("x-admin", "1")), "shop/no-admin");
 }
+
+fn governed(spec: &str) -> String {
+    format!(
+        "
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{ name: p, namespace: shop }}
+spec: {{ targetRefs: [{{ kind: Service, name: web }}], {spec} }}
+"
+    )
+}
+
+#[test]
+fn a_service_policy_goes_along_with_each_call() {
+    let snapshot = world(&governed(
+        "loadBalancer: { type: ConsistentHash, hashKey: { header: x-user } }, retryBudget: { percent: 1 },
+         timeouts: { request: 3s }, fault: { delay: { percent: 100, duration: 2s }, headers: [{ name: x-try, value: slow }] }",
+    ));
+    let call = |user: &str| get("web", "/").header("x-user", user);
+    let of = |ask: Ask| forward(ask.mesh(&snapshot, "cluster/shop/web"));
+    let (ann, bob) = (of(call("ann")), of(call("bob")));
+    assert_eq!(ann.hash, of(call("ann")).hash);
+    assert!(ann.hash.is_some() && ann.hash != bob.hash);
+    assert!(of(get("web", "/")).hash.is_some(), "by address, where there is no such header");
+    assert_eq!(ann.timeouts.request, Some(std::time::Duration::from_secs(3)));
+    assert_eq!((ann.retry.budget.percent, ann.delay), (1, None));
+    let slow = of(call("ann").header("x-try", "slow"));
+    assert_eq!(slow.delay, Some(std::time::Duration::from_secs(2)));
+    let other = forward(get("checkout", "/").mesh(&snapshot, "cluster/shop/checkout"));
+    assert_eq!((other.hash, other.timeouts.request), (None, None));
+}
+
+#[test]
+fn an_abort_on_purpose_is_answered_here() {
+    let snapshot = world(&governed("fault: { abort: { percent: 100, status: 418 } }"));
+    assert_eq!(local(get("web", "/").mesh(&snapshot, "cluster/shop/web")), (418, "fault_abort"));
+}

@@ -136,6 +136,11 @@ impl Context {
         LocalAnswer { status: StatusCode::OK, headers: Vec::new(), reason: "acme_challenge", route: None }
     }
 
+    /// What is left of the request's total time, where it has a bound.
+    pub fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// True if the request's total time is over.
     pub fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| now >= deadline)

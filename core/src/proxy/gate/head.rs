@@ -103,6 +103,7 @@ pub(super) fn enter_edge(
     request.insert_header(FORWARDED_FOR, client.to_string())?;
     request.insert_header(FORWARDED_PROTO, if tls { "https" } else { "http" })?;
     request.insert_header(FORWARDED_HOST, host)?;
+    request.remove_header(&super::deadline::TIMEOUT);
     set_lane(request, None)?;
     let known = request.headers.get(REQUEST_ID).is_some_and(|id| {
         (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)

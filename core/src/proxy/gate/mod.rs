@@ -4,6 +4,7 @@
 mod attempt;
 mod budget;
 mod context;
+mod deadline;
 mod failure;
 mod forwarded;
 mod grpc;
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::{modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(super) use trace::random;
@@ -125,6 +126,9 @@ impl ProxyHttp for Gate {
             (_, Some(pause)) => tokio::time::sleep(pause).await,
             (Some(decision), None) if context.tries.made == 0 => {
                 self.budgets.request(&decision.backend, context.begun);
+                if let Some(fault) = decision.delay {
+                    tokio::time::sleep(context.left().map_or(fault, |left| left.min(fault))).await;
+                }
             }
             _ => {}
         }
@@ -134,6 +138,16 @@ impl ProxyHttp for Gate {
             context.failure = Some(failure);
             failure.error()
         })
+    }
+
+    /// Called for every try, with a head of its own.
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        deadline::pass_on(request, context)
     }
 
     /// pingora relays no 1xx from HTTP/2: a client that waits to be told to go on is told here.

@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 use super::{
     Gate,
     context::{Asked, Context},
+    deadline,
     failure::{self, Failure},
     forwarded::Believed,
     head, hop, trace,
@@ -52,7 +53,8 @@ impl Gate {
         match outcome {
             Outcome::Local(answer) => Ok(Some(answer)),
             Outcome::Forward(decision) => {
-                context.deadline = decision.timeouts.request.map(|limit| context.begun + limit);
+                let headers = &session.req_header().headers;
+                context.deadline = deadline::bound(headers, decision.timeouts.request, context.begun);
                 context.decision = Some(decision);
                 Ok(None)
             }

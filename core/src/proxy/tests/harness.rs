@@ -243,6 +243,7 @@ pub fn forward() -> Decision {
         sticky: None,
         cors: None,
         hash: None,
+        delay: None,
         mirrors: Arc::from([]),
         tls: Default::default(),
         policies: Default::default(),

@@ -5,6 +5,7 @@ mod frames;
 mod harness;
 
 mod authorization;
+mod deadlines;
 mod edge;
 mod floods;
 mod forwarding;

@@ -59,6 +59,6 @@ pub use traffic::{
     TrafficPolicy, TrafficTargetRef,
 };
 pub use traffic_service::{
-    CircuitBreakerSpec, HashKeySpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec,
-    RetryBudgetSpec,
+    CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,
+    LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec,
 };

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CircuitBreakerSpec, ExternalAuthSpec, JwtSpec, LoadBalancerSpec, LocalitySpec, OutlierSpec,
-    RetryBudgetSpec,
+    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, JwtSpec, LoadBalancerSpec, LocalitySpec, OutlierSpec,
+    RetryBudgetSpec, RouteTimeouts,
 };
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
@@ -53,6 +53,12 @@ pub struct TrafficPolicy {
     /// Of Services only: how many tries there may be beyond the first.
     #[serde(default)]
     pub retry_budget: Option<RetryBudgetSpec>,
+    /// Of Services only: bounds of time where the route of a request says nothing.
+    #[serde(default)]
+    pub timeouts: Option<RouteTimeouts>,
+    /// Of Services only: what is done to some requests on purpose, to try their callers.
+    #[serde(default)]
+    pub fault: Option<FaultSpec>,
 }
 
 /// What a policy applies to.

@@ -124,3 +124,48 @@ pub struct RetryBudgetSpec {
     #[serde(default)]
     pub min_per_second: Option<u32>,
 }
+
+/// What is done to some requests. At least one of `delay` and `abort`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultSpec {
+    /// They wait before they are sent.
+    #[serde(default)]
+    pub delay: Option<FaultDelaySpec>,
+    /// They are answered instead of being sent; those that would wait as well, at once.
+    #[serde(default)]
+    pub abort: Option<FaultAbortSpec>,
+    /// Only requests that have all of these headers, with these very values. At most 16.
+    #[serde(default)]
+    pub headers: Vec<FaultHeaderSpec>,
+}
+
+/// A wait.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultDelaySpec {
+    /// Of so many percent of requests, two decimals.
+    pub percent: f64,
+    /// So long, 1ms to 1h.
+    pub duration: String,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultAbortSpec {
+    /// To so many percent of requests, two decimals.
+    pub percent: f64,
+    /// With this status, 200 to 599; gRPC calls get the code that stands for it.
+    pub status: u16,
+}
+
+/// A header and its value.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultHeaderSpec {
+    /// Name, in any case.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}

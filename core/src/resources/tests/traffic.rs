@@ -56,6 +56,16 @@ fn a_traffic_policy_has_to_make_sense() {
         ("T, circuitBreaker: {}", "spec.circuitBreaker"),
         ("T, circuitBreaker: { maxRequests: 0 }", "spec.circuitBreaker.maxRequests"),
         ("T, retryBudget: { percent: 101 }", "spec.retryBudget.percent"),
+        ("T, timeouts: { request: 1s, backendRequest: 2s }", "spec.timeouts.backendRequest"),
+        ("T, fault: {}", "spec.fault"),
+        ("T, fault: { abort: { percent: 100.01, status: 503 } }", "spec.fault.abort.percent"),
+        ("T, fault: { abort: { percent: 0.001, status: 503 } }", "spec.fault.abort.percent"),
+        ("T, fault: { abort: { percent: 1, status: 199 } }", "spec.fault.abort.status"),
+        ("T, fault: { delay: { percent: 1, duration: 2h } }", "spec.fault.delay.duration"),
+        (
+            "T, fault: { abort: { percent: 1, status: 503 }, headers: [{ name: \"a b\", value: x }] }",
+            "spec.fault.headers[0].name",
+        ),
         (
             "targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: a }], locality: {}",
             "spec.locality",

@@ -149,7 +149,7 @@ pub(super) fn backend_refs(c: &mut Checker, backends: &[BackendRef]) {
 }
 
 /// One try cannot take longer than all of them (Gateway API HTTPRouteTimeouts); `0s` is no bound.
-fn timeouts(c: &mut Checker, timeouts: &RouteTimeouts) {
+pub(super) fn timeouts(c: &mut Checker, timeouts: &RouteTimeouts) {
     c.duration("request", timeouts.request.as_ref());
     c.duration("backendRequest", timeouts.backend_request.as_ref());
     let of = |text: &Option<String>| text.as_deref().and_then(|text| parse_duration(text).ok());

@@ -4,8 +4,8 @@ use std::{fmt::Display, time::Duration};
 
 use super::{common::Checker, traffic::duration};
 use crate::resources::kinds::{
-    CircuitBreakerSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec,
-    TrafficPolicy,
+    CircuitBreakerSpec, FaultSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec,
+    RetryBudgetSpec, TrafficPolicy,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -18,13 +18,15 @@ pub(super) fn says(policy: &TrafficPolicy) -> bool {
     given(policy).into_iter().any(|(_, given)| given)
 }
 
-fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 5] {
+fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 7] {
     [
         ("loadBalancer", policy.load_balancer.is_some()),
         ("locality", policy.locality.is_some()),
         ("outlierDetection", policy.outlier_detection.is_some()),
         ("circuitBreaker", policy.circuit_breaker.is_some()),
         ("retryBudget", policy.retry_budget.is_some()),
+        ("timeouts", policy.timeouts.is_some()),
+        ("fault", policy.fault.is_some()),
     ]
 }
 
@@ -49,6 +51,12 @@ pub(super) fn of_services(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(spec) = &policy.retry_budget {
         c.at("retryBudget", |c| retry_budget(c, spec));
+    }
+    if let Some(spec) = &policy.timeouts {
+        c.at("timeouts", |c| super::routes::timeouts(c, spec));
+    }
+    if let Some(spec) = &policy.fault {
+        c.at("fault", |c| fault(c, spec));
     }
 }
 
@@ -107,4 +115,37 @@ fn circuit_breaker(c: &mut Checker, spec: &CircuitBreakerSpec) {
 fn retry_budget(c: &mut Checker, spec: &RetryBudgetSpec) {
     within(c, "percent", spec.percent, 0, 100);
     within(c, "minPerSecond", spec.min_per_second, 0, 10_000);
+}
+
+fn fault(c: &mut Checker, spec: &FaultSpec) {
+    c.require(
+        spec.delay.is_some() || spec.abort.is_some(),
+        "does nothing",
+        "give delay or abort, or remove it",
+    );
+    if let Some(delay) = &spec.delay {
+        c.at("delay", |c| {
+            percent(c, delay.percent);
+            duration(c, "duration", Some(&delay.duration), MILLISECOND, HOUR);
+        });
+    }
+    if let Some(abort) = &spec.abort {
+        c.at("abort", |c| {
+            percent(c, abort.percent);
+            within(c, "status", Some(abort.status), 200, 599);
+        });
+    }
+    c.at_most("headers", spec.headers.len(), 16);
+    c.each("headers", &spec.headers, |c, header| {
+        c.header_name("name", &header.name);
+        c.header_value("value", &header.value);
+    });
+}
+
+fn percent(c: &mut Checker, percent: f64) {
+    let hundredths = percent * 100.0;
+    let fits = (0.0..=100.0).contains(&percent) && (hundredths - hundredths.round()).abs() < 1e-6;
+    c.at("percent", |c| {
+        c.require(fits, format!("{percent} is no share"), "use 0 to 100, with two decimals at most")
+    });
 }
