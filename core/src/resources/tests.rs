@@ -174,6 +174,8 @@ fn route_rules_of_form() {
             "{ rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { port: 1 } }], backendRefs: [{ name: a, port: 1 }] }] }",
             "spec.rules[0].backendRefs",
         ),
+        ("{ rules: [{ matches: [{ methods: [GET, LOOK] }] }] }", "spec.rules[0].matches[0].methods[1]"),
+        ("{ rules: [{ matches: [{ method: PUT, methods: [GET] }] }] }", "spec.rules[0].matches[0].methods"),
         ("{ rules: [{ retry: { codes: [200] } }] }", "spec.rules[0].retry.codes[0]"),
         ("{ hostnames: [127.0.0.1] }", "spec.hostnames[0]"),
         ("{ rules: [{ name: a }, { name: a }] }", "spec.rules"),

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 /// Sorted, as the API wants it; at most 64.
-const SUPPORTED: [&str; 51] = [
+const SUPPORTED: [&str; 52] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -36,6 +36,7 @@ const SUPPORTED: [&str; 51] = [
     "HTTPRouteExternalAuthHTTP",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
+    "HTTPRouteMultipleMethodMatching",
     "HTTPRouteNamedRouteRule",
     "HTTPRouteParentRefPort",
     "HTTPRoutePathRedirect",

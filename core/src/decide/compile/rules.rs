@@ -98,13 +98,16 @@ impl Source<'_> {
             if !by_prefix {
                 shared = Some(compiled.clone());
             }
-            match request_match(spec) {
-                Ok(matches) => out.entries.push(Entry {
-                    matches: Arc::new(matches),
-                    rule: compiled,
-                    position: u16::try_from(at).unwrap_or(u16::MAX),
-                    own: HostPattern::Any,
-                }),
+            match request_matches(spec) {
+                Ok(matches) => {
+                    let position = u16::try_from(at).unwrap_or(u16::MAX);
+                    out.entries.extend(matches.into_iter().map(|matches| Entry {
+                        matches: Arc::new(matches),
+                        rule: compiled.clone(),
+                        position,
+                        own: HostPattern::Any,
+                    }));
+                }
                 Err(error) => {
                     let message = format!("rule {position} match {at} is left out: {error}");
                     out.unsupported.push(Problem::new("UnsupportedValue", message));
@@ -249,6 +252,19 @@ fn retry(spec: &RouteRetry) -> Retry {
         backoff: spec.backoff.as_deref().and_then(|text| parse_duration(text).ok()),
         budget: default.budget,
     }
+}
+
+/// One for each of the methods that it names.
+fn request_matches(spec: &RouteMatch) -> Result<Vec<RequestMatch>, String> {
+    let all = request_match(spec)?;
+    if spec.methods.is_empty() {
+        return Ok(vec![all]);
+    }
+    let of = |method: &String| {
+        let method = Method::from_bytes(method.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(RequestMatch { method: Some(method), ..all.clone() })
+    };
+    spec.methods.iter().map(of).collect()
 }
 
 fn request_match(spec: &RouteMatch) -> Result<RequestMatch, String> {

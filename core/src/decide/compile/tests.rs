@@ -8,6 +8,7 @@ mod frontend;
 mod gateways;
 mod proxied;
 mod rivals;
+mod rules;
 mod sets;
 mod streams;
 mod traffic;
@@ -138,24 +139,6 @@ fn a_tls_listener_without_certificates_says_so_and_leaves_the_others() {
                 conditions(&listener(&compiled, "edge", 0)).contains(&"Programmed=True/Programmed".into())
             );
         }
-    }
-}
-
-#[test]
-fn a_route_tries_again_as_it_says_and_else_as_all_do() {
-    for (retry, expected) in [
-        ("", (2, vec![503])),
-        (", retry: {}", (2, vec![])),
-        (", retry: { attempts: 0, codes: [500] }", (0, vec![500])),
-        (", retry: { attempts: 100 }", (15, vec![])),
-        (", retry: { attempts: 1000, codes: [500, 504] }", (15, vec![500, 504])),
-    ] {
-        let rules = format!("rules: [{{ backendRefs: [{{ name: web, port: 80 }}]{retry} }}]");
-        let to_edge = format!("parentRefs: [{{ name: edge }}], {rules}");
-        let compiled = world(&[gateway("edge", HTTP), http_route("web", "shop", &to_edge)]);
-        let rule = compiled.binds[0].listeners[0].routes.rules().next().unwrap();
-        assert_eq!((rule.retry.attempts, rule.retry.codes.to_vec()), expected, "{retry}");
-        assert_eq!(route(&compiled, "web")[0], "Accepted=True/Accepted");
     }
 }
 

@@ -90,6 +90,9 @@ pub struct RouteMatch {
     /// Every method where absent.
     #[serde(default)]
     pub method: Option<String>,
+    /// Any of these; the first is also [`method`](Self::method), if that is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
 }
 
 /// A path.

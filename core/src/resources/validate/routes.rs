@@ -190,12 +190,17 @@ fn route_match(c: &mut Checker, route_match: &RouteMatch) {
             c.regex("value", &query.value);
         }
     });
-    if let Some(method) = &route_match.method {
+    let known = |c: &mut Checker, method: &String| {
         let known = METHODS.contains(&method.as_str());
-        c.at("method", |c| {
-            c.require(known, format!("{method:?} is not a method"), &format!("use {}", METHODS.join(", ")))
-        });
+        c.require(known, format!("{method:?} is not a method"), &format!("use {}", METHODS.join(", ")));
+    };
+    if let Some(method) = &route_match.method {
+        c.at("method", |c| known(c, method));
+        let first = route_match.methods.first().is_none_or(|first| first == method);
+        c.at("methods", |c| c.require(first, "does not begin with `method`", "list that one first"));
     }
+    c.at_most("methods", route_match.methods.len(), METHODS.len());
+    c.each("methods", &route_match.methods, known);
 }
 
 /// Also for GRPCRoutes.
