@@ -7,12 +7,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tombolo_core::{
     acme::Challenges,
     decide::{Bind, BindKey, Compiled, ListenerProtocol, Proxied},
     member::{ListenerSet, Wanted},
-    proxy::{Acceptor, Behind, ConnectionService, Entry, HttpEngine, Inherited, Serving},
+    proxy::{Acceptor, Apart, Behind, ConnectionService, Entry, HttpEngine, Inherited, Serving},
     telemetry::Telemetry,
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Edge {
     challenges: Arc<Challenges>,
     telemetry: Arc<Telemetry>,
     tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>>,
+    /// Addresses where a socket for every address does not answer.
+    apart: Arc<ArcSwap<BTreeSet<IpAddr>>>,
     listeners: ListenerSet<BindKey, Use>,
 }
 
@@ -66,7 +69,8 @@ impl Edge {
         drain: watch::Receiver<bool>,
     ) -> Self {
         let tls: Arc<Mutex<BTreeMap<BindKey, Arc<BindTls>>>> = Arc::default();
-        let known = Arc::clone(&tls);
+        let apart: Arc<ArcSwap<BTreeSet<IpAddr>>> = Arc::default();
+        let (known, theirs) = (Arc::clone(&tls), Arc::clone(&apart));
         let make = move |key: &BindKey, usage: &Use| -> Arc<dyn ConnectionService> {
             let entry = Entry::Edge(*key);
             let tls = known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
@@ -75,9 +79,13 @@ impl Edge {
                 (Purpose::Tcp, _) => engine.tcp(Acceptor::Plain, entry),
                 (Purpose::Http | Purpose::Tls, _) => engine.http(Acceptor::Plain, entry),
             };
-            match &usage.proxied {
+            let service = match &usage.proxied {
                 Some(proxied) => Arc::new(Behind { proxied: Arc::clone(proxied), service }),
                 None => service,
+            };
+            match key.address.is_none_or(|address| address.is_unspecified()) {
+                true => Arc::new(Apart { addresses: Arc::clone(&theirs), service }),
+                false => service,
             }
         };
         Self {
@@ -86,6 +94,7 @@ impl Edge {
             challenges,
             telemetry: Arc::clone(&options.telemetry),
             tls,
+            apart,
             listeners: ListenerSet::new(make, options.limits, drain).beside_each_other(),
         }
     }
@@ -100,7 +109,8 @@ impl Edge {
                 Err(problem) => problems.push(problem),
             }
         }
-        apart(&mut wanted, &mut problems);
+        one_each(&mut wanted, &mut problems);
+        self.apart.store(Arc::new(config.apart.clone()));
         let before: Vec<BindKey> = self.listeners.iter().map(|(key, _)| *key).collect();
         for (_, address, error) in self.listeners.apply(&wanted) {
             problems.push(format!("cannot listen on {address}: {error}{}", hint(address, &error)));
@@ -127,9 +137,7 @@ impl Edge {
                     format!("port {} plus the offset {offset} is past 65535", bind.key.port)
                 })?,
             };
-        let proxied = config
-            .proxied(bind)
-            .map_err(|error| format!("no listener on port {}: {error}", bind.key.port))?;
+        let proxied = config.proxied(bind);
         let purpose = Purpose::of(bind);
         if purpose == Purpose::Tls {
             for problem in self.tls(bind.key).update(bind, certificates) {
@@ -168,7 +176,7 @@ impl Edge {
 
 /// Two sockets at one address would take each other's connections at random. That of Gateways without an address
 /// (`--address`) comes first.
-fn apart(wanted: &mut BTreeMap<BindKey, Wanted<Use>>, problems: &mut Vec<String>) {
+fn one_each(wanted: &mut BTreeMap<BindKey, Wanted<Use>>, problems: &mut Vec<String>) {
     let mut taken = BTreeSet::new();
     wanted.retain(|key, wanted| {
         let is_first = wanted.address.port() == 0 || taken.insert(wanted.address);

@@ -23,6 +23,8 @@ use crate::{
 pub struct Compiled {
     /// Sockets that a gateway binds, in the order of their keys.
     pub binds: Vec<Bind>,
+    /// Addresses that were chosen for one Gateway each. Nobody else answers there, on no port.
+    pub apart: BTreeSet<IpAddr>,
     /// Status of every object of a kind that has one, as Kubernetes would hold it.
     pub status: Vec<ObjectStatus>,
     /// Certificates that are to be ordered, and kept fresh.

@@ -31,7 +31,14 @@ pub struct Proxied {
 impl Proxied {
     /// From a Gateway's annotations. None: no header is expected. The error says what is wrong, for people.
     pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Self>, String> {
-        let Some(version) = annotations.get(PROXY_PROTOCOL) else { return Ok(None) };
+        let Some(version) = annotations.get(PROXY_PROTOCOL) else {
+            return match annotations.contains_key(PROXY_PROTOCOL_FROM) {
+                true => Err(format!(
+                    "annotation {PROXY_PROTOCOL_FROM} says who sends headers, but {PROXY_PROTOCOL} does not say which"
+                )),
+                false => Ok(None),
+            };
+        };
         let (v1, v2) = match version.as_str() {
             "v1" => (true, false),
             "v2" => (false, true),
@@ -56,28 +63,23 @@ impl Proxied {
     }
 }
 
-/// By Gateway, `NAMESPACE/NAME`. An annotation that cannot be read stands with the reason: its listeners take nobody, as
-/// who calls could not be told.
-pub(crate) type ProxiedTable = BTreeMap<Arc<str>, Result<Arc<Proxied>, Arc<str>>>;
+/// By Gateway, `NAMESPACE/NAME`. A Gateway whose annotations cannot be read is not accepted and listens nowhere, as who
+/// calls could not be told.
+pub(crate) type ProxiedTable = BTreeMap<Arc<str>, Arc<Proxied>>;
 
 pub(crate) fn proxied_table(resources: &ResourceSet) -> ProxiedTable {
-    let of = |annotations| Proxied::parse(annotations).map(|found| found.map(Arc::new)).transpose();
-    resources
-        .gateways
-        .iter()
-        .filter_map(|(key, gateway)| {
-            let found = of(&gateway.meta.annotations)?;
-            Some((key.to_string().into(), found.map_err(Into::into)))
-        })
+    let of = |annotations| Proxied::parse(annotations).ok().flatten();
+    let gateways = resources.gateways.iter();
+    gateways
+        .filter_map(|(key, gateway)| Some((key.to_string().into(), Arc::new(of(&gateway.meta.annotations)?))))
         .collect()
 }
 
 impl super::Compiled {
     /// What connections of this socket begin with. Gateways that share a socket share this: the first that says
-    /// something is heard. The error says which annotation cannot be read.
-    pub fn proxied(&self, bind: &Bind) -> Result<Option<Arc<Proxied>>, Arc<str>> {
-        let mut said = bind.listeners.iter().filter_map(|listener| self.proxied.get(&listener.gateway));
-        said.next().cloned().transpose()
+    /// something is heard.
+    pub fn proxied(&self, bind: &Bind) -> Option<Arc<Proxied>> {
+        bind.listeners.iter().find_map(|listener| self.proxied.get(&listener.gateway)).cloned()
     }
 }
 
@@ -102,5 +104,6 @@ mod tests {
         assert!(parse(&[(PROXY_PROTOCOL, "v3")]).unwrap_err().contains("v1, v2 or any"));
         assert!(parse(&[(PROXY_PROTOCOL, "v1"), (PROXY_PROTOCOL_FROM, "10.0.0.0/99")]).is_err());
         assert!(parse(&[(PROXY_PROTOCOL, "v1"), (PROXY_PROTOCOL_FROM, " ,")]).is_err());
+        assert!(parse(&[(PROXY_PROTOCOL_FROM, "10.0.0.0/8")]).unwrap_err().contains("does not say which"));
     }
 }

@@ -9,6 +9,7 @@
 //! Decisions are made by a [`Director`]; nothing here chooses a route. Every bound stands as a constant beside its use.
 
 mod acceptor;
+mod apart;
 mod behind;
 mod chooser;
 mod clients;
@@ -34,6 +35,7 @@ mod upstream;
 mod tests;
 
 pub use acceptor::Acceptor;
+pub use apart::Apart;
 pub use behind::Behind;
 pub use chooser::{TlsChoice, TlsChooser};
 pub use connection::Connection;

@@ -2,7 +2,7 @@
 
 use super::{
     certificates::Authority,
-    client::get,
+    client::{call, get},
     world::{INFRA, World},
 };
 
@@ -20,7 +20,7 @@ const CA: &str = "kind: ConfigMap, name: tls-checks-ca-certificate";
 fn route(kind: &str, services: &[&str]) -> String {
     let rule = |service: &&str| {
         let matches = match kind {
-            "GRPCRoute" => format!("{{ method: {{ service: {service} }} }}"),
+            "GRPCRoute" => format!("{{ method: {{ service: {} }} }}", service.replace('-', "_")),
             _ => format!("{{ path: {{ type: Exact, value: /{service} }} }}"),
         };
         format!("{{ matches: [{matches}], backendRefs: [{{ name: {service}, port: 443 }}] }}")
@@ -128,6 +128,40 @@ async fn backend_tls_policy_conflict_resolution() {
     assert_eq!(echo.sni.as_deref(), Some("other.example.com"));
 }
 
+/// A call fails where the backend is not who the policy wants, by a status that clients understand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backend_tls_policy_grpc_route() {
+    let services = ["grpc-good", "grpc-host-mismatch", "grpc-ca-mismatch"];
+    let documents = [
+        route("GRPCRoute", &services),
+        policy("good", "grpc-good", CA, "abc.example.com", ""),
+        policy("host-mismatch", "grpc-host-mismatch", CA, "mismatch.example.com", ""),
+        policy(
+            "ca-mismatch",
+            "grpc-ca-mismatch",
+            "kind: ConfigMap, name: mismatch-ca-certificate",
+            "abc.example.com",
+            "",
+        ),
+    ];
+    let world = world(&services, &documents).await;
+    let report = world.report();
+    for name in ["good", "host-mismatch", "ca-mismatch"] {
+        let of = report.ancestor("BackendTLSPolicy", &format!("{INFRA}/{name}"), "same-namespace");
+        of.has("Accepted", "True", "Accepted").has("ResolvedRefs", "True", "ResolvedRefs");
+    }
+    let to = world.address("same-namespace", 80);
+    let ask = |service: &str| call("abc.example.com", &format!("/{}/Echo", service.replace('-', "_")));
+    let answer = world.reaches(to, &ask("grpc-good"), "grpc-good").await;
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    assert_eq!(answer.echo.unwrap().sni.as_deref(), Some("abc.example.com"));
+    for service in ["grpc-host-mismatch", "grpc-ca-mismatch"] {
+        let answer = world.answers(to, &ask(service), 200).await;
+        assert!(answer.headed, "{service}: the head is all there is");
+        assert_eq!(answer.headers["grpc-status"], "14", "{service}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backend_tls_policy_observed_generation_bump() {
     let services = ["service"];
@@ -196,65 +230,6 @@ async fn gateway_invalid_tls_backend_configuration() {
     for (name, _, reason) in cases {
         let gateway = report.object("Gateway", &format!("{INFRA}/{name}"));
         gateway.has("ResolvedRefs", "False", reason).has("Accepted", "True", "Accepted");
-    }
-}
-
-/// Also: gateway_frontend_client_certificate_validation_insecure_fallback.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gateway_frontend_client_certificate_validation() {
-    let validation = |name: &str, mode: &str| {
-        format!(
-            "{{ validation: {{ caCertificateRefs: [{{ group: '', kind: ConfigMap, name: {name} }}], mode: {mode} }} }}"
-        )
-    };
-    let listener = |name: &str, port: u16| {
-        format!(
-            "{{ name: {name}, port: {port}, protocol: HTTPS, tls: {{ certificateRefs: [{{ name: \
-             tls-validity-checks-certificate }}] }} }}"
-        )
-    };
-    let listeners = format!("{}, {}", listener("default", 443), listener("per-port", 8443));
-    let frontend = |mode: &str| {
-        let (default, own) = (validation("default-ca", mode), validation("per-port-ca", mode));
-        format!("frontend: {{ default: {default}, perPort: [{{ port: 8443, tls: {own} }}] }}")
-    };
-    let to = |parent: &str| {
-        format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: {parent}, namespace: {INFRA} \
-             }}\nspec: {{ parentRefs: [{{ name: {parent} }}], rules: [{{ backendRefs: [{{ name: infra-backend-v1, port: 8080 \
-             }}] }}] }}\n"
-        )
-    };
-    let (default, own) = (Authority::new(), Authority::new());
-    let world = world(
-        &[],
-        &[
-            gateway("strict", &frontend("AllowValidOnly"), &listeners),
-            gateway("lenient", &frontend("AllowInsecureFallback"), &listeners),
-            to("strict"),
-            to("lenient"),
-            default.config_map(INFRA, "default-ca"),
-            own.config_map(INFRA, "per-port-ca"),
-        ],
-    )
-    .await;
-    let report = world.report();
-    report.object("Gateway", &format!("{INFRA}/lenient")).has(
-        "InsecureFrontendValidationMode",
-        "True",
-        "ConfigurationChanged",
-    );
-    let (default, own) = (default.issue(&["client.example"]), own.issue(&["client.example"]));
-    let ask = || get("example.org", "/").over_tls("example.org");
-    for (port, good, bad) in [(443, &default, &own), (8443, &own, &default)] {
-        let strict = world.address("strict", port);
-        world.reaches(strict, &ask().with_certificate(good), "infra-backend-v1").await;
-        assert!(ask().with_certificate(bad).send(strict).await.is_err());
-        assert!(ask().send(strict).await.is_err());
-        let lenient = world.address("lenient", port);
-        for ask in [ask().with_certificate(good), ask().with_certificate(bad), ask()] {
-            world.reaches(lenient, &ask, "infra-backend-v1").await;
-        }
     }
 }
 

@@ -29,10 +29,21 @@ impl Authority {
 
     /// A certificate for these DNS names, good for servers and clients.
     pub fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_until(names, 4096)
+    }
+
+    /// One that has expired.
+    pub fn issue_expired(&self, names: &[&str]) -> Issued {
+        self.issue_until(names, 2020)
+    }
+
+    /// Good until a year begins.
+    fn issue_until(&self, names: &[&str], year: i32) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    body::Body,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureScheme,
@@ -51,6 +54,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub trailers: HeaderMap,
     pub body: Bytes,
+    /// Whether the head was the end of it: no frame came after.
+    pub headed: bool,
     /// What reached the backend, where one answered.
     pub echo: Option<Echo>,
     /// The server's certificate, where there was TLS.
@@ -151,13 +156,14 @@ impl Ask {
             sender.send_request(request).await
         };
         let (head, body) = response.map_err(|e| format!("request: {e}"))?.into_parts();
+        let headed = body.is_end_stream();
         let collected = body.collect().await.map_err(|e| format!("body: {e}"))?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let body = collected.to_bytes();
         let is_grpc = head.headers.get("content-type").is_some_and(|value| value == "application/grpc");
         let text = if is_grpc { body.get(5..).unwrap_or_default() } else { &body };
         let echo = serde_json::from_slice(text).ok();
-        Ok(Answer { status: head.status, headers: head.headers, trailers, body, echo, certificate })
+        Ok(Answer { status: head.status, headers: head.headers, trailers, body, echo, certificate, headed })
     }
 }
 

@@ -13,6 +13,7 @@ mod certificates;
 mod client;
 mod cors;
 mod external_auth;
+mod frontend;
 mod gateway_status;
 mod grpc;
 mod http_route_status;

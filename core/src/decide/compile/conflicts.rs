@@ -1,9 +1,12 @@
 //! Listeners that cannot be told apart, and those that can but confuse their clients.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{gateways::GatewayDraft, listeners::ListenerDraft, status::Problem};
-use crate::decide::{ListenerProtocol, host::HostPattern};
+use crate::{
+    decide::{ClientValidation, ListenerProtocol, host::HostPattern},
+    resources::ObjectKey,
+};
 
 /// What tells a listener from others.
 type Place = (u16, HostPattern, ListenerProtocol);
@@ -62,10 +65,12 @@ pub(super) fn with_earlier(earlier: &[ListenerDraft<'_>], l: &mut ListenerDraft<
     }
 }
 
-/// Gateways that name the same address have to speak the same on each port; the oldest decides, so that a new one
+/// Gateways that name the same address have to speak the same on each port, and to end TLS for a hostname with the same
+/// certificates and the same trust in clients, as there is one handshake for both; the oldest decides, so that a new one
 /// cannot break it.
 pub(super) fn over_addresses(drafts: &mut [GatewayDraft<'_>]) {
     let mut sockets: BTreeMap<(IpAddr, u16), (ListenerProtocol, String)> = BTreeMap::new();
+    let mut ends: BTreeMap<(IpAddr, u16, HostPattern), TlsEnd> = BTreeMap::new();
     for draft in drafts.iter_mut().filter(|draft| draft.serves()) {
         for l in draft.listeners.iter_mut().filter(|l| l.is_served()) {
             let Some(ours) = l.protocol else { continue };
@@ -78,8 +83,44 @@ pub(super) fn over_addresses(drafts: &mut [GatewayDraft<'_>]) {
                     l.conflicts.push(Problem::new("ProtocolConflict", message));
                     break;
                 }
+                let Some(end) = TlsEnd::of(draft.key, l) else { continue };
+                let older =
+                    ends.entry((*address, l.spec.port, l.pattern.clone())).or_insert_with(|| end.clone());
+                if !older.serves_for(&end) {
+                    let (port, host, owner) = (l.spec.port, &l.pattern, &older.gateway);
+                    let message = format!(
+                        "the older Gateway {owner} ends TLS on {address}, port {port}, for hostname {host} with other \
+                         certificates, or trusts other clients"
+                    );
+                    l.conflicts.push(Problem::new("HostnameConflict", message));
+                    break;
+                }
             }
         }
+    }
+}
+
+/// What a handshake for one hostname is made with.
+#[derive(Clone)]
+struct TlsEnd {
+    gateway: String,
+    protocol: ListenerProtocol,
+    certificates: Vec<Arc<str>>,
+    clients: Option<ClientValidation>,
+}
+
+impl TlsEnd {
+    /// None where no handshake is made.
+    fn of(gateway: &ObjectKey, l: &ListenerDraft<'_>) -> Option<Self> {
+        let protocol = l.protocol.filter(|protocol| protocol.needs_certificates() && l.is_working())?;
+        let (certificates, clients) = (l.certificates.clone(), l.clients.clone());
+        Some(Self { gateway: gateway.to_string(), protocol, certificates, clients })
+    }
+
+    /// True if what this one shows and asks for is what the other would have.
+    fn serves_for(&self, other: &Self) -> bool {
+        (self.protocol, &self.certificates, &self.clients)
+            == (other.protocol, &other.certificates, &other.clients)
     }
 }
 

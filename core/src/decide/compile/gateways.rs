@@ -17,7 +17,7 @@ use super::{
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
 };
 use crate::{
-    decide::{Bind, BindKey, Listener, Place, ShownCertificate},
+    decide::{Bind, BindKey, Listener, Place, Proxied, ShownCertificate},
     resources::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
         kinds::{Gateway, GatewayClass},
@@ -43,6 +43,9 @@ impl<'a> GatewayDraft<'a> {
         let (addresses, mut problems) = Addresses::read(object);
         if object.spec.infrastructure.as_ref().is_some_and(|i| i.parameters_ref.is_some()) {
             let message = "infrastructure.parametersRef is not supported: there are no parameters";
+            problems.push(Problem::new("InvalidParameters", message));
+        }
+        if let Err(message) = Proxied::parse(&object.meta.annotations) {
             problems.push(Problem::new("InvalidParameters", message));
         }
         let owner = Owner::gateway(key);

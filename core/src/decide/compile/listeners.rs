@@ -67,7 +67,7 @@ pub(super) struct ListenerDraft<'a> {
     pub(super) unresolved_authorities: Vec<Problem>,
     /// Other listeners that some names lead to as well, where TLS ends here.
     pub(super) overlaps: Vec<String>,
-    certificates: Vec<Arc<str>>,
+    pub(super) certificates: Vec<Arc<str>>,
     /// None of its certificates is there yet: they are ordered.
     awaits_certificate: bool,
     pub(super) clients: Option<ClientValidation>,

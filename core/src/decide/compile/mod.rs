@@ -61,6 +61,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     status.extend(backend_tls.status(&gateways));
     Compiled {
         binds: gateways::binds(&mut gateways),
+        apart: gateways.iter().filter_map(|draft| draft.addresses.own).collect(),
         status,
         mesh: mesh.finish(resources, &releases),
         policies,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -119,11 +120,25 @@ pub(super) async fn send(
         false => (head, body),
     };
     let bodyless = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(head), bodyless).await?;
-    if bodyless {
+    if !bodyless {
+        session.write_response_header(Box::new(head), false).await?;
+        return session.write_response_body(Some(body), true).await;
+    }
+    write_only_head(session, Box::new(head)).await
+}
+
+/// Ends an HTTP/2 stream with the head itself. The engine would send an empty DATA frame after it, and clients of gRPC
+/// take a status for one only where the head, or trailers, end the stream.
+async fn write_only_head(session: &mut Session, mut head: Box<ResponseHeader>) -> pingora_error::Result<()> {
+    if !matches!(&*session.downstream_session, ServerSession::H2(_)) {
+        session.write_response_header(head, true).await?;
         return session.downstream_session.finish_body().await;
     }
-    session.write_response_body(Some(body), true).await
+    session.downstream_modules_ctx.response_header_filter(&mut head, true).await?;
+    match &mut *session.downstream_session {
+        ServerSession::H2(stream) => stream.write_response_header(head, true),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,50 @@ fn on_an_address_that_two_gateways_name_the_older_says_what_is_spoken() {
 }
 
 #[test]
+fn of_two_gateways_that_end_tls_for_a_hostname_at_one_address_the_older_one_does() {
+    let https = |hostname: &str, certificate: &str| {
+        format!(
+            "{{ name: s, port: 443, protocol: HTTPS, hostname: {hostname}, tls: {{ certificateRefs: [{{ name: \
+             {certificate} }}] }} }}"
+        )
+    };
+    let at = |name: &str, listener: &str| addressed(name, listener, "{ value: 127.0.0.1 }");
+    let made = rcgen::generate_simple_self_signed(vec!["x.example".into()]).unwrap();
+    let secret = super::gateways::secret(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let compiled = world(&[
+        secret.clone(),
+        secret.replace("name: c,", "name: d,"),
+        at("a", &https("x.example", "c")),
+        at("b", &https("x.example", "c")),
+        at("d", &https("x.example", "d")),
+        at("e", &https("y.example", "d")),
+        gateway("f", &https("x.example", "d")),
+    ]);
+    let of = |name: &str| conditions(&listener(&compiled, name, 0)).join(" ");
+    for name in ["a", "b", "e", "f"] {
+        assert!(of(name).contains("Conflicted=False/NoConflicts"), "{name}: {}", of(name));
+    }
+    assert!(of("d").contains("Conflicted=True/HostnameConflict"), "{}", of("d"));
+    assert!(of("d").contains("Programmed=False/Invalid"), "{}", of("d"));
+    let listener = listener(&compiled, "d", 0);
+    assert!(
+        listener["conditions"].to_string().contains("shop/a"),
+        "it says whose the hostname is: {listener}"
+    );
+}
+
+#[test]
+fn addresses_that_were_chosen_are_their_gateways_alone() {
+    let compiled = world(&[gateway("a", HTTP), gateway("b", HTTP), gateway("c", &HTTP.replace("80", "81"))]);
+    let mut apart: Vec<String> = [shown(&compiled, "a"), shown(&compiled, "b")].concat();
+    apart.sort();
+    let mut known: Vec<String> = compiled.apart.iter().map(ToString::to_string).collect();
+    known.sort();
+    assert_eq!(known, apart);
+    assert!(world(&[gateway("a", HTTP)]).apart.is_empty());
+}
+
+#[test]
 fn an_address_that_the_machine_does_not_have_is_told_and_the_others_serve() {
     let all = resources(&format!(
         "{CLASS}{}",
