@@ -33,7 +33,7 @@ enum Command {
     /// Run an edge gateway, from files or from a controller
     Gateway(Box<commands::gateway::GatewayArgs>),
     /// Run the proxy beside one workload
-    Sidecar(Box<commands::sidecar::SidecarArgs>),
+    Sidecar(Box<commands::sidecar::SidecarCommand>),
     /// Run a cluster's control plane: registry, certificate authority, configuration, federation
     Controller(Box<commands::controller::ControllerArgs>),
     /// Run two clusters on this machine and show what they do

@@ -34,7 +34,7 @@ impl Director for EdgeDirector {
             }
             Entry::Edge(bind) => decide_edge(snapshot, *bind, head, caller, &*self.pools),
             // A gateway has no other listeners that speak HTTP.
-            Entry::Outbound { .. } | Entry::Inbound => refuse(StatusCode::NOT_FOUND, "no_route"),
+            _ => refuse(StatusCode::NOT_FOUND, "no_route"),
         }
     }
 

@@ -8,17 +8,18 @@ use tombolo_core::{
     discovery::Discovery,
     lifecycle::{Readiness, Task},
     member::ListenerSet,
-    model::{AppProtocol, ServiceKey},
-    proxy::{Acceptor, ConnectionService, Entry, ListenLimits, Serving},
+    model::{AppProtocol, ServiceKey, Snapshot},
+    proxy::{ConnectionService, HttpEngine, ListenLimits, Serving},
     telemetry::Telemetry,
 };
 
 use crate::{
     loopback::{Plan, Range, plan},
     options::Options,
-    outbound::{OnUse, Uses},
+    outbound::Uses,
     pages::Served,
     running::{Core, Parts},
+    way::{Way, Ways},
 };
 
 /// Listeners that could not be opened are tried again after this long.
@@ -27,11 +28,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps the outbound listeners in step with the snapshot.
 pub(crate) struct Following {
     discovery: Discovery,
+    engine: Arc<HttpEngine>,
     uses: Arc<Uses>,
-    range: Range,
+    ways: Arc<ArcSwap<Ways>>,
+    /// Where the listeners are; none: the kernel redirects, and there are none.
+    range: Option<Range>,
     telemetry: Arc<Telemetry>,
     synced: Task,
-    listeners: ListenerSet<(ServiceKey, u16), AppProtocol>,
+    listeners: ListenerSet<(ServiceKey, u16), Option<AppProtocol>>,
     served: Arc<ArcSwap<Served>>,
     tell: watch::Sender<()>,
 }
@@ -48,18 +52,15 @@ impl Following {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let (engine, uses) = (Arc::clone(&parts.outbound), Arc::clone(&parts.uses));
-        let make = move |(service, port): &(ServiceKey, u16), protocol: &AppProtocol| {
-            let entry = Entry::Outbound { service: service.clone(), port: *port };
-            let next = match protocol {
-                AppProtocol::Http1 | AppProtocol::Http2 => engine.http(Acceptor::Plain, entry),
-                AppProtocol::Tcp => engine.tcp(Acceptor::Plain, entry),
-            };
-            OnUse::new(next, service.clone(), Arc::clone(&uses)) as Arc<dyn ConnectionService>
+        let make = move |(service, port): &(ServiceKey, u16), said: &Option<AppProtocol>| {
+            Way::new(&engine, &uses, (service, *port), *said) as Arc<dyn ConnectionService>
         };
         Self {
             discovery: core.discovery.clone(),
+            engine: Arc::clone(&parts.outbound),
             uses: Arc::clone(&parts.uses),
-            range: options.outbound_range,
+            ways: Arc::clone(&parts.ways),
+            range: options.capture.is_none().then_some(options.outbound_range),
             telemetry: Arc::clone(&options.telemetry),
             synced: readiness.task("first snapshot"),
             listeners: ListenerSet::new(make, ListenLimits::default(), stop),
@@ -92,15 +93,16 @@ impl Following {
     fn apply(&mut self) -> bool {
         let snapshot = self.discovery.snapshot().load_full();
         self.uses.refresh(&snapshot);
-        let Plan { listeners: wanted, left_out } = plan(&snapshot, &self.range);
+        self.ways.store(Arc::new(self.ways.load().of(&snapshot, &self.engine, &self.uses)));
+        let Plan { listeners: wanted, left_out } = self.plan(&snapshot);
         let before = self.served.load_full();
         let failed = self.listeners.apply(&wanted);
         let not_bound = failed.iter().map(|((service, port), address, error)| {
             format!("{service} port {port}: cannot listen on {address}: {error}")
         });
-        let without = left_out.iter().map(|(service, port)| {
-            format!("{service} port {port}: no virtual address is left in {}", self.range)
-        });
+        let without = left_out
+            .iter()
+            .map(|(service, port)| format!("{service} port {port}: no virtual address is left for it"));
         let problems: Vec<String> = not_bound.chain(without).collect();
         for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
             tracing::error!("{problem}");
@@ -115,8 +117,12 @@ impl Following {
         !failed.is_empty()
     }
 
+    fn plan(&self, snapshot: &Snapshot) -> Plan {
+        self.range.map(|range| plan(snapshot, &range)).unwrap_or_default()
+    }
+
     /// The listeners, to be drained.
-    pub fn into_listeners(self) -> ListenerSet<(ServiceKey, u16), AppProtocol> {
+    pub fn into_listeners(self) -> ListenerSet<(ServiceKey, u16), Option<AppProtocol>> {
         self.listeners
     }
 }

@@ -18,12 +18,18 @@ use tombolo_core::{
     proxy::{Arrival, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
 };
 
-use crate::lanes::Lanes;
+use crate::{
+    capture::plaintext::{Admission, Plaintext},
+    lanes::Lanes,
+};
 
 /// The reason of a call that a policy does not let through.
 const DENIED: &str = "rbac_denied";
 /// The reason of a call to a name that is none of this workload's.
 const UNKNOWN: &str = "unknown_name";
+
+/// The reason of a call in plaintext where mutual TLS is asked for.
+const PLAINTEXT: &str = "plaintext_refused";
 
 /// The workload's ports by the server names that lead to them.
 pub(crate) type Names = BTreeMap<String, u16>;
@@ -35,6 +41,7 @@ pub(crate) struct InboundDirector {
     app: IpAddr,
     names: Arc<ArcSwap<Names>>,
     lanes: Arc<Lanes>,
+    plaintext: Arc<Plaintext>,
     shared: Shared,
 }
 
@@ -56,6 +63,7 @@ impl InboundDirector {
         app: IpAddr,
         names: Arc<ArcSwap<Names>>,
         lanes: Arc<Lanes>,
+        plaintext: Arc<Plaintext>,
     ) -> Self {
         let shared = Shared {
             route: format!("workload/{}/{name}", workload.namespace).into(),
@@ -65,7 +73,7 @@ impl InboundDirector {
             retry: Retry { attempts: 0, codes: Arc::from([]), ..Retry::default() },
             mirrors: Arc::from([]),
         };
-        Self { own, workload, app, names, lanes, shared }
+        Self { own, workload, app, names, lanes, plaintext, shared }
     }
 
     /// The application's port that is called, if the caller may.
@@ -76,10 +84,19 @@ impl InboundDirector {
         head: Option<&RequestHead<'_>>,
         caller: &Caller<'_>,
     ) -> Result<u16, &'static str> {
-        let names = self.names.load();
-        let port = arrival.sni.as_deref().and_then(|name| names.get(name)).ok_or(UNKNOWN)?;
-        match authorize(snapshot, &self.own, &self.workload, *port, head, caller) {
-            Verdict::Allow => Ok(*port),
+        let port = match &*arrival.entry {
+            Entry::Captured { port, .. } => match self.captured(*port, head) {
+                Admission::Everything => return Ok(*port),
+                Admission::Policies => *port,
+                Admission::Probes | Admission::Nothing => return Err(PLAINTEXT),
+            },
+            _ => {
+                let names = self.names.load();
+                *arrival.sni.as_deref().and_then(|name| names.get(name)).ok_or(UNKNOWN)?
+            }
+        };
+        match authorize(snapshot, &self.own, &self.workload, port, head, caller) {
+            Verdict::Allow => Ok(port),
             Verdict::Deny { policy } => {
                 tracing::debug!(policy = &*policy, caller = ?caller.identity, port, "not allowed");
                 Err(DENIED)
@@ -87,15 +104,26 @@ impl InboundDirector {
         }
     }
 
+    /// What is admitted of a call that nobody vouches for.
+    fn captured(&self, port: u16, head: Option<&RequestHead<'_>>) -> Admission {
+        match head {
+            Some(head) if self.plaintext.is_probe(port, head.method, head.path) => Admission::Everything,
+            _ => self.plaintext.of_port(port),
+        }
+    }
+
     fn decision(&self, port: u16, arrival: &Arrival, head: &RequestHead<'_>) -> Decision {
-        let protocol = if arrival.http2 { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        let found = matches!(*arrival.entry, Entry::Captured { http2: true, .. });
+        let protocol = if arrival.http2 || found { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        // Who is not known does not say in which lane a request is.
+        let lane = lane_from_baggage(head.headers).filter(|_| *arrival.entry == Entry::Inbound);
         Decision {
             route: Arc::clone(&self.shared.route),
             rule: Arc::clone(&self.shared.rule),
             release: None,
             arm: None,
             reason: ArmReason::None,
-            lane: lane_from_baggage(head.headers),
+            lane,
             backend: Backend::Address { address: SocketAddr::new(self.app, port), protocol },
             filters: Arc::clone(&self.shared.filters),
             timeouts: Timeouts::default(),
@@ -145,7 +173,7 @@ impl Director for InboundDirector {
 }
 
 fn refuse(reason: &'static str) -> Outcome {
-    let status = if reason == DENIED { StatusCode::FORBIDDEN } else { StatusCode::MISDIRECTED_REQUEST };
+    let status = if reason == UNKNOWN { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::FORBIDDEN };
     Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
 }
 
@@ -185,7 +213,14 @@ mod tests {
         let workload = InboundWorkload { namespace: "shop".into(), labels: Default::default() };
         let names = ArcSwap::from_pointee(Names::from([(NAME.to_string(), 8080)]));
         let app = "127.0.0.1".parse().unwrap();
-        InboundDirector::new(own, "checkout-1", workload, app, Arc::new(names), Arc::clone(lanes))
+        let plaintext = Plaintext {
+            ports: [8081].into(),
+            probe_paths: ["/healthz".to_string()].into(),
+            probe_ports: [9000].into(),
+            ..Plaintext::default()
+        };
+        let (names, lanes) = (Arc::new(names), Arc::clone(lanes));
+        InboundDirector::new(own, "checkout-1", workload, app, names, lanes, Arc::new(plaintext))
     }
 
     fn arrival(sni: Option<&str>, identity: &str, http2: bool) -> Arrival {
@@ -245,6 +280,47 @@ mod tests {
         assert_eq!(tcp(&arrival(Some(NAME), foreign, false)), TcpOutcome::Refuse(DENIED));
         assert_eq!(tcp(&arrival(None, ours, false)), TcpOutcome::Refuse(UNKNOWN));
         assert!(matches!(tcp(&arrival(Some(NAME), ours, false)), TcpOutcome::Forward(_)));
+    }
+
+    #[test]
+    fn plaintext_that_was_captured_is_held_to_the_mode_of_its_port() {
+        let lanes = Lanes::new();
+        let director = director(&lanes);
+        let captured = |port, http2| Arrival {
+            entry: Arc::new(Entry::Captured { port, http2 }),
+            tls: false,
+            sni: None,
+            identity: None,
+            ..arrival(None, "spiffe://east.example/ns/shop/sa/web", false)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("baggage", "tombolo.lane=v2".parse().unwrap());
+        let goes_to = |port, path, http2| {
+            let (arrival, method) = (captured(port, http2), &Method::GET);
+            let head =
+                RequestHead { scheme: "http", host: "x", method, path, query: None, headers: &headers };
+            match director.direct(&Snapshot::default(), &arrival, &head, &arrival.caller(0)) {
+                Outcome::Forward(decision) => {
+                    assert_eq!(decision.lane, None, "not for strangers to say");
+                    Ok(decision.backend)
+                }
+                Outcome::Local(answer) => Err((answer.status.as_u16(), answer.reason)),
+            }
+        };
+        let app = |port, protocol| {
+            Ok(Backend::Address { address: SocketAddr::new("127.0.0.1".parse().unwrap(), port), protocol })
+        };
+        assert_eq!(goes_to(8080, "/", false), Err((403, PLAINTEXT)));
+        assert_eq!(goes_to(8080, "/healthz", false), app(8080, AppProtocol::Http1));
+        assert_eq!(goes_to(8081, "/", false), app(8081, AppProtocol::Http1));
+        assert_eq!(goes_to(8081, "/", true), app(8081, AppProtocol::Http2));
+        let tcp = |port| {
+            let arrival = captured(port, false);
+            director.direct_tcp(&Snapshot::default(), &arrival, &arrival.caller(0))
+        };
+        assert_eq!(tcp(8080), TcpOutcome::Refuse(PLAINTEXT));
+        assert!(matches!(tcp(8081), TcpOutcome::Forward(_)));
+        assert!(matches!(tcp(9000), TcpOutcome::Forward(_)));
     }
 
     #[test]

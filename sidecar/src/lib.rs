@@ -4,17 +4,22 @@
 //! app -- name -> dns -> virtual address -> loopback listener -> outbound -> mutual TLS -> ... -> inbound -> app
 //! ```
 
+pub mod addresses;
+pub mod capture;
 pub mod dns;
 mod following;
 mod health;
+mod http_proxy;
 mod inbound;
 mod lanes;
 mod living;
+mod local;
 pub mod loopback;
 mod options;
 mod outbound;
 mod pages;
 mod running;
+mod way;
 
 pub use options::Options;
 pub use running::{Addresses, Error, Running, build, run};

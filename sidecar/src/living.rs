@@ -9,7 +9,10 @@ use tombolo_core::{
     proxy::Serving,
 };
 
-use crate::{dns::Dns, following::Following, health::Probe, options::Options, running::Core};
+use crate::{
+    capture::Listening, dns::Dns, following::Following, health::Probe, local::Captured, options::Options,
+    running::Core,
+};
 
 /// The controller is given so long to take note that the workload goes away.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -26,6 +29,8 @@ pub(crate) struct Living {
     pub config: MeshServerConfig,
     pub dns: Option<Dns>,
     pub serving: Serving,
+    pub captured: Option<Captured>,
+    pub http_proxy: Option<Listening>,
     pub stop: watch::Sender<bool>,
     pub following: Following,
 }
@@ -33,8 +38,20 @@ pub(crate) struct Living {
 impl Living {
     /// Lives until the drain, then ends in order: deregistered first, the application's own calls last.
     pub async fn run(self, mut drain: Drain) {
-        let Self { options, member, core, probe, registration, config, dns, serving, stop, mut following } =
-            self;
+        let Self {
+            options,
+            member,
+            core,
+            probe,
+            registration,
+            config,
+            dns,
+            serving,
+            captured,
+            http_proxy,
+            stop,
+            mut following,
+        } = self;
         tokio::select! {
             () = following.run() => {}
             () = drain.signalled() => {}
@@ -49,10 +66,21 @@ impl Living {
             () = tokio::time::sleep(SETTLE) => {}
         }
         serving.stop();
-        let finished = serving.drained(options.drain_limit).await;
+        let inbound = captured.as_ref().map(|captured| &captured.inbound);
+        if let Some(listening) = inbound {
+            listening.stop();
+        }
+        let mut finished = serving.drained(options.drain_limit).await;
+        let calls = captured.as_ref().map(|captured| &captured.outbound).into_iter().chain(&http_proxy);
+        if let Some(listening) = inbound {
+            finished &= listening.drained(options.drain_limit).await;
+        }
         stop.send_replace(true);
-        let outbound = following.into_listeners().drained(options.drain_limit).await;
-        if !(finished && outbound) {
+        finished &= following.into_listeners().drained(options.drain_limit).await;
+        for listening in calls {
+            finished &= listening.drained(options.drain_limit).await;
+        }
+        if !finished {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
         drop((member, core.discovering, probe, config, dns));

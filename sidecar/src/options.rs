@@ -9,12 +9,16 @@ use std::{
 };
 
 use tombolo_core::{
+    decide::Cidr,
     member::JoinOptions,
     model::{Locality, NameError, check_dns_label},
     telemetry::Telemetry,
 };
 
-use crate::loopback::Range;
+use crate::{
+    capture::{Capture, Unknown, plaintext::Plaintext},
+    loopback::Range,
+};
 
 /// Everything that a sidecar is told at its start.
 #[derive(Clone)]
@@ -35,6 +39,16 @@ pub struct Options {
     pub inbound_advertise: Option<SocketAddr>,
     /// Where services have their virtual addresses. Two sidecars on one machine need two ranges.
     pub outbound_range: Range,
+    /// Takes redirected traffic; none: the application uses loopback addresses and the HTTP proxy.
+    pub capture: Option<Capture>,
+    /// What of redirected inbound connections is admitted.
+    pub plaintext: Plaintext,
+    /// Where a plain HTTP proxy for the application listens; none: nowhere. Whoever reaches it calls as this workload.
+    pub http_proxy: Option<SocketAddr>,
+    /// Addresses that the HTTP proxy leads to although they are this machine's or a cloud's own.
+    pub http_proxy_allow: Vec<Cidr>,
+    /// What becomes of the application's connections to others than the mesh, where they come through here.
+    pub unknown: Unknown,
     /// Where names are resolved; none: nowhere.
     pub dns_listen: Option<SocketAddr>,
     /// Who resolves names outside the mesh; none: the resolvers of `/etc/resolv.conf`.
@@ -71,6 +85,11 @@ impl Options {
             inbound_listen: (Ipv4Addr::UNSPECIFIED, 15006).into(),
             inbound_advertise: None,
             outbound_range: Range::default(),
+            capture: None,
+            plaintext: Plaintext::default(),
+            unknown: Unknown::default(),
+            http_proxy: None,
+            http_proxy_allow: Vec::new(),
             dns_listen: Some((Ipv4Addr::LOCALHOST, 15053).into()),
             resolvers: Vec::new(),
             locality: Locality::default(),

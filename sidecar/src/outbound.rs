@@ -2,14 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use http::{HeaderMap, StatusCode};
 use tombolo_core::{
     balance::Pools,
@@ -19,7 +16,7 @@ use tombolo_core::{
     },
     discovery::Discovery,
     model::{AppProtocol, ServiceKey, Snapshot, SpiffeId},
-    proxy::{Accepted, Arrival, ConnectionService, Director, Entry, TcpOutcome},
+    proxy::{Arrival, Director, Entry, TcpOutcome},
 };
 
 use crate::lanes::Lanes;
@@ -44,15 +41,21 @@ impl Director for OutboundDirector {
         head: &RequestHead<'_>,
         caller: &Caller<'_>,
     ) -> Outcome {
-        let Entry::Outbound { service, port } = &*arrival.entry else { return not_outbound() };
+        let Entry::Outbound { service, port, http2 } = &*arrival.entry else { return not_outbound() };
         let caller = Caller { identity: Some(&self.own), ..*caller };
         let restored = self.restore_lane(head.headers);
         let head = RequestHead { headers: restored.as_ref().unwrap_or(head.headers), ..*head };
-        decide_mesh(snapshot, service, *port, &head, &caller, &*self.pools)
+        let mut outcome = decide_mesh(snapshot, service, *port, &head, &caller, &*self.pools);
+        if let Outcome::Forward(decision) = &mut outcome
+            && *http2
+        {
+            keep_http2(&mut decision.backend, service, *port);
+        }
+        outcome
     }
 
     fn direct_tcp(&self, _: &Snapshot, arrival: &Arrival, _: &Caller<'_>) -> TcpOutcome {
-        let Entry::Outbound { service, port } = &*arrival.entry else {
+        let Entry::Outbound { service, port, .. } = &*arrival.entry else {
             return TcpOutcome::Refuse("no_route");
         };
         TcpOutcome::Forward(Backend::Service {
@@ -75,6 +78,15 @@ impl OutboundDirector {
         let mut headers = headers.clone();
         headers.insert(BAGGAGE, baggage);
         Some(headers)
+    }
+}
+
+/// Where nobody says what a port speaks, it is spoken to as its client speaks.
+fn keep_http2(backend: &mut Backend, called: &ServiceKey, called_port: u16) {
+    if let Backend::Service { service, port, protocol, .. } = backend
+        && (&*service, *port) == (called, called_port)
+    {
+        *protocol = AppProtocol::Http2;
     }
 }
 
@@ -102,7 +114,7 @@ impl Uses {
 
     /// The first use of a service: its endpoints are asked for, and those of all services that its requests may be sent
     /// to; waits until they are known, within bounds.
-    async fn begin(&self, service: &ServiceKey) {
+    pub async fn begin(&self, service: &ServiceKey) {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone());
         let snapshot = self.discovery.snapshot().load_full();
         let behind = snapshot.config.services_behind(service);
@@ -119,33 +131,5 @@ impl Uses {
         for service in used.iter().flat_map(|service| snapshot.config.services_behind(service)) {
             self.discovery.want(&service);
         }
-    }
-}
-
-/// A listener's service that knows of the first use.
-pub(crate) struct OnUse {
-    pub next: Arc<dyn ConnectionService>,
-    pub service: ServiceKey,
-    pub uses: Arc<Uses>,
-    begun: AtomicBool,
-}
-
-impl OnUse {
-    /// Before `next`.
-    pub fn new(next: Arc<dyn ConnectionService>, service: ServiceKey, uses: Arc<Uses>) -> Arc<Self> {
-        Arc::new(Self { next, service, uses, begun: AtomicBool::new(false) })
-    }
-}
-
-impl ConnectionService for OnUse {
-    fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()> {
-        if self.begun.load(Ordering::Acquire) {
-            return Arc::clone(&self.next).serve(accepted);
-        }
-        Box::pin(async move {
-            self.uses.begin(&self.service).await;
-            self.begun.store(true, Ordering::Release);
-            Arc::clone(&self.next).serve(accepted).await;
-        })
     }
 }

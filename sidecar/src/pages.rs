@@ -93,7 +93,7 @@ impl SidecarPages {
     }
 }
 
-fn service(host: &str) -> Option<ServiceKey> {
+pub(crate) fn service(host: &str) -> Option<ServiceKey> {
     let labels: Vec<&str> = host.trim_end_matches('.').split('.').collect();
     let [name, namespace, "svc", zone, "local"] = *labels.as_slice() else { return None };
     let scope = match zone {

@@ -1,6 +1,11 @@
 //! A sidecar that runs.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -23,15 +28,18 @@ use tombolo_core::{
 use tombolo_proto::v1;
 
 use crate::{
+    capture::{Listening, Passing, own_ipv6},
     dns::{Directory, Dns, DnsError},
     following::Following,
     health::Probe,
     inbound::{InboundDirector, LaneObserver, Names},
     lanes::Lanes,
     living::Living,
+    local,
     options::Options,
     outbound::{OutboundDirector, Uses},
     pages::{Served, SidecarPages},
+    way::Ways,
 };
 
 /// What may be spoken on the inbound listener.
@@ -77,6 +85,10 @@ pub struct Addresses {
     pub inbound: SocketAddr,
     /// DNS, by UDP and TCP.
     pub dns: Option<SocketAddr>,
+    /// The HTTP proxy.
+    pub http_proxy: Option<SocketAddr>,
+    /// Ports of captured traffic: outbound and inbound.
+    pub captured: Option<(u16, u16)>,
     /// Admin pages.
     pub admin: Option<SocketAddr>,
 }
@@ -134,9 +146,10 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
     };
     tokio::select! {
         () = running.ready() => {
-            let Addresses { inbound, dns, .. } = running.addresses();
+            let Addresses { inbound, dns, captured, .. } = running.addresses();
             let dns = dns.map(|dns| format!(", DNS on {dns}")).unwrap_or_default();
-            println!("tombolo sidecar ready: inbound on {inbound}{dns}");
+            let captured = captured.map(|(outbound, inbound)| format!(", captured traffic on {outbound} and {inbound}"));
+            println!("tombolo sidecar ready: inbound on {inbound}{dns}{}", captured.unwrap_or_default());
         }
         () = stop.signalled() => {}
     }
@@ -166,6 +179,8 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let serving = serve(listener, service, ListenLimits::default(), stopped.clone());
     let serving = serving.map_err(listen("inbound", inbound))?;
     options.telemetry.watch_listener("inbound", false, Arc::clone(serving.stats()));
+    let captured = local::capture(&options, &parts, &stopped)?;
+    let http_proxy = local::http_proxy(&options, &parts, &stopped)?;
     let dns = start_dns(&options, &core).await?;
     let served: Arc<ArcSwap<Served>> = Arc::default();
     let readiness = Readiness::default();
@@ -180,10 +195,30 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         pools: Arc::clone(core.feeder.pools()),
     };
     let admin = serve_admin(&options, &readiness, pages, stopped.clone()).await?;
-    let addresses = Addresses { inbound, dns: dns.as_ref().map(Dns::address), admin };
+    let ports = captured.as_ref().and_then(|captured| captured.ports());
+    let addresses = Addresses {
+        inbound,
+        dns: dns.as_ref().map(Dns::address),
+        http_proxy: http_proxy.as_ref().and_then(Listening::address),
+        captured: ports,
+        admin,
+    };
     let (tell, changed) = watch::channel(());
     let following = Following::new(&options, &core, &parts, &readiness, Arc::clone(&served), tell, stopped);
-    let living = Living { options, member, core, probe, registration, config, dns, serving, stop, following };
+    let living = Living {
+        options,
+        member,
+        core,
+        probe,
+        registration,
+        config,
+        dns,
+        serving,
+        captured,
+        http_proxy,
+        stop,
+        following,
+    };
     Ok(Running { addresses, readiness, served, changed, task: tokio::spawn(living.run(drain)) })
 }
 
@@ -223,7 +258,9 @@ impl Core {
 pub(crate) struct Parts {
     pub outbound: Arc<HttpEngine>,
     pub uses: Arc<Uses>,
-    inbound: Arc<HttpEngine>,
+    pub ways: Arc<ArcSwap<Ways>>,
+    pub passing: Arc<Passing>,
+    pub inbound: Arc<HttpEngine>,
     names: Arc<ArcSwap<Names>>,
 }
 
@@ -248,6 +285,7 @@ impl Parts {
             options.app_address,
             Arc::clone(&names),
             Arc::clone(&lanes),
+            Arc::new(options.plaintext.clone()),
         );
         let observer = LaneObserver { lanes, next: Arc::clone(&options.telemetry) as _ };
         let outbound = HttpEngine::new(EngineParts {
@@ -264,7 +302,9 @@ impl Parts {
             upstream,
             observer: Arc::new(observer),
         })?;
-        Ok(Self { outbound, uses: Uses::new(core.discovery.clone()), inbound, names })
+        let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
+        let uses = Uses::new(core.discovery.clone());
+        Ok(Self { outbound, uses, ways: Arc::default(), passing, inbound, names })
     }
 }
 
@@ -338,9 +378,14 @@ async fn start_dns(options: &Options, core: &Core) -> Result<Option<Dns>, DnsErr
     let directory = Directory {
         snapshot: Arc::clone(core.discovery.snapshot()),
         synced: core.discovery.confirmed(),
-        range: options.outbound_range,
+        addresses: local::virtual_addresses(options),
     };
-    Dns::start(listen, &options.resolvers, directory, Arc::clone(&options.telemetry)).await.map(Some)
+    // Captured questions come to the loopback address of their family.
+    let beside = match (options.capture, listen.ip()) {
+        (Some(_), IpAddr::V4(ip)) => own_ipv6(ip),
+        _ => None,
+    };
+    Dns::start(listen, beside, &options.resolvers, directory, Arc::clone(&options.telemetry)).await.map(Some)
 }
 
 async fn serve_admin(

@@ -16,6 +16,7 @@ pub mod peer;
 mod process;
 pub mod rollback;
 pub mod sidecar;
+pub mod sidecar_init;
 pub mod status;
 pub mod token;
 

@@ -2,11 +2,55 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use tombolo_core::{member::JoinOptions, model::Locality};
-use tombolo_sidecar::{Options, loopback::Range};
+use tombolo_core::{decide::Cidr, member::JoinOptions, model::Locality};
+use tombolo_sidecar::{
+    Options,
+    addresses::{Addresses, Range6},
+    capture::{Capture, Unknown, plaintext::Plaintext},
+    loopback::Range,
+};
 
 use super::process::{self, Common};
 use crate::failure::Failure;
+
+/// `tombolo sidecar`, or the command under it.
+#[derive(Debug)]
+pub enum SidecarCommand {
+    /// `tombolo sidecar init`.
+    Init(Box<super::sidecar_init::InitArgs>),
+    /// The sidecar itself.
+    Run(Box<SidecarArgs>),
+}
+
+impl clap::FromArgMatches for SidecarCommand {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some((_, matches)) => {
+                super::sidecar_init::InitArgs::from_arg_matches(matches).map(Box::new).map(Self::Init)
+            }
+            None => SidecarArgs::from_arg_matches(matches).map(Box::new).map(Self::Run),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for SidecarCommand {
+    /// What the sidecar requires, `init` does not.
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let about = "Have the kernel send the application's traffic to the sidecar: once, as root, by nftables or iptables";
+        let init = super::sidecar_init::InitArgs::augment_args(clap::Command::new("init").about(about));
+        let run = SidecarArgs::augment_args(command).subcommand(init);
+        run.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
 
 /// Arguments of `tombolo sidecar`.
 #[derive(clap::Args, Debug)]
@@ -41,6 +85,44 @@ pub struct SidecarArgs {
     /// Loopback addresses for the services that are called; each sidecar of a machine needs its own
     #[arg(long, value_name = "CIDR", default_value_t = Range::default())]
     outbound_range: Range,
+    /// Take the traffic that `tombolo sidecar init` redirects
+    #[arg(long)]
+    capture: bool,
+    /// The port of redirected outbound connections
+    #[arg(long, value_name = "PORT", default_value_t = 15001)]
+    capture_outbound: u16,
+    /// The port of redirected inbound connections
+    #[arg(long, value_name = "PORT", default_value_t = 15007)]
+    capture_inbound: u16,
+    /// Addresses for the services that are called, with --capture
+    #[arg(long, value_name = "CIDR", default_value_t = Range::captured(), value_parser = Range::parse_captured)]
+    virtual_range: Range,
+    /// The same for IPv6
+    #[arg(long, value_name = "CIDR", default_value_t = Range6::default())]
+    virtual_range_ipv6: Range6,
+    /// Where a plain HTTP proxy for the application listens (its http_proxy=), e.g. 127.0.0.1:15002; whoever reaches it calls
+    /// as this workload
+    #[arg(long, value_name = "ADDR")]
+    http_proxy_listen: Option<SocketAddr>,
+    /// Addresses that the HTTP proxy leads to although they are this machine's, link-local or a cloud's metadata; may be
+    /// given several times
+    #[arg(long = "http-proxy-allow", value_name = "CIDR", value_parser = Cidr::parse)]
+    http_proxy_allow: Vec<Cidr>,
+    /// What becomes of connections to others than the mesh: passthrough or refuse
+    #[arg(long, value_name = "POLICY", default_value_t = Unknown::Passthrough)]
+    outbound_unknown: Unknown,
+    /// What comes to the application in plaintext, redirected: strict refuses it, permissive lets it through
+    #[arg(long, value_enum, default_value_t = InboundMode::Strict)]
+    inbound_mode: InboundMode,
+    /// A port of the application that is permissive in any case; may be given several times
+    #[arg(long = "permissive-port", value_name = "PORT")]
+    permissive_ports: Vec<u16>,
+    /// The path of a health check, which reaches the application in plaintext; may be given several times
+    #[arg(long = "probe-path", value_name = "PATH")]
+    probe_paths: Vec<String>,
+    /// A port for health checks alone, open in plaintext; may be given several times
+    #[arg(long = "probe-port", value_name = "PORT")]
+    probe_ports: Vec<u16>,
     /// Where the mesh's DNS listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15053")]
     dns_listen: SocketAddr,
@@ -73,15 +155,52 @@ fn parse_port(text: &str) -> Result<(u16, String), String> {
     }
 }
 
+/// What is admitted of plaintext.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum InboundMode {
+    Strict,
+    Permissive,
+}
+
+impl SidecarArgs {
+    fn capture(&self) -> Option<Capture> {
+        let addresses = Addresses { v4: self.virtual_range, v6: Some(self.virtual_range_ipv6) };
+        let (outbound, inbound) = (self.capture_outbound, self.capture_inbound);
+        self.capture.then_some(Capture { outbound, inbound, addresses })
+    }
+
+    fn plaintext(&self) -> Plaintext {
+        Plaintext {
+            permissive: self.inbound_mode == InboundMode::Permissive,
+            ports: self.permissive_ports.iter().copied().collect(),
+            probe_paths: self.probe_paths.iter().cloned().collect(),
+            probe_ports: self.probe_ports.iter().copied().collect(),
+        }
+    }
+}
+
+/// Runs one or the other.
+pub async fn run(command: SidecarCommand) -> Result<(), Failure> {
+    match command {
+        SidecarCommand::Init(args) => super::sidecar_init::run(&args),
+        SidecarCommand::Run(args) => serve(*args).await,
+    }
+}
+
 /// Runs until it is told to end.
-pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
+async fn serve(args: SidecarArgs) -> Result<(), Failure> {
     let telemetry = args.common.start()?;
     let join = JoinOptions {
         controllers: args.controller.iter().map(ToString::to_string).collect(),
         token: process::join_token(args.join_token.as_deref())?,
-        state_dir: args.state_dir,
+        state_dir: args.state_dir.clone(),
     };
     let options = Options {
+        capture: args.capture(),
+        plaintext: args.plaintext(),
+        unknown: args.outbound_unknown,
+        http_proxy: args.http_proxy_listen,
+        http_proxy_allow: args.http_proxy_allow.clone(),
         labels: args.labels.into_iter().collect(),
         app_address: args.app_address,
         inbound_listen: args.inbound_listen,

@@ -52,7 +52,7 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
     let list: Vec<Arc<Endpoint>> = endpoints.into_iter().map(Arc::new).collect();
     let entry = ServiceEntry {
         key: key(),
-        ports: vec![ServicePort { name: "".into(), port: PORT, protocol: AppProtocol::Http1 }],
+        ports: vec![ServicePort { name: "".into(), port: PORT, protocol: AppProtocol::Http1, sniff: false }],
         vip_index: 1,
         endpoints: BTreeMap::from([(PORT, list.into())]),
     };

@@ -68,8 +68,9 @@ pub(super) fn service(name: &str, message: &v1::Service) -> Result<ServiceParts,
         if ports.iter().any(|other| other.port == number) {
             return refuse(format!("port {number} stands twice"));
         }
-        let protocol = AppProtocol::parse(&p.app_protocol);
-        ports.push(ServicePort { name: p.name.as_str().into(), port: number, protocol });
+        let said = AppProtocol::of_port(&p.app_protocol, &p.name);
+        let (protocol, sniff) = (said.unwrap_or_default(), said.is_none());
+        ports.push(ServicePort { name: p.name.as_str().into(), port: number, protocol, sniff });
     }
     Ok(ServiceParts { key, ports, vip_index: message.vip_index })
 }

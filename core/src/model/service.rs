@@ -104,6 +104,22 @@ impl AppProtocol {
             _ => Self::Tcp,
         }
     }
+
+    /// What a service's port says of itself: its `appProtocol`, else the first word of its name (`grpc`, `tcp-admin`). None:
+    /// neither says anything, and what is spoken has to be found out. TLS that the application itself speaks is TCP.
+    pub fn of_port(app_protocol: &str, name: &str) -> Option<Self> {
+        if !app_protocol.is_empty() {
+            let own_tls = ["https", "tls"].iter().any(|word| app_protocol.eq_ignore_ascii_case(word));
+            return Some(if own_tls { Self::Tcp } else { Self::parse(app_protocol) });
+        }
+        match name.split('-').next().unwrap_or_default() {
+            "http" | "http1" | "ws" => Some(Self::Http1),
+            "http2" | "h2c" | "grpc" => Some(Self::Http2),
+            "tcp" | "tls" | "https" | "mongo" | "mysql" | "postgres" | "postgresql" | "redis" | "amqp"
+            | "kafka" | "smtp" | "ssh" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
 }
 
 /// One port of a service.
@@ -115,6 +131,15 @@ pub struct ServicePort {
     pub port: u16,
     /// What is spoken.
     pub protocol: AppProtocol,
+    /// Nobody says what is spoken: `protocol` is only what is assumed where it cannot be found out.
+    pub sniff: bool,
+}
+
+impl ServicePort {
+    /// What is spoken, as far as somebody says it.
+    pub fn said(&self) -> Option<AppProtocol> {
+        (!self.sniff).then_some(self.protocol)
+    }
 }
 
 /// A service with its endpoints, as a proxy knows it.

@@ -3,7 +3,6 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -99,7 +98,7 @@ fn plain(accepted: Accepted, entry: Arc<Entry>) -> io::Result<(Connection, Arc<A
         clients: None,
         http2: false,
     });
-    let wire = Wire::Plain(Replay::new(Bytes::new(), accepted.tcp));
+    let wire = Wire::Plain(Replay::new(accepted.prefix, accepted.tcp));
     Ok((Connection::downstream(wire, arrival.clone(), false), arrival, Spoken::Unknown))
 }
 
@@ -109,7 +108,7 @@ async fn secure(
     config: Arc<ServerConfig>,
 ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
     let (local, peer) = (accepted.tcp.local_addr()?, accepted.peer);
-    let tls = TlsAcceptor::from(config).accept(Replay::new(Bytes::new(), accepted.tcp)).await?;
+    let tls = TlsAcceptor::from(config).accept(Replay::new(accepted.prefix, accepted.tcp)).await?;
     let spoken = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2" | b"mesh-h2") => Spoken::Http2,
         Some(b"mesh-tcp") => Spoken::Tcp,

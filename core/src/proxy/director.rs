@@ -18,9 +18,21 @@ pub enum Entry {
         service: ServiceKey,
         /// Its port.
         port: u16,
+        /// HTTP/2 was found to be spoken, on a port of which nobody says what is: it is passed on as it came.
+        http2: bool,
     },
     /// Calls from the mesh to the application behind this sidecar; which of its ports, the SNI says.
     Inbound,
+    /// Calls to the application that were not meant for its sidecar, and that the kernel has redirected: nothing vouches for
+    /// who calls.
+    Captured {
+        /// The application's port.
+        port: u16,
+        /// HTTP/2 was found to be spoken.
+        http2: bool,
+    },
+    /// The application's calls to others than the mesh, passed on as they are.
+    Passed,
 }
 
 /// An accepted connection, as far as it is known when its first request is read.

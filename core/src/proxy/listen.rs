@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Weak,
@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -37,6 +38,8 @@ pub trait ConnectionService: Send + Sync + 'static {
 pub struct Accepted {
     /// The socket, with TCP_NODELAY.
     pub tcp: TcpStream,
+    /// What was read from it already, to find out what it is; it is read again.
+    pub prefix: Bytes,
     /// Who connected.
     pub peer: SocketAddr,
     /// Turns true when this listener drains.
@@ -89,25 +92,35 @@ impl ListenStats {
 
 /// Binds a TCP socket with SO_REUSEADDR; an IPv6 address takes IPv6 only. Port 0 takes a free one.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    socket(address, false)
+    socket(address, false, is_dual(address))
+}
+
+/// As [`bind`], but of the address's family alone, also where it is `[::]`: a socket of its own for each family is told by
+/// the kernel where redirected connections were going.
+pub fn bind_of_family(address: SocketAddr) -> io::Result<TcpListener> {
+    socket(address, false, false)
 }
 
 /// As [`bind`], with SO_REUSEPORT: on one port, one socket may have every address and others single ones, which then get
 /// the connections to them. Other processes of the same user may have the same address as well, and then share its
 /// connections, as an old and a new gateway do while one replaces the other.
 pub fn bind_beside(address: SocketAddr) -> io::Result<TcpListener> {
-    socket(address, true)
+    socket(address, true, is_dual(address))
 }
 
-fn socket(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
+/// `[::]` alone means both families, as users expect; any other address is what it says.
+fn is_dual(address: SocketAddr) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+fn socket(address: SocketAddr, beside: bool, dual: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if beside {
         socket.set_reuse_port(true)?;
     }
-    if let SocketAddr::V6(v6) = address {
-        // `[::]` alone means both families, as users expect; any other address is what it says.
-        socket.set_only_v6(*v6.ip() != Ipv6Addr::UNSPECIFIED)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -117,7 +130,9 @@ fn socket(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
 
 /// The socket of this address that was taken over, else a new one, see [`bind`] and (if `beside`) [`bind_beside`].
 pub fn open(address: SocketAddr, inherited: &Inherited, beside: bool) -> io::Result<TcpListener> {
-    let Some(socket) = inherited.take(address) else { return self::socket(address, beside) };
+    let Some(socket) = inherited.take(address) else {
+        return self::socket(address, beside, is_dual(address));
+    };
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
 }
@@ -260,7 +275,13 @@ impl Accepting {
         ListenStats::count(&self.stats.accepted);
         // It fails only where the client is already gone, which the first read finds out.
         let _ = tcp.set_nodelay(true);
-        let accepted = Accepted { tcp, peer, stop: self.stopped.clone(), stats: self.stats.clone() };
+        let accepted = Accepted {
+            tcp,
+            prefix: Bytes::new(),
+            peer,
+            stop: self.stopped.clone(),
+            stats: self.stats.clone(),
+        };
         let future = self.service.clone().serve(accepted);
         self.connections.spawn(async move {
             future.await;

@@ -22,9 +22,11 @@ mod handover;
 mod http2;
 mod limits;
 mod listen;
+mod original;
 mod passthrough;
 mod ports;
 mod refusal;
+mod sniff;
 mod stream;
 mod strict;
 mod tcp;
@@ -45,8 +47,11 @@ pub use engine::{EngineError, EngineParts, HttpEngine};
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use limits::HttpLimits;
 pub use listen::{
-    Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, bind_beside, open, serve,
+    Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, bind_beside, bind_of_family, open,
+    serve,
 };
+pub use original::original_destination;
 pub use passthrough::{NameTable, Passthrough};
 pub use ports::{Observer, Picked, Picker, RequestEnd, TcpEnd, TryResult, Wanted};
+pub use sniff::{Opening, sniff};
 pub use upstream::{ClientCertificates, DialError, MeshProtocol, MeshUpstream};

@@ -51,7 +51,7 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
 
 fn port_of(port: &ServicePortSpec) -> ServicePort {
     let protocol = AppProtocol::parse(port.app_protocol.as_deref().unwrap_or_default());
-    ServicePort { name: port.name.as_str().into(), port: port.port, protocol }
+    ServicePort { name: port.name.as_str().into(), port: port.port, protocol, sniff: false }
 }
 
 /// EndpointSlices; Endpoints alone count where a Service has none, as Kubernetes keeps both for the same pods.

@@ -228,7 +228,8 @@ pub(super) fn direction(entry: Option<&Entry>) -> &'static str {
     match entry {
         Some(Entry::Edge(_)) => "edge",
         Some(Entry::Outbound { .. }) => "outbound",
-        Some(Entry::Inbound) => "inbound",
+        Some(Entry::Inbound | Entry::Captured { .. }) => "inbound",
+        Some(Entry::Passed) => "passed",
         None => "unknown",
     }
 }

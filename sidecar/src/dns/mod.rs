@@ -5,7 +5,11 @@ mod message;
 mod server;
 mod zone;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use hickory_proto::{
@@ -22,7 +26,7 @@ use tombolo_core::{model::Snapshot, telemetry::Telemetry};
 pub use forward::ForwardError;
 pub use zone::TTL;
 
-use crate::loopback::Range;
+use crate::addresses::Addresses;
 use forward::Forwarder;
 use message::Reply;
 use server::Server;
@@ -37,7 +41,7 @@ pub struct Directory {
     /// answered SERVFAIL.
     pub synced: watch::Receiver<bool>,
     /// Where the virtual addresses lie.
-    pub range: Range,
+    pub addresses: Addresses,
 }
 
 /// Why there is no DNS server.
@@ -59,13 +63,15 @@ pub enum DnsError {
 /// A DNS server that answers. It ends when this is dropped.
 pub struct Dns {
     address: SocketAddr,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Dns {
-    /// Listens on `listen`, UDP and TCP, and forwards to `resolvers` (none: those of `/etc/resolv.conf`).
+    /// Listens on `listen`, UDP and TCP, and on `beside` as well, at the same port: the other family's address, to which
+    /// captured questions come. Forwards to `resolvers` (none: those of `/etc/resolv.conf`).
     pub async fn start(
         listen: SocketAddr,
+        beside: Option<IpAddr>,
         resolvers: &[SocketAddr],
         directory: Directory,
         telemetry: Arc<Telemetry>,
@@ -73,10 +79,20 @@ impl Dns {
         let failed = |source| DnsError::Bind { address: listen, source };
         let (udp, tcp) = bind(listen).await.map_err(failed)?;
         let address = udp.local_addr().map_err(failed)?;
-        let forwarder = Forwarder::new(resolvers, &[address])?;
+        let mut sockets = vec![(udp, tcp)];
+        let mut own = vec![address];
+        if let Some(ip) = beside {
+            let listen = SocketAddr::new(ip, address.port());
+            sockets.push(bind(listen).await.map_err(|source| DnsError::Bind { address: listen, source })?);
+            own.push(listen);
+        }
+        let forwarder = Forwarder::new(resolvers, &own)?;
         let server = Server::new(Answers { directory, forwarder }, telemetry);
-        let tasks = [tokio::spawn(Arc::clone(&server).udp(Arc::new(udp))), tokio::spawn(server.tcp(tcp))];
-        Ok(Self { address, tasks })
+        let serve = |(udp, tcp)| {
+            let (by_udp, by_tcp) = (Arc::clone(&server), Arc::clone(&server));
+            [tokio::spawn(by_udp.udp(Arc::new(udp))), tokio::spawn(by_tcp.tcp(tcp))]
+        };
+        Ok(Self { address, tasks: sockets.into_iter().flat_map(serve).collect() })
     }
 
     /// Where it listens, with the real port: the same by UDP and TCP.
@@ -121,11 +137,11 @@ struct Answers {
 impl Answers {
     /// The reply to a question about the mesh; none if it is not about the mesh.
     fn own(&self, name: &Name, kind: RecordType) -> Option<Reply> {
-        let Directory { snapshot, synced, range } = &self.directory;
+        let Directory { snapshot, synced, addresses } = &self.directory;
         // Read first: a snapshot that is at least as new as the sync.
         let synced = *synced.borrow();
         let code = |code| Reply { authoritative: true, ..Reply::code(code) };
-        match zone::find(&snapshot.load(), synced, range, name, kind) {
+        match zone::find(&snapshot.load(), synced, addresses, name, kind) {
             Found::Foreign => None,
             Found::NotReady => Some(Reply::code(ResponseCode::ServFail)),
             Found::Records { answers, additionals } => {

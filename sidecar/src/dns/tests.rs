@@ -29,14 +29,15 @@ const CHECKOUT: &str = "checkout.shop.svc.cluster.local.";
 
 fn directory() -> Directory {
     let key = ServiceKey::parse("cluster/shop/checkout").unwrap();
-    let ports = vec![ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1 }];
+    let ports =
+        vec![ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1, sniff: false }];
     let entry = ServiceEntry { key: key.clone(), ports, vip_index: 3, endpoints: BTreeMap::new() };
     let mut snapshot = Snapshot::default();
     snapshot.services.insert(key, Arc::new(entry));
     Directory {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         synced: watch::channel(true).1,
-        range: Range::default(),
+        addresses: Addresses::default(),
     }
 }
 
@@ -65,7 +66,7 @@ impl Tested {
 async fn start(resolvers: &[SocketAddr], directory: Directory) -> Tested {
     let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
     let listen = "127.0.0.1:0".parse().unwrap();
-    let dns = Dns::start(listen, resolvers, directory, Arc::clone(&telemetry)).await.unwrap();
+    let dns = Dns::start(listen, None, resolvers, directory, Arc::clone(&telemetry)).await.unwrap();
     Tested { dns, telemetry }
 }
 

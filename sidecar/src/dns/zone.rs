@@ -3,11 +3,11 @@
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, SOA, SRV},
+    rdata::{A, AAAA, SOA, SRV},
 };
 use tombolo_core::model::{Scope, ServiceEntry, ServiceKey, ServicePort, Snapshot};
 
-use crate::loopback::Range;
+use crate::addresses::Addresses;
 
 /// Seconds for which an answer, or that there is none, may be kept: changes are seen after this long.
 pub const TTL: u32 = 5;
@@ -34,12 +34,18 @@ pub enum Found {
 
 /// Answers a question of class IN. `synced`: the list of services is complete and from this process's own stream; before
 /// that a name that is not in the snapshot is not known not to exist.
-pub fn find(snapshot: &Snapshot, synced: bool, range: &Range, name: &Name, kind: RecordType) -> Found {
+pub fn find(
+    snapshot: &Snapshot,
+    synced: bool,
+    addresses: &Addresses,
+    name: &Name,
+    kind: RecordType,
+) -> Found {
     let labels: Vec<String> =
         name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     let Some((zone, below)) = Zone::of(&labels) else { return Found::Foreign };
-    let question = Question { snapshot, range, zone, name, kind };
+    let question = Question { snapshot, addresses, zone, name, kind };
     match question.answer(below) {
         Found::NoName(_) if !synced => Found::NotReady,
         found => found,
@@ -82,7 +88,7 @@ impl Zone {
 
 struct Question<'q> {
     snapshot: &'q Snapshot,
-    range: &'q Range,
+    addresses: &'q Addresses,
     zone: Zone,
     name: &'q Name,
     kind: RecordType,
@@ -126,12 +132,19 @@ impl Question<'_> {
     }
 
     fn address(&self, service: &ServiceEntry) -> Found {
-        match self.range.address(service.vip_index) {
-            Some(address) if matches!(self.kind, RecordType::A | RecordType::ANY) => {
-                self.records(vec![Record::from_rdata(self.name.clone(), TTL, RData::A(A(address)))])
-            }
-            _ => self.no_data(),
+        match self.records_of(service, self.name, self.kind) {
+            records if records.is_empty() => self.no_data(),
+            records => self.records(records),
         }
+    }
+
+    /// The address records of a service under this name.
+    fn records_of(&self, service: &ServiceEntry, name: &Name, kind: RecordType) -> Vec<Record> {
+        let wanted = |own| kind == own || kind == RecordType::ANY;
+        let v4 = self.addresses.v4.address(service.vip_index).filter(|_| wanted(RecordType::A));
+        let v6 = self.addresses.v6(service.vip_index).filter(|_| wanted(RecordType::AAAA));
+        let data = v4.map(|ip| RData::A(A(ip))).into_iter().chain(v6.map(|ip| RData::AAAA(AAAA(ip))));
+        data.map(|data| Record::from_rdata(name.clone(), TTL, data)).collect()
     }
 
     /// `_PORT._PROTOCOL.SERVICE...`: only ports that have a name.
@@ -144,13 +157,9 @@ impl Question<'_> {
         let target = self.zone.name(&[&*service.key.name, &*service.key.namespace]);
         let (priority, weight) = (0, 100);
         let srv = RData::SRV(SRV::new(priority, weight, port.port, target.clone()));
-        let address = self.range.address(service.vip_index);
         Found::Records {
             answers: vec![Record::from_rdata(self.name.clone(), TTL, srv)],
-            additionals: address
-                .map(|ip| Record::from_rdata(target, TTL, RData::A(A(ip))))
-                .into_iter()
-                .collect(),
+            additionals: self.records_of(service, &target, RecordType::ANY),
         }
     }
 

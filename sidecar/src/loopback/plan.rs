@@ -19,8 +19,8 @@ const MAX_LISTENERS: usize = 8192;
 /// The listeners of a snapshot.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
-    /// By service and port.
-    pub listeners: BTreeMap<(ServiceKey, u16), Wanted<AppProtocol>>,
+    /// By service and port, with what is spoken; none: nobody says it.
+    pub listeners: BTreeMap<(ServiceKey, u16), Wanted<Option<AppProtocol>>>,
     /// Services and ports without one: the range or the number of listeners is used up, or another service has the
     /// same address.
     pub left_out: Vec<(ServiceKey, u16)>,
@@ -39,7 +39,7 @@ pub fn plan(snapshot: &Snapshot, range: &Range) -> Plan {
             match address.map(|address| (address, taken.entry(address))) {
                 Some((address, Entry::Vacant(place))) if plan.listeners.len() < MAX_LISTENERS => {
                     place.insert(entry.key.clone());
-                    plan.listeners.insert(key, Wanted { address, purpose: port.protocol });
+                    plan.listeners.insert(key, Wanted { address, purpose: port.said() });
                 }
                 _ => plan.left_out.push(key),
             }
@@ -61,8 +61,12 @@ mod tests {
         let mut snapshot = Snapshot::default();
         for (key, vip_index, ports) in services {
             let key = ServiceKey::parse(key).unwrap();
-            let port =
-                |port: &u16| ServicePort { name: "".into(), port: *port, protocol: AppProtocol::Http2 };
+            let port = |port: &u16| ServicePort {
+                name: "".into(),
+                port: *port,
+                protocol: AppProtocol::Http2,
+                sniff: false,
+            };
             let ports = ports.iter().map(port).collect();
             let entry =
                 ServiceEntry { key: key.clone(), ports, vip_index: *vip_index, endpoints: BTreeMap::new() };
@@ -86,7 +90,7 @@ mod tests {
         let addresses: Vec<String> =
             plan.listeners.values().map(|wanted| wanted.address.to_string()).collect();
         assert_eq!(addresses, ["127.64.0.1:80", "127.64.0.1:443", "127.64.0.2:80"]);
-        assert!(plan.listeners.values().all(|wanted| wanted.purpose == AppProtocol::Http2));
+        assert!(plan.listeners.values().all(|wanted| wanted.purpose == Some(AppProtocol::Http2)));
         assert!(plan.left_out.is_empty());
     }
 

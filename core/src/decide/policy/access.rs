@@ -59,6 +59,11 @@ impl Cidr {
         }
     }
 
+    /// True for blocks of IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// First and last address.
     fn range(&self) -> (IpAddr, IpAddr) {
         match self.address {

@@ -78,10 +78,10 @@ impl Gate {
                 let client = arrival.peer.ip().to_canonical();
                 head::enter_edge(request, client, arrival.tls, &trace::random_id())?;
             }
-            Entry::Outbound { .. } => {
+            Entry::Outbound { .. } | Entry::Passed => {
                 request.remove_header(&head::CLIENT_CERT);
             }
-            Entry::Inbound => {
+            Entry::Inbound | Entry::Captured { .. } => {
                 let own = self.upstream.own_id();
                 head::enter_inbound(request, own.as_ref(), arrival.identity.as_ref())?;
             }

@@ -330,7 +330,7 @@ pub fn edge() -> Entry {
 }
 
 pub fn outbound() -> Entry {
-    Entry::Outbound { service: service("app"), port: 80 }
+    Entry::Outbound { service: service("app"), port: 80, http2: false }
 }
 
 impl Proxy {

@@ -7,8 +7,8 @@ use super::*;
 fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
     let ports = vec![
-        ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1 },
-        ServicePort { name: "".into(), port: 9000, protocol: AppProtocol::Tcp },
+        ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1, sniff: false },
+        ServicePort { name: "".into(), port: 9000, protocol: AppProtocol::Tcp, sniff: false },
     ];
     for (key, vip_index) in
         [("cluster/shop/checkout", 7), ("clusterset/bank/ledger", 8), ("cluster/shop/headless", 0)]
@@ -22,11 +22,11 @@ fn snapshot() -> Snapshot {
 }
 
 fn ask(name: &str, kind: RecordType) -> Found {
-    find(&snapshot(), true, &Range::default(), &Name::from_ascii(name).unwrap(), kind)
+    find(&snapshot(), true, &Addresses::default(), &Name::from_ascii(name).unwrap(), kind)
 }
 
 fn before_sync(name: &str) -> Found {
-    find(&snapshot(), false, &Range::default(), &Name::from_ascii(name).unwrap(), RecordType::A)
+    find(&snapshot(), false, &Addresses::default(), &Name::from_ascii(name).unwrap(), RecordType::A)
 }
 
 fn addresses(found: &Found) -> Vec<Ipv4Addr> {
@@ -118,4 +118,26 @@ fn other_names_are_not_ours() {
         assert_eq!(ask(name, RecordType::A), Found::Foreign, "{name}");
         assert_eq!(before_sync(name), Found::Foreign, "{name}");
     }
+}
+
+#[test]
+fn captured_traffic_has_addresses_of_both_families() {
+    let addresses =
+        Addresses { v4: crate::loopback::Range::captured(), v6: Some(crate::addresses::Range6::default()) };
+    let name = Name::from_ascii("checkout.shop.svc.cluster.local.").unwrap();
+    let ask = |kind| match find(&snapshot(), true, &addresses, &name, kind) {
+        Found::Records { answers, .. } => {
+            answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ask(RecordType::A), ["240.240.0.7"]);
+    assert_eq!(ask(RecordType::AAAA), ["fd74:6f6d:626f::7"]);
+    assert_eq!(ask(RecordType::ANY), ["240.240.0.7", "fd74:6f6d:626f::7"]);
+    let srv = Name::from_ascii("_http._tcp.checkout.shop.svc.cluster.local.").unwrap();
+    let Found::Records { additionals, .. } = find(&snapshot(), true, &addresses, &srv, RecordType::SRV)
+    else {
+        panic!()
+    };
+    assert_eq!(additionals.len(), 2);
 }

@@ -1,0 +1,152 @@
+//! Connections to others than the mesh: passed on untouched, or refused.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dashmap::DashSet;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tombolo_core::proxy::{Accepted, Arrival, Copied, Entry, Observer, TcpEnd, copy_both};
+
+use super::Unknown;
+
+/// A destination that does not take a connection within this time is not there.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves is closed after this long.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Passes connections on.
+pub(crate) struct Passing {
+    unknown: Unknown,
+    observer: Arc<dyn Observer>,
+    /// The near ends of the connections that were made here: who comes from one of these comes from ourselves. As many as
+    /// listeners take connections.
+    own: DashSet<SocketAddr>,
+}
+
+impl Passing {
+    /// Nothing is passed on so far.
+    pub fn new(unknown: Unknown, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { unknown, observer, own: DashSet::new() })
+    }
+
+    /// True if destinations that the mesh does not know are refused.
+    pub fn refuses(&self) -> bool {
+        self.unknown == Unknown::Refuse
+    }
+
+    /// Passes a connection on to where it was going, to its end.
+    pub async fn pass(self: &Arc<Self>, accepted: Accepted, to: SocketAddr) {
+        let connected = match self.refuses() {
+            true => Err("unknown_destination"),
+            false => self.connect(&accepted, to).await,
+        };
+        match connected {
+            Ok(far) => self.copy(accepted, far).await,
+            Err(reason) => refuse(accepted, Entry::Passed, Some(to), reason, &*self.observer),
+        }
+    }
+
+    /// Connects to where it is going, unless it comes from here.
+    pub async fn connect(self: &Arc<Self>, accepted: &Accepted, to: SocketAddr) -> Result<Far, &'static str> {
+        if self.own.contains(&accepted.peer) {
+            return Err(is_loop(to));
+        }
+        let begun = Instant::now();
+        let (tcp, own) = self.dial(to).await.map_err(|_| "connect_failed")?;
+        // One that was accepted before its other end had come to the line above is known by now.
+        if self.own.contains(&accepted.peer) {
+            return Err(is_loop(to));
+        }
+        Ok(Far { tcp, to, begun, _own: own })
+    }
+
+    /// Copies to the end of both. What was read of the near one is sent first.
+    pub async fn copy(&self, accepted: Accepted, far: Far) {
+        let arrival = arrival(&accepted, Entry::Passed);
+        let (Accepted { mut tcp, prefix, .. }, Far { tcp: mut far, to, begun, _own }) = (accepted, far);
+        let copied = match far.write_all(&prefix).await {
+            Ok(()) => copy_both(&mut tcp, &mut far, IDLE).await,
+            Err(error) => Copied { sent: 0, received: 0, end: Err(error) },
+        };
+        self.observer.tcp(&TcpEnd {
+            arrival: &arrival,
+            route: None,
+            endpoint: None,
+            upstream: Some(to),
+            copied: Some(&copied),
+            reason: copied.end.is_err().then_some("tunnel_broken"),
+            duration: begun.elapsed(),
+        });
+    }
+
+    async fn dial(self: &Arc<Self>, to: SocketAddr) -> io::Result<(TcpStream, Own)> {
+        let tcp = timeout(CONNECT, TcpStream::connect(to)).await??;
+        tcp.set_nodelay(true)?;
+        let local = tcp.local_addr()?;
+        self.own.insert(local);
+        Ok((tcp, Own { passing: Arc::clone(self), local }))
+    }
+}
+
+fn is_loop(to: SocketAddr) -> &'static str {
+    tracing::error!(%to, "this sidecar's own connection was captured: except its user from `tombolo sidecar init`");
+    "loop"
+}
+
+/// The other end of a connection that is passed on.
+pub(crate) struct Far {
+    tcp: TcpStream,
+    to: SocketAddr,
+    begun: Instant,
+    _own: Own,
+}
+
+/// A connection of our own, for as long as it is open.
+struct Own {
+    passing: Arc<Passing>,
+    local: SocketAddr,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.passing.own.remove(&self.local);
+    }
+}
+
+/// Resets a connection, and says why in the access log.
+pub(crate) fn refuse(
+    accepted: Accepted,
+    entry: Entry,
+    to: Option<SocketAddr>,
+    reason: &'static str,
+    observer: &dyn Observer,
+) {
+    observer.tcp(&TcpEnd {
+        arrival: &arrival(&accepted, entry),
+        route: None,
+        endpoint: None,
+        upstream: to,
+        copied: None,
+        reason: Some(reason),
+        duration: Duration::ZERO,
+    });
+    // Where it fails, the connection is closed all the same.
+    let _ = accepted.tcp.set_zero_linger();
+}
+
+fn arrival(accepted: &Accepted, entry: Entry) -> Arrival {
+    Arrival {
+        entry: Arc::new(entry),
+        peer: accepted.peer,
+        local: accepted.tcp.local_addr().unwrap_or(accepted.peer),
+        tls: false,
+        sni: None,
+        identity: None,
+        clients: None,
+        http2: false,
+    }
+}

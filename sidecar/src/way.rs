@@ -1,0 +1,146 @@
+//! The way to a service's port: what is spoken, and on to the engine.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tombolo_core::{
+    model::{AppProtocol, ServiceKey, Snapshot},
+    proxy::{Accepted, Acceptor, ConnectionService, Entry, HttpEngine, Opening, sniff},
+};
+
+use crate::outbound::Uses;
+
+/// A client that has said nothing for so long, on a port of which nobody says what is spoken, waits for the server.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
+/// Ports where servers always speak first: FTP, SSH, SMTP, POP3, IMAP, MySQL. Nothing is waited for.
+const SERVER_FIRST: [u16; 8] = [21, 22, 25, 110, 143, 587, 3306, 33060];
+
+/// How long to wait for the first byte of a client on this port.
+pub(crate) fn patience(port: u16) -> Option<Duration> {
+    (!SERVER_FIRST.contains(&port)).then_some(PATIENCE)
+}
+
+/// One service's port.
+pub(crate) struct Way {
+    said: Option<AppProtocol>,
+    service: ServiceKey,
+    port: u16,
+    uses: Arc<Uses>,
+    begun: AtomicBool,
+    http: Arc<dyn ConnectionService>,
+    http2: Arc<dyn ConnectionService>,
+    tcp: Arc<dyn ConnectionService>,
+}
+
+impl Way {
+    /// On which `said` is spoken; none: it is found out for each connection.
+    pub fn new(
+        engine: &Arc<HttpEngine>,
+        uses: &Arc<Uses>,
+        (service, port): (&ServiceKey, u16),
+        said: Option<AppProtocol>,
+    ) -> Arc<Self> {
+        let entry = |http2| Entry::Outbound { service: service.clone(), port, http2 };
+        Arc::new(Self {
+            said,
+            service: service.clone(),
+            port,
+            uses: Arc::clone(uses),
+            begun: AtomicBool::new(false),
+            http: engine.http(Acceptor::Plain, entry(false)),
+            http2: engine.http(Acceptor::Plain, entry(true)),
+            tcp: engine.tcp(Acceptor::Plain, entry(false)),
+        })
+    }
+
+    /// The service's endpoints are asked for at its first use.
+    async fn begin(&self) {
+        if !self.begun.load(Ordering::Acquire) {
+            self.uses.begin(&self.service).await;
+            self.begun.store(true, Ordering::Release);
+        }
+    }
+
+    /// Serves a connection on which HTTP is spoken, whatever is said.
+    pub async fn serve_http(&self, accepted: Accepted) {
+        self.begin().await;
+        Arc::clone(&self.http).serve(accepted).await;
+    }
+
+    async fn found_out(&self, accepted: &mut Accepted) -> &Arc<dyn ConnectionService> {
+        let Some(patience) = patience(self.port).filter(|_| accepted.prefix.is_empty()) else {
+            return &self.tcp;
+        };
+        match sniff(&mut accepted.tcp, patience).await {
+            Ok((opening, bytes)) => {
+                accepted.prefix = bytes;
+                match opening {
+                    Opening::Http1 => &self.http,
+                    Opening::Http2 => &self.http2,
+                    Opening::Tls(_) | Opening::Other | Opening::Silent => &self.tcp,
+                }
+            }
+            // The client is gone, as the tunnel will find out.
+            Err(_) => &self.tcp,
+        }
+    }
+}
+
+impl ConnectionService for Way {
+    fn serve(self: Arc<Self>, mut accepted: Accepted) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.begin().await;
+            let next = match self.said {
+                Some(AppProtocol::Http1 | AppProtocol::Http2) => &self.http,
+                Some(AppProtocol::Tcp) => &self.tcp,
+                None => self.found_out(&mut accepted).await,
+            };
+            Arc::clone(next).serve(accepted).await;
+        })
+    }
+}
+
+/// The ways to all services of a snapshot, as captured connections and the HTTP proxy look them up.
+#[derive(Default)]
+pub(crate) struct Ways {
+    /// By the index of the virtual address.
+    services: HashMap<u32, ServiceKey>,
+    ways: HashMap<ServiceKey, HashMap<u16, Arc<Way>>>,
+}
+
+impl Ways {
+    /// The way to this port of the service with a virtual address.
+    pub fn by_index(&self, index: u32, port: u16) -> Option<Arc<Way>> {
+        self.by_key(self.services.get(&index)?, port)
+    }
+
+    /// The way to this port of a service.
+    pub fn by_key(&self, service: &ServiceKey, port: u16) -> Option<Arc<Way>> {
+        self.ways.get(service)?.get(&port).cloned()
+    }
+
+    /// The ways of a newer snapshot. Those that are as they were are kept, with what is known of their use.
+    pub fn of(&self, snapshot: &Snapshot, engine: &Arc<HttpEngine>, uses: &Arc<Uses>) -> Self {
+        let mut new = Self::default();
+        for entry in snapshot.services.values() {
+            if entry.vip_index > 0 {
+                new.services.insert(entry.vip_index, entry.key.clone());
+            }
+            let ports = entry.ports.iter().map(|port| {
+                let before = self.by_key(&entry.key, port.port).filter(|way| way.said == port.said());
+                let way =
+                    before.unwrap_or_else(|| Way::new(engine, uses, (&entry.key, port.port), port.said()));
+                (port.port, way)
+            });
+            new.ways.insert(entry.key.clone(), ports.collect());
+        }
+        new
+    }
+}

@@ -1,0 +1,207 @@
+//! A cluster whose client and server live in namespaces of their own, each with a sidecar that captures.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tombolo_tests::{Running, tombolo, wait_until};
+
+use crate::net::Net;
+
+/// Nothing may take longer, however busy the machine is.
+pub const LONG: Duration = Duration::from_secs(60);
+/// The user of the sidecars.
+const USER: u32 = 1337;
+
+/// Speaks on three ports: HTTP (says what it was asked), Redis, and a protocol in which the server speaks first.
+const SERVER: &str = r#"
+import http.server, socket, socketserver, threading
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = ("%s %s caller=%s\n" % (self.command, self.path, self.headers.get("x-forwarded-client-cert"))).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+class First(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"220 greetings\r\n")
+        line = self.request.recv(1000)
+        self.request.sendall(b"you said " + line)
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    def handle_error(self, *args): pass
+threading.Thread(target=Server(("0.0.0.0", 7000), First).serve_forever, daemon=True).start()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Echo).serve_forever()
+"#;
+
+const DOCUMENTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: { name: server, namespace: shop }
+spec:
+  selector: { app: server }
+  ports:
+    - { name: web, port: 80, targetPort: http }
+    - { name: store, port: 6379, targetPort: redis }
+    - { name: talk, port: 7000, targetPort: talk }
+    - { name: smtp, port: 25, targetPort: talk }
+";
+
+pub struct World {
+    pub net: Net,
+    state: tempfile::TempDir,
+    binary: PathBuf,
+    running: Vec<Running>,
+}
+
+impl World {
+    /// A controller in the hub and an application with three ports in `server`, without sidecars so far.
+    pub fn new() -> Option<Self> {
+        let net = Net::new(&["client", "server"])?;
+        let state = tempfile::tempdir().unwrap();
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Where the sidecars' user can read it.
+        let binary = state.path().join("tombolo");
+        if fs::hard_link(tombolo(), &binary).is_err() {
+            fs::copy(tombolo(), &binary).unwrap();
+        }
+        let mut world = Self { net, state, binary, running: Vec::new() };
+        world.start_controller();
+        let script = world.path("server.py");
+        fs::write(&script, SERVER).unwrap();
+        let server = world.net.start("server", &["python3", script.to_str().unwrap()]);
+        let redis = ["redis-server", "--save", "", "--protected-mode", "no", "--bind", "0.0.0.0"];
+        let redis = world.net.start("server", &redis);
+        world.running.extend([server, redis]);
+        Some(world)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.state.path().join(name)
+    }
+
+    fn start_controller(&mut self) {
+        let listen = format!("{}:15010", Net::address(1));
+        let state = self.path("controller");
+        let documents = self.path("documents.yaml");
+        fs::write(&documents, DOCUMENTS).unwrap();
+        let mut command = self.net.command("hub", self.binary.to_str().unwrap());
+        command.args(["controller", "--cluster", "east", "--trust-domain", "east.test", "--listen", &listen]);
+        command.arg("--state-dir").arg(&state).arg("--config").arg(&documents);
+        self.spawn("controller", &mut command);
+    }
+
+    /// Starts a process and waits until it says that it is ready.
+    fn spawn(&mut self, name: &str, command: &mut Command) {
+        let log = self.path(&format!("{name}.log"));
+        let (out, error) =
+            (fs::File::create(&log).unwrap(), fs::File::options().append(true).open(&log).unwrap());
+        self.running.push(Running::start(command.stdout(out).stderr(error).stdin(Stdio::null())));
+        let deadline = Instant::now() + LONG;
+        while !read(&log).contains("ready") {
+            assert!(Instant::now() < deadline, "{name} is not ready: {}", read(&log));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// A sidecar, as a user of its own, with more arguments.
+    pub fn sidecar(&mut self, machine: &str, ports: &[&str], more: &[&str]) {
+        let token = self.command(["join-token", "--namespace", "shop", "--account", machine]);
+        let state = self.path(machine);
+        fs::create_dir(&state).unwrap();
+        chown(&state, Some(USER), Some(USER)).unwrap();
+        let mut command = self.net.command(machine, "setpriv");
+        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--"]);
+        command.arg(&self.binary).args(["sidecar", "--controller", "10.77.0.1:15010"]);
+        command.args(["--join-token", token.trim(), "--workload", machine, "--resolver", "127.0.0.1:9"]);
+        command.args(["--label", &format!("app={machine}"), "--log", "debug,h2=info"]);
+        for port in ports {
+            command.args(["--app-port", port]);
+        }
+        command.arg("--state-dir").arg(&state).arg("--access-log").arg(state.join("access")).args(more);
+        self.spawn(&format!("{machine}-sidecar"), &mut command);
+    }
+
+    /// `tombolo sidecar init` in a machine; what it printed.
+    pub fn init(&self, machine: &str, more: &[&str]) -> String {
+        let user = USER.to_string();
+        let binary = self.binary.to_str().unwrap();
+        let line = [&[binary, "sidecar", "init", "--user", &user], more].concat();
+        self.net.text(machine, &line)
+    }
+
+    /// Both machines with sidecars and rules; ready when the client knows the server as healthy.
+    pub fn captured(&mut self, client: &[&str], server: &[&str], rules: &[&str]) {
+        let server = [&["--capture"], server].concat();
+        self.sidecar("server", &["8080=http", "6379=redis", "7000=talk"], &server);
+        self.sidecar("client", &["8080=http"], &[&["--capture"], client].concat());
+        for machine in ["client", "server"] {
+            self.init(machine, rules);
+        }
+        wait_until("an answer", LONG, || self.curl(&["http://server.shop.svc.cluster.local/first"]).0 == 200);
+    }
+
+    fn command<const N: usize>(&self, line: [&str; N]) -> String {
+        let mut command = Command::new(&self.binary);
+        let output = command.args(line).arg("--state-dir").arg(self.path("controller")).output().unwrap();
+        assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What curl gets in the client's machine: status (0: none) and body.
+    pub fn curl(&self, more: &[&str]) -> (u16, String) {
+        self.curl_in("client", more)
+    }
+
+    /// The same in any machine.
+    pub fn curl_in(&self, machine: &str, more: &[&str]) -> (u16, String) {
+        let line = [&["curl", "-sS", "-m", "20", "-w", "%{http_code}"], more].concat();
+        let text = String::from_utf8(self.net.output(machine, &line).stdout).unwrap();
+        let (body, status) = text.split_at(text.len().saturating_sub(3));
+        (status.parse().unwrap_or(0), body.to_string())
+    }
+
+    /// The lines of a sidecar's access log that are as wanted.
+    pub fn lines(&self, machine: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let text = read(&self.path(machine).join("access"));
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| wanted(line)).collect()
+    }
+
+    /// Waits for such a line.
+    pub fn logged(&self, machine: &str, wanted: impl Fn(&Value) -> bool) {
+        wait_until("a line in the access log", LONG, || !self.lines(machine, &wanted).is_empty());
+    }
+
+    /// Starts to keep every frame from and to a machine.
+    pub fn watch(&mut self, machine: &str) -> PathBuf {
+        let file = self.path("frames");
+        let script = format!(
+            "import socket\ns = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))\n\
+             s.bind(('to-{machine}', 0))\nf = open('{}', 'wb', buffering=0)\nwhile True: f.write(s.recv(65536))\n",
+            file.display()
+        );
+        let watching = self.net.start("hub", &["python3", "-c", &script]);
+        self.running.push(watching);
+        wait_until("a packet capture", LONG, || file.exists());
+        file
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// True if these bytes are anywhere in the file.
+pub fn contains(file: &Path, bytes: &str) -> bool {
+    fs::read(file).unwrap().windows(bytes.len()).any(|window| window == bytes.as_bytes())
+}
