@@ -4,7 +4,7 @@
 //! swapped whole, and what changes per request is counted in atomics.
 //!
 //! A request goes to the endpoints of its lane, then to those of the baseline. In each, tiers (zone, region, cluster, other
-//! clusters, stale ones) share the load by what they can carry, see [`tiers`]. Only when nothing at all is healthy are
+//! clusters, stale ones) share the load by what they can carry, see `tiers`. Only when nothing at all is healthy are
 //! draining endpoints used, then such as discovery dropped while they were answering, then ejected ones: failing with
 //! certainty would be worse than a try.
 
