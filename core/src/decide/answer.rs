@@ -161,12 +161,12 @@ pub struct Filters {
     pub external_auth: Option<Arc<ExternalAuth>>,
 }
 
-/// Bounds of time; `None` is the proxy's default (request: none; attempt: none; connect: 2 s).
+/// Bounds of time that a rule sets. Beside them, the proxy's own apply to every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timeouts {
-    /// From the request's head to the end of the response.
+    /// From the request's head to the end of the response; none: not bounded.
     pub request: Option<Duration>,
-    /// Of one try.
+    /// Of one try; none: not bounded, but see [`Timeouts::QUIET`].
     pub attempt: Option<Duration>,
 }
 
@@ -174,6 +174,42 @@ impl Timeouts {
     /// These, and where they say nothing, others.
     pub(crate) fn or(self, others: Self) -> Self {
         Self { request: self.request.or(others.request), attempt: self.attempt.or(others.attempt) }
+    }
+
+    /// Connecting to an endpoint, with TLS and the HTTP/2 preface where there are such; less where the rule's own bounds
+    /// are shorter.
+    pub const CONNECT: Duration = Duration::from_secs(2);
+    /// An answer that says nothing for so long is given up, also where no timeout is set: server-sent events, long polls
+    /// and idle WebSockets live this long between two bytes.
+    pub const QUIET: Duration = Duration::from_secs(3600);
+    /// A request's body may pause so long.
+    pub const BODY_IDLE: Duration = Duration::from_secs(60);
+    /// A client that takes nothing of its answer for so long is given up.
+    pub const WRITE_STALL: Duration = Duration::from_secs(60);
+
+    /// Every bound that applies to a request, a line each, for people.
+    pub(crate) fn lines(&self) -> [String; 6] {
+        let set = |what: &str, bound: Option<Duration>| match bound {
+            Some(bound) => format!("{what} {bound:?}"),
+            None => format!("{what} none (default)"),
+        };
+        let shortest = self.request.into_iter().chain(self.attempt).min();
+        let connect = match shortest.filter(|bound| *bound < Self::CONNECT) {
+            Some(bound) => format!("connect {bound:?} (no longer than the attempt)"),
+            None => format!("connect {:?} (default)", Self::CONNECT),
+        };
+        let quiet = match shortest {
+            Some(bound) => format!("silence of the backend {bound:?} (no longer than the attempt)"),
+            None => format!("silence of the backend {:?} (default)", Self::QUIET),
+        };
+        [
+            set("request", self.request),
+            set("attempt", self.attempt),
+            connect,
+            quiet,
+            format!("pause of the request's body {:?} (default)", Self::BODY_IDLE),
+            format!("client that takes nothing {:?} (default)", Self::WRITE_STALL),
+        ]
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -60,9 +61,9 @@ pub enum ExplainedResult {
         lane: Option<String>,
         /// e.g. `cluster/shop/checkout port 80 (http1) with labels version=v2`.
         backend: String,
-        /// e.g. `set request header x-env: gray`.
+        /// In the order in which they are carried out, e.g. `set request header x-env: gray`.
         filters: Vec<String>,
-        /// e.g. `request 10s`.
+        /// Those of the rule and the proxy's own, e.g. `request 10s`, `connect 2s (default)`.
         timeouts: Vec<String>,
         /// Tries besides the first.
         retries: u8,
@@ -188,9 +189,6 @@ impl From<&Outcome> for ExplainedResult {
 }
 
 fn forward(decision: &Decision) -> ExplainedResult {
-    let timeout = |what, of: Option<std::time::Duration>| of.map(|duration| format!("{what} {duration:?}"));
-    let times =
-        [timeout("request", decision.timeouts.request), timeout("attempt", decision.timeouts.attempt)];
     let mirror = |mirror: &super::Mirror| {
         format!("{:.2}% to {}", f64::from(mirror.per_ten_thousand) / 100.0, Shown(&mirror.backend))
     };
@@ -203,7 +201,7 @@ fn forward(decision: &Decision) -> ExplainedResult {
         lane: decision.lane.as_ref().map(ToString::to_string),
         backend: Shown(&decision.backend).to_string(),
         filters: filters(decision),
-        timeouts: times.into_iter().flatten().collect(),
+        timeouts: decision.timeouts.lines().into(),
         retries: decision.retry.attempts,
         set_cookie: decision
             .set_cookie
@@ -228,17 +226,12 @@ fn field(name: &http::HeaderName, value: &http::HeaderValue) -> String {
     format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
 }
 
+/// What is done to the request and then to its answer, in the order in which the proxy does it.
 fn filters(decision: &Decision) -> Vec<String> {
     let filters = &*decision.filters;
-    let mut out = Vec::new();
-    let mut edits = |side: &str, edits: &HeaderEdits| {
-        out.extend(edits.set.iter().map(|(n, v)| format!("set {side} header {}", field(n, v))));
-        out.extend(edits.add.iter().map(|(n, v)| format!("add {side} header {}", field(n, v))));
-        out.extend(edits.remove.iter().map(|n| format!("remove {side} header {n}")));
-    };
-    edits("request", &filters.request);
-    edits("response", &filters.response);
+    let mut out: Vec<String> = decision.policies.request_lines().collect();
     out.extend(filters.external_auth.iter().map(|auth| format!("ask {auth}")));
+    edits("request", &filters.request, &mut out);
     out.extend(filters.rewrite.hostname.iter().map(|host| format!("rewrite host to {host}")));
     out.extend(filters.rewrite.path.iter().map(|path| match path {
         PathRewrite::Full(full) => format!("rewrite path to {full}"),
@@ -246,8 +239,24 @@ fn filters(decision: &Decision) -> Vec<String> {
             format!("rewrite path prefix {matched} to {replacement}")
         }
     }));
-    out.extend(decision.policies.lines());
+    edits("response", &filters.response, &mut out);
+    if let Some(cors) = &decision.cors {
+        out.push(match cors.fields.iter().find(|(name, _)| *name == ACCESS_CONTROL_ALLOW_ORIGIN) {
+            Some((_, origin)) => {
+                format!("CORS: {} may read the answer", String::from_utf8_lossy(origin.as_bytes()))
+            }
+            None => "CORS: no page of another origin may read the answer".into(),
+        });
+    }
+    out.extend(decision.sticky.iter().map(|sticky| format!("session: {}", sticky.session)));
+    out.extend(decision.policies.response_lines());
     out
+}
+
+fn edits(side: &str, edits: &HeaderEdits, out: &mut Vec<String>) {
+    out.extend(edits.set.iter().map(|(n, v)| format!("set {side} header {}", field(n, v))));
+    out.extend(edits.add.iter().map(|(n, v)| format!("add {side} header {}", field(n, v))));
+    out.extend(edits.remove.iter().map(|n| format!("remove {side} header {n}")));
 }
 
 /// A backend for people.

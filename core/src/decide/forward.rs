@@ -12,7 +12,7 @@ use super::{
     session::{Session, Sticky, Token},
     trace::Trace,
 };
-use crate::model::{Labels, Lane, Scope, Snapshot};
+use crate::model::{AppProtocol, Labels, Lane, Scope, Snapshot};
 
 /// What every decision may share, made once.
 pub(crate) struct Shared {
@@ -56,6 +56,8 @@ pub(crate) struct Course<'a> {
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: &'a Retry,
     pub(crate) mirrors: &'a Arc<[Mirror]>,
+    /// See [`Rule::calls`].
+    pub(crate) calls: bool,
     /// How clients are kept, and the token that this one brought.
     pub(crate) session: Option<(&'a Arc<Session>, Option<Token>)>,
 }
@@ -88,6 +90,7 @@ impl Request<'_> {
             timeouts: rule.timeouts,
             retry: &rule.retry,
             mirrors: &rule.mirrors,
+            calls: rule.calls,
             session: rule.session.as_ref().map(|session| (session, session.token(self.head))),
         };
         let backends = match &rule.action {
@@ -140,7 +143,14 @@ impl Request<'_> {
         let named = token.filter(|_| matches!(choice.reason, ArmReason::Split(_)));
         let named = named.and_then(|token| arm_of(token, release, stable));
         if let Some(arm) = named {
+            let name = |arm: Option<&Arm>| arm.map_or(&release.stable, |arm| &arm.name).clone();
+            trace.lost(
+                || format!("arm {} by the split", name(choice.arm)),
+                format_args!("the client's session is with {}", name(arm)),
+            );
             (choice.arm, choice.reason) = (arm, ArmReason::Session);
+        } else if token.is_some() && matches!(choice.reason, ArmReason::Rule(_) | ArmReason::Lane) {
+            trace.lost(|| "the client's session".into(), "a gray rule or lane goes first");
         }
         let mut gray = Grayness {
             release: Some(release.name.clone()),
@@ -198,7 +208,8 @@ impl Request<'_> {
             return self.preflight(course, filters).unwrap_or_else(|| Outcome::Local(answer()));
         }
         let mirrors = target.mirrors.as_ref().unwrap_or(course.mirrors);
-        let mut outcome = self.decided(Course { mirrors, ..course }, self.resolve(target), filters, gray);
+        let mut outcome =
+            self.decided(Course { mirrors, ..course }, self.resolve(course, target), filters, gray);
         if let Outcome::Forward(decision) = &mut outcome {
             decision.sticky = sticky.map(Box::new);
         }
@@ -226,7 +237,7 @@ impl Request<'_> {
         filters: &Arc<Filters>,
         gray: Grayness,
     ) -> Outcome {
-        let mut backend = self.resolve(target);
+        let mut backend = self.resolve(course, target);
         if let Backend::Service { service, .. } = &mut backend {
             service.scope = Scope::Clusterset;
         }
@@ -286,9 +297,12 @@ impl Request<'_> {
     }
 
     /// The backend with its protocol.
-    fn resolve(&self, target: &Target) -> Backend {
+    fn resolve(&self, course: Course<'_>, target: &Target) -> Backend {
         let mut backend = target.backend.clone();
-        if target.protocol.is_none()
+        if course.calls {
+            let (Backend::Service { protocol, .. } | Backend::Address { protocol, .. }) = &mut backend;
+            *protocol = AppProtocol::Http2;
+        } else if target.protocol.is_none()
             && let Backend::Service { service, port, protocol, .. } = &mut backend
             && let Some(known) = self.snapshot.services.get(service).and_then(|entry| entry.port(*port))
         {

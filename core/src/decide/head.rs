@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Method};
 
-use crate::model::SpiffeId;
+use crate::model::{Lane, SpiffeId};
 
 /// A request's head, borrowed. Made once per request from what the engine parsed.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct Caller<'a> {
     pub identity: Option<&'a SpiffeId>,
     /// Server name that a TLS client asked for.
     pub sni: Option<&'a str>,
+    /// The lane that a client from outside says it is in. Only a route that trusts its clients believes it.
+    pub claimed_lane: Option<&'a Lane>,
     /// 64 random bits for what is left to chance (weights without a key, an issued cookie): passed in, so that a
     /// decision can be repeated.
     pub random: u64,

@@ -10,6 +10,10 @@ use crate::model::Lane;
 /// The W3C Baggage header.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
+/// The annotation of an HTTPRoute or GRPCRoute whose clients from outside are believed in which lane they are: `true`, or
+/// `false` as by default. For routes that only one's own testers or trusted proxies can reach.
+pub const TRUST_CLIENT_LANE: &str = "tombolo.dev/trust-client-lane";
+
 /// The key of our member.
 pub const LANE_MEMBER: &str = "tombolo.lane";
 

@@ -52,7 +52,7 @@ pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain
 pub use gray::CookieKey;
 pub(crate) use gray::{cookie, cookies};
 pub use head::{Caller, RequestHead};
-pub use lane::{BAGGAGE, LANE_MEMBER, baggage_with_lane, carries_lane, lane_from_baggage};
+pub use lane::{BAGGAGE, LANE_MEMBER, TRUST_CLIENT_LANE, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
     Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression,
     ConnectionLimit, EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource,

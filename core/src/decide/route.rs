@@ -17,7 +17,8 @@ use crate::model::{ServiceKey, Snapshot};
 
 /// What to do with a request that came in on a public listener.
 ///
-/// The lane that such a request claims is not believed; only a gray arm puts it into one. No listener or rule: 404. A
+/// The lane that such a request claims is believed by routes that trust their clients alone (see
+/// [`TRUST_CLIENT_LANE`](super::TRUST_CLIENT_LANE)); for all others only a gray arm puts it into one. No listener or rule: 404. A
 /// TLS client that asked for one listener's name and sends a request for another's host: 421 (GEP-3567).
 pub fn decide_edge(
     snapshot: &Snapshot,
@@ -71,6 +72,14 @@ pub(crate) fn edge<T: Trace>(
     for listener in chosen {
         trace.place("listener", || listener.title());
         if let Some(entry) = listener.routes.find(host, head, trace) {
+            let lane = caller.claimed_lane.filter(|_| entry.rule.trusts_lane).cloned();
+            if let (Some(claimed), None) = (caller.claimed_lane, &lane) {
+                trace.lost(
+                    || format!("lane {claimed} of the request"),
+                    "the route does not trust its clients",
+                );
+            }
+            let request = Request { lane, ..request };
             let outcome = secured(snapshot, listener, request.carry_out(&entry.rule, trace));
             return policies.govern(listener, Some(&entry.rule.origin), head, caller, outcome);
         }
@@ -163,6 +172,7 @@ pub(crate) fn mesh<T: Trace>(
         timeouts: Timeouts::default(),
         retry: &SHARED.retry,
         mirrors: &SHARED.mirrors,
+        calls: false,
         session: None,
     };
     let backend = Backend::Service {

@@ -40,6 +40,11 @@ pub(crate) struct Rule {
     pub(crate) session: Option<Arc<Session>>,
     /// The gray release of this rule. It then decides alone: releases of the services behind it do not apply.
     pub(crate) release: Option<Arc<Release>>,
+    /// What a client from outside says of its lane is believed.
+    pub(crate) trusts_lane: bool,
+    /// What it takes are calls of gRPC: sent over HTTP/2 wherever they go, also where the service does not say so, as gRPC
+    /// has no other transport.
+    pub(crate) calls: bool,
 }
 
 /// What a rule does.

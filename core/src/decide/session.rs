@@ -36,6 +36,15 @@ pub(crate) enum Carrier {
     Header(HeaderName),
 }
 
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.carrier {
+            Carrier::Cookie { name, .. } => write!(f, "by cookie {name}"),
+            Carrier::Header(name) => write!(f, "by header {name}"),
+        }
+    }
+}
+
 /// What names an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {

@@ -41,6 +41,7 @@ struct Ask<'a> {
     headers: HeaderMap,
     sni: Option<&'a str>,
     identity: Option<SpiffeId>,
+    claims: Option<Lane>,
     random: u64,
     port: u16,
 }
@@ -56,6 +57,7 @@ fn get<'a>(host: &'a str, path: &'a str) -> Ask<'a> {
         headers: HeaderMap::new(),
         sni: None,
         identity: None,
+        claims: None,
         random: 0,
         port: 80,
     }
@@ -77,7 +79,13 @@ impl Ask<'_> {
             headers: &self.headers,
         };
         let address = IpAddr::from([192, 0, 2, 1]);
-        let caller = Caller { address, identity: self.identity.as_ref(), sni: self.sni, random: self.random };
+        let caller = Caller {
+            address,
+            identity: self.identity.as_ref(),
+            sni: self.sni,
+            claimed_lane: self.claims.as_ref(),
+            random: self.random,
+        };
         f(&head, &caller)
     }
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::{
-    decide::{Caller, RequestHead},
-    model::SpiffeId,
+    decide::{Caller, RequestHead, lane_from_baggage},
+    model::{Lane, SpiffeId},
 };
 
 /// Header fields in one question. More are refused.
@@ -21,14 +21,16 @@ pub struct Question {
     pub method: Method,
     /// An absolute URL.
     pub url: Uri,
-    /// Header fields.
-    pub headers: HeaderMap,
+    /// Header fields; see [`Question::add_header`].
+    headers: HeaderMap,
     /// Where the client is; 127.0.0.1 if it is not said.
     pub address: IpAddr,
     /// Who the caller is in the mesh.
     pub identity: Option<SpiffeId>,
     /// Decides what is left to chance.
     pub random: u64,
+    /// The lane that its headers claim.
+    lane: Option<Lane>,
 }
 
 /// Why a question is none. The text says what is wrong.
@@ -51,6 +53,7 @@ impl Question {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             identity: None,
             random: 0,
+            lane: None,
         })
     }
 
@@ -64,6 +67,7 @@ impl Question {
             return Err(refuse(format!("more than {MAX_HEADERS} header fields")));
         }
         self.headers.append(name, value);
+        self.lane = lane_from_baggage(&self.headers);
         Ok(())
     }
 
@@ -143,7 +147,13 @@ impl Question {
     /// The caller; `host` is [`Question::host`], which a client asks for by SNI too.
     pub fn caller<'q>(&'q self, host: &'q str) -> Caller<'q> {
         let sni = (self.url.scheme_str() == Some("https")).then_some(host);
-        Caller { address: self.address, identity: self.identity.as_ref(), sni, random: self.random }
+        Caller {
+            address: self.address,
+            identity: self.identity.as_ref(),
+            sni,
+            claimed_lane: self.lane.as_ref(),
+            random: self.random,
+        }
     }
 }
 

@@ -63,6 +63,7 @@ impl Arrival {
             address: self.peer.ip().to_canonical(),
             identity: self.identity.as_ref(),
             sni: self.sni.as_deref(),
+            claimed_lane: None,
             random,
         }
     }

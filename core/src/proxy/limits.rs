@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::decide::Timeouts;
+
 /// Bounds of HTTP connections from clients. The defaults suit a public listener. Bodies may have any length, as they are
 /// passed on and not kept; a `TrafficPolicy` bounds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +47,8 @@ impl Default for HttpLimits {
         Self {
             idle: Duration::from_secs(75),
             head_time: Duration::from_secs(10),
-            body_idle: Duration::from_secs(60),
-            write_stall: Duration::from_secs(60),
+            body_idle: Timeouts::BODY_IDLE,
+            write_stall: Timeouts::WRITE_STALL,
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
             fields: 128,

@@ -37,8 +37,13 @@ fn judge(policies: Vec<Policy>, caller: Option<&str>, request: Option<(Method, &
     let policies = Policies([(Arc::from("shop"), policies)].into_iter().collect());
     let own = TrustDomain::parse("east").unwrap();
     let identity = caller.map(|id| SpiffeId::parse(id).unwrap());
-    let caller =
-        Caller { address: IpAddr::from([10, 0, 0, 1]), identity: identity.as_ref(), sni: None, random: 0 };
+    let caller = Caller {
+        address: IpAddr::from([10, 0, 0, 1]),
+        identity: identity.as_ref(),
+        sni: None,
+        claimed_lane: None,
+        random: 0,
+    };
     let headers = HeaderMap::new();
     let head = request.as_ref().map(|(method, path)| RequestHead {
         scheme: "https",

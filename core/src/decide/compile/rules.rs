@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     filters::{CompiledFilters, compile_filters, replaces_prefix},
-    refs::{GATEWAY_GROUP, Referrer, created, resolve},
+    refs::{GATEWAY_GROUP, Referrer, Resolved, created, resolve},
     releases::Releases,
     status::Problem,
 };
@@ -16,12 +16,12 @@ use crate::{
         Backend, Filters, Retry, Timeouts,
         forward::SHARED,
         host::HostPattern,
+        lane::TRUST_CLIENT_LANE,
         matcher::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch},
         rule::{Action, Invalid, Origin, Rule, Target, Weighted},
         session::{Carrier, Session},
         table::Entry,
     },
-    model::AppProtocol,
     resources::{
         ObjectKey, ObjectMeta, ResourceSet,
         kinds::{
@@ -55,6 +55,7 @@ struct Source<'a> {
     kind: &'static str,
     route: Arc<str>,
     created: i128,
+    trusts_lane: bool,
 }
 
 /// Compiles all rules of a route of this kind, in terms of HTTP. A match that cannot be compiled is left out and
@@ -67,7 +68,15 @@ pub(super) fn compile_rules(
     rules: &[RouteRule],
 ) -> RouteRules {
     let route = format!("{}/{key}", kind.to_ascii_lowercase()).into();
-    let source = Source { resources, releases, key, kind, route, created: created(meta) };
+    let source = Source {
+        resources,
+        releases,
+        key,
+        kind,
+        route,
+        created: created(meta),
+        trusts_lane: trusts_lane(meta),
+    };
     let mut out = RouteRules::default();
     // The API's default of `rules`: everything, to nowhere.
     let default = [RouteRule::default()];
@@ -76,6 +85,11 @@ pub(super) fn compile_rules(
         source.rule(position, rule, &mut out);
     }
     out
+}
+
+/// Whether the clients of a route may say which lane they are in. What is not valid was refused with its document.
+fn trusts_lane(meta: &ObjectMeta) -> bool {
+    meta.annotations.get(TRUST_CLIENT_LANE).is_some_and(|value| value == "true")
 }
 
 impl Source<'_> {
@@ -149,6 +163,8 @@ impl Source<'_> {
             mirrors: if found.mirrors.is_empty() { SHARED.mirrors.clone() } else { found.mirrors.into() },
             session: rule.session_persistence.as_ref().map(|spec| Arc::new(self.session(spec, position))),
             release: self.releases.of_rule(self.kind, self.key, position).cloned(),
+            trusts_lane: self.trusts_lane,
+            calls: self.kind == GRPC_ROUTE,
         }
     }
 
@@ -204,19 +220,9 @@ impl Source<'_> {
             Backend::Address { .. } => None,
         };
         let filters = share(rule.filters.then(&own.filters));
-        let (mut backend, mut protocol) = (resolved.backend, resolved.protocol);
-        if self.kind == GRPC_ROUTE {
-            speak_http2(&mut backend, &mut protocol);
-        }
+        let Resolved { backend, protocol, .. } = resolved;
         Ok(Target { backend, protocol, filters, redirect: own.redirect, mirrors, release })
     }
-}
-
-/// Calls are sent over HTTP/2 also where the service does not say so (gRPC has no other transport).
-fn speak_http2(backend: &mut Backend, known: &mut Option<AppProtocol>) {
-    let (Backend::Service { protocol, .. } | Backend::Address { protocol, .. }) = backend;
-    *protocol = AppProtocol::Http2;
-    *known = Some(AppProtocol::Http2);
 }
 
 fn share(filters: Filters) -> Arc<Filters> {

@@ -198,7 +198,13 @@ fn choose(
         query: None,
         headers: &headers,
     };
-    let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random };
+    let caller = Caller {
+        address: IpAddr::from([10, 0, 0, 1]),
+        identity: None,
+        sni: None,
+        claimed_lane: None,
+        random,
+    };
     let lane = lane.map(|lane| Lane::parse(lane).unwrap());
     let key = key();
     let choice = release.choose(&head, &caller, lane.as_ref(), Issuing::Signed(&key), &mut Untraced);
@@ -268,7 +274,13 @@ fn who_comes_back_with_the_issued_cookie_is_on_the_same_arm() {
             query: None,
             headers: &headers,
         };
-        let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random };
+        let caller = Caller {
+            address: IpAddr::from([10, 0, 0, 1]),
+            identity: None,
+            sni: None,
+            claimed_lane: None,
+            random,
+        };
         let key = key();
         let first = release.choose(&head, &caller, None, Issuing::Signed(&key), &mut Untraced);
         let set = first.set_cookie.unwrap();
@@ -321,7 +333,13 @@ fn services_of_the_mesh_get_no_cookie() {
         query: None,
         headers: &headers,
     };
-    let caller = Caller { address: IpAddr::from([10, 0, 0, 1]), identity: None, sni: None, random: 1 };
+    let caller = Caller {
+        address: IpAddr::from([10, 0, 0, 1]),
+        identity: None,
+        sni: None,
+        claimed_lane: None,
+        random: 1,
+    };
     for issuing in [Issuing::Mesh, Issuing::Never] {
         assert!(release.choose(&head, &caller, None, issuing, &mut Untraced).set_cookie.is_none());
     }

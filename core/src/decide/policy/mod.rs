@@ -174,23 +174,27 @@ impl Policies {
         self.service.is_none() && self.rule.is_none() && self.listener.is_none()
     }
 
-    /// A line for each of what applies, for people.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+    /// A line for each of what is asked of the request, in the order in which it is, for people.
+    pub(crate) fn request_lines(&self) -> impl Iterator<Item = String> {
         let RequestLimits { body_bytes, header_bytes, header_count } = self.limits();
         let most = |what: &str, most: Option<String>| most.map(|most| format!("{what}: at most {most}"));
         [
             self.access().map(|_| "client address: permitted by a list".into()),
-            most("request body bytes", body_bytes.map(|n| n.to_string())),
             most("header bytes", header_bytes.map(|n| n.to_string())),
             most("header fields", header_count.map(|n| n.to_string())),
+            most("request body bytes", body_bytes.map(|n| n.to_string())),
             self.connections().map(|limit| format!("client connections: at most {limit}")),
-            self.rate().map(|limit| format!("rate limit: {limit}")),
             self.jwt().map(|jwt| format!("token of {jwt}")),
+            self.rate().map(|limit| format!("rate limit: {limit}")),
             self.external_auth().map(|auth| format!("ask {auth}")),
-            self.compression().map(|compression| format!("compress: {compression}")),
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The same of what is done to the answer.
+    pub(crate) fn response_lines(&self) -> impl Iterator<Item = String> {
+        self.compression().map(|compression| format!("compress: {compression}")).into_iter()
     }
 }
 

@@ -78,6 +78,8 @@ fn entry(spec: &Spec) -> (HostPattern, Entry) {
         mirrors: Arc::from([]),
         session: None,
         release: None,
+        trusts_lane: false,
+        calls: false,
     };
     let entry = Entry {
         matches: Arc::new(matches),

@@ -177,3 +177,58 @@ fn explain_tells_of_rules_buckets_and_arms() {
     assert!(text.contains("not     gray rule 0 (arm v2): no header x-gray that = \"v2\"\n"), "{text}");
     assert!(text.contains("of 10000)\n"), "{text}");
 }
+
+#[test]
+fn explain_tells_of_every_bound_of_time_and_of_filters_in_their_order() {
+    let route =
+        ROUTE.replace("    - name: buy\n", "    - name: buy\n      timeouts: { request: 10s }\n").replace(
+            "filters: [",
+            "filters: [{ type: ResponseHeaderModifier, responseHeaderModifier: { remove: [server] } },
+          { type: URLRewrite, urlRewrite: { hostname: inner.example } }, ",
+        );
+    let snapshot = world(&route);
+    let explained = get("shop.example", "/buy").with(|head, caller| {
+        let bind = BindKey { address: None, port: 80 };
+        explain_edge(&snapshot, bind, head, caller, &SnapshotAvailability(&snapshot))
+    });
+    let ExplainedResult::Forward { timeouts, filters, .. } = explained.result else { panic!("not sent on") };
+    assert_eq!(
+        timeouts,
+        [
+            "request 10s",
+            "attempt none (default)",
+            "connect 2s (default)",
+            "silence of the backend 10s (no longer than the attempt)",
+            "pause of the request's body 60s (default)",
+            "client that takes nothing 60s (default)",
+        ]
+    );
+    let expected =
+        ["set request header x-rule: buy", "rewrite host to inner.example", "remove response header server"];
+    assert_eq!(filters, expected);
+}
+
+#[test]
+fn a_clients_lane_is_believed_where_its_route_trusts_it_and_nowhere_else() {
+    let claim = |snapshot: &Snapshot, claimed| {
+        let ask = Ask { claims: lane(claimed), ..get("shop.example", "/buy") };
+        forward(ask.edge(snapshot))
+    };
+    let distrusting = claim(&with(&release(OF_RULE, V2, "")), "v2");
+    assert_eq!((distrusting.lane, matches!(distrusting.reason, ArmReason::Split(_))), (None, true));
+    let trusting = |value: &str| {
+        let annotation =
+            format!("namespace: shop, annotations: {{ tombolo.dev/trust-client-lane: '{value}' }} }}");
+        let yaml = format!("{ROUTE}---{}", release(OF_RULE, V2, ""));
+        yaml.replacen("namespace: shop }", &annotation, 1)
+    };
+    let snapshot = world(&trusting("true"));
+    let gray = claim(&snapshot, "v2");
+    assert_eq!((gray.arm.as_deref(), gray.reason, gray.lane), (Some("v2"), ArmReason::Lane, lane("v2")));
+    let other = claim(&snapshot, "blue");
+    assert_eq!((other.arm.as_deref(), other.lane), (Some("stable"), lane("blue")));
+    assert_eq!(claim(&world(&trusting("false")), "v2").lane, None);
+    let text = trusting("yes");
+    let parsed = parse(&[Source { name: "test".into(), text }]);
+    assert!(parsed.problems[0].to_string().contains("use true or false"), "{:?}", parsed.problems);
+}

@@ -94,3 +94,40 @@ spec:
         assert!(of(rules).contains(said), "{rules}: {}", of(rules));
     }
 }
+
+/// Neither the service nor the arms say that they speak HTTP/2.
+#[test]
+fn arms_of_a_call_speak_http2() {
+    let release = |target: &str| {
+        format!(
+            "
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: GrayRelease
+metadata: {{ name: calls, namespace: shop }}
+spec:
+  targetRefs: [{{ {target} }}]
+  arms: [{{ name: v2, backendRefs: [{{ name: checkout, port: 80, labels: {{ version: v2 }} }}] }}]
+  rules: [{{ arm: v2, headers: [{{ name: x-gray, value: v2 }}] }}]
+"
+        )
+    };
+    for target in
+        ["group: gateway.networking.k8s.io, kind: GRPCRoute, name: calls", "kind: Service, name: web"]
+    {
+        let snapshot =
+            route(&format!("    - {{ backendRefs: [{{ name: web, port: 80 }}] }}\n{}", release(target)));
+        let mut ask = get("grpc.example", "/x.Y/Z").header("x-gray", "v2");
+        ask.method = Method::POST;
+        let decision = forward(ask.edge(&snapshot));
+        assert_eq!(
+            (to(&decision).as_str(), decision.arm.as_deref()),
+            ("cluster/shop/checkout:80 version=v2", Some("v2")),
+            "{target}"
+        );
+        assert!(
+            matches!(decision.backend, Backend::Service { protocol: AppProtocol::Http2, .. }),
+            "{target}"
+        );
+    }
+}

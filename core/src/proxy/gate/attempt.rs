@@ -15,17 +15,13 @@ use super::{
     trace::random,
 };
 use crate::{
-    decide::{Backend, Decision, endpoint_key},
+    decide::{Backend, Decision, Timeouts, endpoint_key},
     model::{AppProtocol, Endpoint, Transport},
     proxy::{
         DialError, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
         upstream::{CONNECT_TIMEOUT, is_of_address, plaintext_peer},
     },
 };
-
-/// A response that says nothing for so long is given up, also where no timeout is set: server-sent events, long polls
-/// and idle WebSockets live this long between two bytes.
-const QUIET: Duration = Duration::from_secs(3600);
 
 /// Prepares the next try: whom to connect to, and for how long.
 pub(super) fn next(
@@ -151,7 +147,7 @@ fn timed(
     let connect = bound.map_or(CONNECT_TIMEOUT, |bound| bound.min(CONNECT_TIMEOUT));
     peer.options.connection_timeout = Some(connect);
     peer.options.total_connection_timeout = Some(connect);
-    let quiet = bound.filter(|_| !upgrade).unwrap_or(QUIET);
+    let quiet = bound.filter(|_| !upgrade).unwrap_or(Timeouts::QUIET);
     peer.options.read_timeout = Some(quiet);
     peer.options.write_timeout = Some(quiet);
     peer

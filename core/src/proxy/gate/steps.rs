@@ -15,7 +15,8 @@ use super::{
     head, hop, trace,
 };
 use crate::{
-    decide::{LocalAnswer, Outcome, RequestHead},
+    decide::{Caller, LocalAnswer, Outcome, RequestHead, lane_from_baggage},
+    model::Lane,
     proxy::{Arrival, Entry, RequestEnd},
 };
 
@@ -35,6 +36,8 @@ impl Gate {
         let hops = self.limits.trusted_hops;
         let believed = (hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
             .then(|| Believed::of(&session.req_header().headers, hops));
+        // It goes no further than to the decision: what enters is stripped of it.
+        let claimed = lane_from_baggage(&session.req_header().headers);
         self.enter(session, context, &arrival)?;
         if let Some(page) = self.director.challenge(session.req_header().uri.path()) {
             return Ok(Some(context.prove(&page)));
@@ -49,7 +52,7 @@ impl Gate {
                 context.arrival = Some(arrival.clone());
             }
         }
-        let outcome = self.decide(session, &arrival);
+        let outcome = self.decide(session, &arrival, claimed.as_ref());
         match outcome {
             Outcome::Local(answer) => Ok(Some(answer)),
             Outcome::Forward(decision) => {
@@ -111,7 +114,7 @@ impl Gate {
         context.mirrors = copies;
     }
 
-    fn decide(&self, session: &Session, arrival: &Arrival) -> Outcome {
+    fn decide(&self, session: &Session, arrival: &Arrival, claimed: Option<&Lane>) -> Outcome {
         let request = session.req_header();
         let host = head::host(request).unwrap_or_default();
         // Said by ourselves at the edge, or by those whom we trust.
@@ -124,7 +127,8 @@ impl Gate {
             query: request.uri.query(),
             headers: &request.headers,
         };
-        self.director.direct(&self.snapshot.load(), arrival, &head, &arrival.caller(trace::random()))
+        let caller = Caller { claimed_lane: claimed, ..arrival.caller(trace::random()) };
+        self.director.direct(&self.snapshot.load(), arrival, &head, &caller)
     }
 
     pub(super) async fn answer(

@@ -30,13 +30,13 @@ pub(super) use session::{Abort, set_authority, strip_connection_fields};
 
 use super::Connection;
 use crate::{
-    decide::UpstreamTls,
+    decide::{Timeouts, UpstreamTls},
     identity,
     model::{Endpoint, Reach, Snapshot, SpiffeId, Transport},
 };
 
-/// Connecting, with TLS and the HTTP/2 preface where there are such, may take this long.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// See [`Timeouts::CONNECT`].
+pub const CONNECT_TIMEOUT: Duration = Timeouts::CONNECT;
 /// An idle pooled connection is closed after this long: sooner than the other side does it, so that a request seldom
 /// meets a connection that is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(50);

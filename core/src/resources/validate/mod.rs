@@ -14,6 +14,8 @@ mod traffic_service;
 
 use common::Checker;
 
+use crate::decide::TRUST_CLIENT_LANE;
+
 use super::{
     object::{AnyObject, ObjectMeta},
     typed::FieldProblem,
@@ -25,6 +27,15 @@ pub(super) fn validate_meta(meta: &ObjectMeta) -> Vec<FieldProblem> {
     checker.at("metadata", |c| {
         c.labels("labels", &meta.labels);
         meta.annotations.keys().for_each(|key| c.label_key("annotations", key));
+        if let Some(value) = meta.annotations.get(TRUST_CLIENT_LANE) {
+            c.at(&format!("annotations.{TRUST_CLIENT_LANE}"), |c| {
+                c.require(
+                    matches!(value.as_str(), "true" | "false"),
+                    format!("{value:?}"),
+                    "use true or false",
+                );
+            });
+        }
     });
     checker.problems
 }
