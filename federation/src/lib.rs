@@ -2,6 +2,7 @@
 //!
 //! It is never in the path of a request: with every controller dead, proxies go on with what they have.
 
+mod analysis;
 pub mod ca;
 pub mod config;
 pub mod discovery;
@@ -14,6 +15,7 @@ mod server;
 mod state;
 mod status;
 mod store;
+mod traffic;
 
 pub use running::{Bounds, Options, Running, StartError, start, start_with};
 pub use store::StoreError;

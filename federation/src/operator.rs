@@ -1,6 +1,7 @@
 //! What operators ask, over the Unix socket.
 
 mod generations;
+mod preview;
 
 use std::{
     sync::Arc,
@@ -12,8 +13,8 @@ use tombolo_proto::v1::{
     AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest,
     DiffResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, JoinTokenRequest,
     PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerTokenRequest,
-    RollbackRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest, TokenRevokeResponse,
-    operator_server::Operator,
+    PreviewResponse, RollbackRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest,
+    TokenRevokeResponse, operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
@@ -24,6 +25,7 @@ use crate::{
     peering::Peering,
     state::State,
     status,
+    traffic::Traffic,
 };
 
 /// How long tokens are good for where the operator does not say.
@@ -43,6 +45,8 @@ pub struct OperatorService {
     pub peering: Peering,
     /// For its counters.
     pub discovery: DeltaServer,
+    /// Who can be asked of traffic.
+    pub traffic: Traffic,
 }
 
 fn refused(error: impl std::fmt::Display) -> Status {
@@ -95,13 +99,19 @@ impl Operator for OperatorService {
         generations::diff(&self.state, request.into_inner()).await.map(Response::new)
     }
 
+    async fn preview(&self, request: Request<ApplyRequest>) -> Result<Response<PreviewResponse>, Status> {
+        preview::preview(self, request.into_inner()).await.map(Response::new)
+    }
+
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let GetRequest { kind, namespace, name } = request.into_inner();
+        let documents = self.state.documents();
+        let generation = documents.generation().number;
         let documents_json = match kind.to_ascii_lowercase().as_str() {
             "endpoints" | "endpointsets" => self.endpoints(&namespace, &name),
-            _ => self.state.documents().get(&kind, &namespace, &name),
+            _ => documents.get(&kind, &namespace, &name),
         };
-        Ok(Response::new(GetResponse { documents_json }))
+        Ok(Response::new(GetResponse { documents_json, generation }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {

@@ -10,23 +10,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prost_types::Any;
 use rustls::ServerConfig;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
-    discovery::COOKIE_KEY,
+    decide,
+    discovery::{Assembly, COOKIE_KEY},
     identity::Credentials,
-    model::{TrustBundle, TrustBundles, TrustDomain},
-    resources::Problem,
+    model::{Snapshot, TrustBundle, TrustBundles, TrustDomain},
+    resources::{Problem, ResourceSet},
     telemetry::Telemetry,
     tls::{self, TlsError},
 };
-use tombolo_proto::v1;
+use tombolo_proto::{
+    v1,
+    xds::{self, DeltaDiscoveryResponse},
+};
 
 use crate::{
     ca::{CertificateAuthority, JoinTokens, TokenBook},
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
-    index::{Changes, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
+    index::{
+        Changes, Configuration, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Resource,
+        Session,
+    },
     ordering::Ordered,
     store::{self, History, Store, StoreError, Write},
 };
@@ -358,7 +366,25 @@ impl State {
         let documents = self.documents();
         let generation = documents.generation().number;
         self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
-        let mut resources = documents.resources().clone();
+        let configuration = self.configuration(generation, documents.resources());
+        self.apply(Event::Configured(Arc::new(configuration)));
+    }
+
+    /// What proxies would decide from, by the documents in force and by these others: whatever is registered and imported
+    /// is the same in both. Changes nothing. Takes its time.
+    pub fn pictures(&self, proposed: &ResourceSet) -> (Snapshot, Snapshot) {
+        let configuration = self.configuration(0, proposed);
+        let mut index = locked(&self.index).clone();
+        let now = picture(&index);
+        index.apply(Event::Configured(Arc::new(configuration)), self.clock.now());
+        // It is dropped, and with it what would have to be saved.
+        let _changes = index.publish();
+        (now, picture(&index))
+    }
+
+    /// What proxies get of these documents.
+    fn configuration(&self, generation: u64, resources: &ResourceSet) -> Configuration {
+        let mut resources = resources.clone();
         self.ordered.add(&mut resources);
         let mut configuration =
             config::configuration(generation, &resources, &self.cluster, &self.trust_domain);
@@ -366,7 +392,7 @@ impl State {
         let key =
             v1::EdgeCertificate { key_pem: self.ca.cookie_secret().to_vec().into(), ..Default::default() };
         configuration.certificates.insert(COOKIE_KEY.to_owned(), key);
-        self.apply(Event::Configured(Arc::new(configuration)));
+        configuration
     }
 
     /// Changes the books of tokens, if `work` succeeds and the disk takes it: a token that was used stays used.
@@ -396,6 +422,23 @@ impl State {
             tracing::error!(%problem, "not in force; the last good one stays");
         }
     }
+}
+
+/// What a gateway makes of all that is published, by the same code.
+fn picture(index: &Index) -> Snapshot {
+    let mut assembly = Assembly::new(decide::compile);
+    for kind in Kind::ALL {
+        let resource = |(name, resource): (&String, &Resource)| xds::Resource {
+            name: name.clone(),
+            resource: Some(Any { type_url: kind.type_url().into(), value: resource.encode() }),
+            ..Default::default()
+        };
+        let resources = index.published(kind).map(resource).collect();
+        let type_url = kind.type_url().into();
+        // What a gateway would refuse is not in force there either.
+        let _applied = assembly.apply(&DeltaDiscoveryResponse { type_url, resources, ..Default::default() });
+    }
+    assembly.snapshot()
 }
 
 fn server_config(

@@ -1,6 +1,9 @@
 //! Decides for public traffic.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use http::StatusCode;
 use tombolo_core::{
@@ -9,6 +12,7 @@ use tombolo_core::{
     decide::{Caller, LocalAnswer, Outcome, RequestHead, carries, decide_edge, decide_stream},
     model::Snapshot,
     proxy::{Arrival, Director, Entry, TcpOutcome},
+    telemetry::Samples,
 };
 
 /// Every request that comes in on a public listener.
@@ -16,6 +20,8 @@ pub(crate) struct EdgeDirector {
     pub pools: Arc<Pools>,
     /// Answers to challenges of certificate authorities.
     pub challenges: Arc<Challenges>,
+    /// Heads of recent requests.
+    pub samples: Arc<Samples>,
 }
 
 impl Director for EdgeDirector {
@@ -32,7 +38,12 @@ impl Director for EdgeDirector {
             {
                 refuse(StatusCode::MISDIRECTED_REQUEST, "misdirected")
             }
-            Entry::Edge(bind) => decide_edge(snapshot, *bind, head, caller, &*self.pools),
+            Entry::Edge(bind) => {
+                if self.samples.wants(caller.random) {
+                    self.samples.keep(*bind, head, caller, &snapshot.config.deciding, unix_seconds());
+                }
+                decide_edge(snapshot, *bind, head, caller, &*self.pools)
+            }
             // A gateway has no other listeners that speak HTTP.
             _ => refuse(StatusCode::NOT_FOUND, "no_route"),
         }
@@ -47,6 +58,11 @@ impl Director for EdgeDirector {
         let decided = decide_stream(snapshot, *bind, arrival.sni.as_deref(), arrival.tls, caller.random);
         decided.map_or_else(TcpOutcome::Refuse, TcpOutcome::Routed)
     }
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn refuse(status: StatusCode, reason: &'static str) -> Outcome {

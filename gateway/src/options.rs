@@ -9,8 +9,13 @@ use std::{
 };
 
 use tombolo_core::{
-    acme::Patience, decide::CookieKey, member::JoinOptions, model::Locality, ocsp::Times,
-    proxy::ListenLimits, telemetry::Telemetry,
+    acme::Patience,
+    decide::{CookieKey, Named},
+    member::JoinOptions,
+    model::Locality,
+    ocsp::Times,
+    proxy::ListenLimits,
+    telemetry::Telemetry,
 };
 
 /// Everything that a gateway is told at its start.
@@ -35,6 +40,8 @@ pub struct Options {
     pub acme: AcmeOptions,
     /// Proxies in front that are trusted to say who the client is; 0: none.
     pub trusted_hops: u8,
+    /// Headers and cookies whose values are kept in samples of requests, besides those that the configuration decides by.
+    pub sampled: Named,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
@@ -127,6 +134,7 @@ impl Options {
             ocsp: Times::default(),
             acme: AcmeOptions::default(),
             trusted_hops: 0,
+            sampled: Named::default(),
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

@@ -19,12 +19,12 @@ use tombolo_core::{
     discovery::{Discovery, type_url},
     identity::{self, files::random_secret},
     member::{
-        Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, advertised,
+        Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, Reporting, advertised,
         random_seed,
     },
     model::{Locality, Snapshot, check_dns_label},
     proxy::{Inherited, ListenLimits, Serving, open, serve},
-    telemetry::Telemetry,
+    telemetry::{Samples, Telemetry},
 };
 use tombolo_proto::v1;
 
@@ -58,6 +58,7 @@ pub(crate) struct Membership {
     member: Member,
     registration: Registration,
     _discovering: Discovering,
+    _reporting: Reporting,
     /// The mesh listener.
     pub mesh: Serving,
 }
@@ -88,7 +89,7 @@ impl Origin {
         source: Source,
         ordering: (AcmeOptions, Arc<Challenges>),
         book: CertificateBook,
-        telemetry: &Arc<Telemetry>,
+        (telemetry, samples): (&Arc<Telemetry>, &Arc<Samples>),
         inherited: &Inherited,
         stop: Receiver<bool>,
     ) -> Result<Self, Error> {
@@ -106,6 +107,7 @@ impl Origin {
                     locality,
                     challenges: ordering.1,
                     book,
+                    samples: Arc::clone(samples),
                 };
                 joining.run(telemetry, inherited, stop).await
             }
@@ -147,6 +149,7 @@ struct Joining {
     locality: Locality,
     challenges: Arc<Challenges>,
     book: CertificateBook,
+    samples: Arc<Samples>,
 }
 
 impl Joining {
@@ -187,7 +190,9 @@ impl Joining {
         let shown = Arc::clone(&certificates);
         let into = Followed { shown, challenges: self.challenges, book: self.book };
         tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
-        let membership = Membership { member, registration, _discovering: discovering, mesh };
+        let reporting = Reporting::start(member.connect(), Arc::clone(telemetry), Some(self.samples));
+        let membership =
+            Membership { member, registration, _discovering: discovering, _reporting: reporting, mesh };
         Ok(Origin { snapshot, pools, certificates, state, membership: Some(membership) })
     }
 

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use tombolo_core::{
     member::JoinError,
     model::{NameError, SpiffeId},
     proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, open},
+    telemetry::Samples,
 };
 
 use crate::{
@@ -168,13 +169,20 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let ordering = (options.acme.clone(), Arc::clone(&challenges));
     let book = CertificateBook::new(Stapling::start(options.ocsp, Arc::clone(&telemetry)));
     let staples = book.staples();
+    let samples = Arc::new(Samples::new(options.sampled.clone()));
+    tokio::spawn(adapt(Arc::downgrade(&samples)));
+    let seen = (&telemetry, &samples);
     let origin =
-        Origin::new(options.source.clone(), ordering, book, &telemetry, &inherited, stopped.clone()).await?;
+        Origin::new(options.source.clone(), ordering, book, seen, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
     let parts = EngineParts {
         snapshot: Arc::clone(&snapshot),
-        director: Arc::new(EdgeDirector { pools: Arc::clone(&pools), challenges: Arc::clone(&challenges) }),
+        director: Arc::new(EdgeDirector {
+            pools: Arc::clone(&pools),
+            challenges: Arc::clone(&challenges),
+            samples,
+        }),
         picker: Arc::clone(&pools) as _,
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
@@ -207,6 +215,19 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     };
     let task = tokio::spawn(following.run(state, drain));
     Ok(Running { admin, mesh, readiness, served, changed, task })
+}
+
+/// Adapts the share of requests that are sampled, for as long as somebody samples.
+async fn adapt(samples: Weak<Samples>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    while let Some(samples) = {
+        ticks.tick().await;
+        samples.upgrade()
+    } {
+        samples.tick();
+    }
 }
 
 /// The process whose place this one takes, with its sockets.

@@ -8,7 +8,7 @@ use tombolo_core::{
     decide::{CookieKey, compile},
     member::PoolFeeder,
     model::{Snapshot, TrustBundles},
-    resources::static_services,
+    resources::{Object, kinds::GrayRelease, static_services},
     telemetry::Telemetry,
 };
 
@@ -105,6 +105,16 @@ impl StaticSource {
         }
         for object in &loaded.kept {
             tracing::warn!(object, "in force as it was before its problem");
+        }
+        let is_automatic = |release: &&_| {
+            let release: &&Arc<Object<GrayRelease>> = release;
+            release.spec.analysis.is_some()
+        };
+        for release in loaded.resources.gray_releases.values().filter(is_automatic) {
+            tracing::warn!(
+                release = %release.meta.key(),
+                "its analysis is not carried out: that takes a controller; its arms keep the weights of the document"
+            );
         }
         tracing::info!(
             objects = loaded.resources.len(),

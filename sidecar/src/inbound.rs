@@ -129,6 +129,7 @@ impl InboundDirector {
             timeouts: Timeouts::default(),
             retry: self.shared.retry.clone(),
             set_cookie: None,
+            unavailable: None,
             sticky: None,
             cors: None,
             hash: None,

@@ -16,7 +16,7 @@ use tombolo_core::{
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::{
         Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
-        RegistrationParts, advertised, random_seed,
+        RegistrationParts, Reporting, advertised, random_seed,
     },
     model::{NameError, ServiceKey, opaque_sni},
     proxy::{
@@ -228,6 +228,7 @@ pub(crate) struct Core {
     pub feeder: Arc<PoolFeeder>,
     pub discovery: Discovery,
     pub discovering: Discovering,
+    pub reporting: Reporting,
 }
 
 impl Core {
@@ -250,7 +251,8 @@ impl Core {
         let labels = options.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
         let workload =
             InboundWorkload { namespace: member.id().namespace().into(), labels: labels.collect() };
-        Self { workload, feeder, discovery, discovering }
+        let reporting = Reporting::start(member.connect(), Arc::clone(&options.telemetry), None);
+        Self { workload, feeder, discovery, discovering, reporting }
     }
 }
 

@@ -1,24 +1,45 @@
 //! `tombolo apply`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
-use tombolo_core::resources;
+use serde_json::json;
+use tombolo_core::{decide::Preview, resources};
 use tombolo_proto::v1::{ApplyRequest, ApplyResponse, apply_request::File};
 
-use super::operator::{ControllerSocket, refused};
+use super::{
+    OperatorClient,
+    acknowledge::WaitArgs,
+    check::Output,
+    operator::{ControllerSocket, refused},
+};
 use crate::failure::Failure;
 
 /// Arguments of `tombolo apply`.
 #[derive(clap::Args, Debug)]
 pub struct ApplyArgs {
     /// Files, or directories of *.yaml, *.yml and *.json
-    #[arg(short, long = "filename", required = true, value_name = "PATH")]
+    #[arg(short, long = "filename", value_name = "PATH", required_unless_present = "paths")]
     files: Vec<PathBuf>,
+    /// The same
+    #[arg(value_name = "PATH", conflicts_with = "files")]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
     prune: PruneArgs,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
+    /// Apply nothing: try it on the requests that the gateways have seen of late, and say which of them would take another
+    /// route, arm or backend, or fail
+    #[arg(long, conflicts_with_all = ["dry_run", "if_generation"])]
+    preview: bool,
+    /// Only if this generation, as `tombolo history` lists it, is still in force
+    #[arg(long, value_name = "GENERATION")]
+    if_generation: Option<u64>,
+    /// How to print a preview
+    #[arg(short, long, value_enum, default_value_t = Output::Text, requires = "preview")]
+    output: Output,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     controller: ControllerSocket,
 }
@@ -43,6 +64,7 @@ impl PruneArgs {
             dry_run,
             prune: self.prune,
             prune_namespaces: self.prune_namespace,
+            if_generation: None,
         })
     }
 }
@@ -50,9 +72,43 @@ impl PruneArgs {
 /// Reads the files and hands them to the controller: all of them go in force, or none.
 pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
     let dry_run = args.dry_run;
-    let request = args.prune.request(&args.files, dry_run)?;
-    let answer = args.controller.connect().await?.apply(request).await.map_err(refused)?.into_inner();
-    print_outcome(answer, dry_run)
+    let files = if args.files.is_empty() { &args.paths } else { &args.files };
+    let request = args.prune.request(files, dry_run)?;
+    let request = ApplyRequest { if_generation: args.if_generation, ..request };
+    let mut client = args.controller.connect().await?;
+    if args.preview {
+        return preview(&mut client, request, args.output).await;
+    }
+    let began = Instant::now();
+    let answer = client.apply(request).await.map_err(refused)?.into_inner();
+    print_outcome(&answer, dry_run)?;
+    if dry_run { Ok(()) } else { args.wait.wait(&mut client, answer.generation, began).await }
+}
+
+/// Says what would become of recent requests.
+async fn preview(client: &mut OperatorClient, request: ApplyRequest, output: Output) -> Result<(), Failure> {
+    let answer = client.preview(request).await.map_err(refused)?.into_inner();
+    if !answer.errors.is_empty() {
+        let (count, problems) = (answer.errors.len(), answer.errors.join("\n"));
+        return Err(Failure::new(format!("it would be refused, {count} problem(s):\n{problems}")));
+    }
+    let preview: Preview = serde_json::from_str(&answer.json)
+        .map_err(|e| Failure::new(format!("the controller's answer is not a preview: {e}")))?;
+    if output == Output::Json {
+        let json = json!({
+            "changes": answer.changes,
+            "gateways": answer.gateways,
+            "silent": answer.silent,
+            "preview": preview,
+        });
+        println!("{}", serde_json::to_string_pretty(&json).unwrap_or_default());
+        return Ok(());
+    }
+    answer.changes.iter().for_each(|change| println!("{change}"));
+    print!("{} gateway(s) asked; {preview}", answer.gateways);
+    answer.silent.iter().for_each(|id| println!("no answer from {id}"));
+    println!("this was a preview: nothing was applied");
+    Ok(())
 }
 
 /// The texts of files, or every problem in reading them.
@@ -70,7 +126,7 @@ pub fn author() -> String {
 }
 
 /// What became of a change, or would become.
-pub fn print_outcome(answer: ApplyResponse, dry_run: bool) -> Result<(), Failure> {
+pub fn print_outcome(answer: &ApplyResponse, dry_run: bool) -> Result<(), Failure> {
     if !answer.errors.is_empty() {
         let (count, problems) = (answer.errors.len(), answer.errors.join("\n"));
         return Err(Failure::new(format!("nothing was changed, {count} problem(s):\n{problems}")));

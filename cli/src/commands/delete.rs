@@ -1,10 +1,11 @@
 //! `tombolo delete`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use tombolo_proto::v1::{DeleteRequest, delete_request::Named};
 
 use super::{
+    acknowledge::WaitArgs,
     apply::{author, print_outcome, read},
     operator::{ControllerSocket, refused},
 };
@@ -32,6 +33,8 @@ pub struct DeleteArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     controller: ControllerSocket,
 }
 
@@ -45,7 +48,11 @@ pub async fn run(args: DeleteArgs) -> Result<(), Failure> {
         author: author(),
         dry_run: args.dry_run,
         missing_is_fine: args.ignore_not_found,
+        if_generation: None,
     };
-    let answer = args.controller.connect().await?.delete(request).await.map_err(refused)?.into_inner();
-    print_outcome(answer, args.dry_run)
+    let mut client = args.controller.connect().await?;
+    let began = Instant::now();
+    let answer = client.delete(request).await.map_err(refused)?.into_inner();
+    print_outcome(&answer, args.dry_run)?;
+    if args.dry_run { Ok(()) } else { args.wait.wait(&mut client, answer.generation, began).await }
 }

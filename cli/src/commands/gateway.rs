@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use tombolo_core::{
-    decide::CookieKey, identity::files::kept_secret, member::JoinOptions, model::Locality,
+    decide::{CookieKey, Named},
+    identity::files::kept_secret,
+    member::JoinOptions,
+    model::Locality,
     proxy::ListenLimits,
 };
 use tombolo_gateway::{AcmeOptions, Options, Ports, Source};
@@ -66,6 +70,13 @@ pub struct GatewayArgs {
     /// Proxies in front of this gateway that are trusted to say who the client is (X-Forwarded-For, Forwarded); 0: nobody
     #[arg(long, value_name = "N", default_value_t = 0)]
     trusted_hops: u8,
+    /// A header whose values may be kept in the sample of recent requests that `tombolo apply --preview` tries changes on;
+    /// may be given several times. Those that the configuration decides by are kept anyway, and no others
+    #[arg(long, value_name = "NAME")]
+    sample_header: Vec<HeaderName>,
+    /// The same for a cookie
+    #[arg(long, value_name = "NAME")]
+    sample_cookie: Vec<Box<str>>,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -117,6 +128,10 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.limits =
         ListenLimits { connections: args.max_connections, per_client: args.max_connections_per_client };
     options.trusted_hops = args.trusted_hops;
+    options.sampled = Named {
+        headers: args.sample_header.into_iter().collect(),
+        cookies: args.sample_cookie.into_iter().collect(),
+    };
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

@@ -3,15 +3,15 @@
 //! A step is a new generation of the configuration, like one of `tombolo apply`, and is over when every connected proxy
 //! decides by it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
-use tombolo_proto::v1::{
-    AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, GetRequest, apply_request::File,
-};
+use tombolo_proto::v1::{ApplyRequest, GetRequest, apply_request::File};
 
 use super::{
     OperatorClient,
+    acknowledge::WaitArgs,
+    apply::author,
     check::Output,
     operator::{ControllerSocket, refused},
     status::print_rows,
@@ -73,9 +73,8 @@ pub struct ShowArgs {
 pub struct StepArgs {
     #[command(flatten)]
     which: Which,
-    /// How long to wait for the proxies, in seconds, 1 to 60
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
-    timeout: u32,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Arguments of `tombolo gray set`.
@@ -137,6 +136,9 @@ fn percent(text: &str) -> Result<f64, String> {
     let fits = (0.0..=10_000.0).contains(&hundredths) && (hundredths - hundredths.round()).abs() < 1e-6;
     fits.then_some(percent).ok_or_else(|| "use 0 to 100 with at most two decimals".into())
 }
+
+/// The annotation that says how an analysis ended.
+const ANALYSIS: &str = "tombolo.dev/analysis";
 
 /// A GrayRelease's document, and its weights as they are changed.
 struct Release {
@@ -232,6 +234,14 @@ impl Release {
             spec["split"] = json!({});
         }
         spec["split"]["weights"] = weights.into();
+        // What somebody does by hand, no analysis undoes.
+        if spec["analysis"].is_object() {
+            let metadata = &mut self.document["metadata"];
+            if !metadata["annotations"].is_object() {
+                metadata["annotations"] = json!({});
+            }
+            metadata["annotations"][ANALYSIS] = json!(format!("ended by hand, by {}", author()));
+        }
         self.document
     }
 }
@@ -242,20 +252,26 @@ fn shown(percent: f64) -> String {
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-async fn fetch(client: &mut OperatorClient, namespace: &str, name: &str) -> Result<Vec<Release>, Failure> {
+/// Releases, and the generation that they are of.
+async fn fetch(
+    client: &mut OperatorClient,
+    namespace: &str,
+    name: &str,
+) -> Result<(Vec<Release>, u64), Failure> {
     let request = GetRequest { kind: "grayrelease".into(), namespace: namespace.into(), name: name.into() };
     let answer = client.get(request).await.map_err(refused)?.into_inner();
     let parse = |json: &String| serde_json::from_str(json).map(Release::new);
     let all: Result<_, _> = answer.documents_json.iter().map(parse).collect();
-    all.map_err(|e| Failure::new(format!("the controller's answer is not JSON: {e}")))
+    all.map(|all| (all, answer.generation))
+        .map_err(|e| Failure::new(format!("the controller's answer is not JSON: {e}")))
 }
 
-async fn find(which: &Which, client: &mut OperatorClient) -> Result<Release, Failure> {
+async fn find(which: &Which, client: &mut OperatorClient) -> Result<(Release, u64), Failure> {
     let (namespace, name) = which.name.split_once('/').unwrap_or((&which.namespace, &which.name));
-    let mut found = fetch(client, namespace, name).await?;
+    let (mut found, generation) = fetch(client, namespace, name).await?;
     let keys: Vec<String> = found.iter().map(Release::key).collect();
     match (found.pop(), found.is_empty()) {
-        (Some(release), true) => Ok(release),
+        (Some(release), true) => Ok((release, generation)),
         (Some(_), false) => Err(Failure::usage(format!("say which: {}", keys.join(", ")))),
         (None, _) => Err(Failure::new(format!(
             "there is no gray release {:?}; `tombolo gray list` shows all",
@@ -266,7 +282,7 @@ async fn find(which: &Which, client: &mut OperatorClient) -> Result<Release, Fai
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let mut client = args.controller.connect().await?;
-    let all = fetch(&mut client, &args.namespace, "").await?;
+    let (all, _) = fetch(&mut client, &args.namespace, "").await?;
     if args.output == Output::Json {
         let documents: Vec<&Value> = all.iter().map(|release| &release.document).collect();
         println!("{}", serde_json::to_string_pretty(&documents).unwrap_or_default());
@@ -290,7 +306,7 @@ fn target(target: &Value) -> String {
 
 async fn show(args: ShowArgs) -> Result<(), Failure> {
     let mut client = args.which.controller.connect().await?;
-    let release = find(&args.which, &mut client).await?;
+    let (release, _) = find(&args.which, &mut client).await?;
     if args.output == Output::Json {
         println!("{}", serde_json::to_string_pretty(&release.document).unwrap_or_default());
         return Ok(());
@@ -307,46 +323,49 @@ async fn show(args: ShowArgs) -> Result<(), Failure> {
         let name = arm["name"].as_str().unwrap_or_default();
         println!("{:<12}{name}{lane}: {}", "arm", arm["backendRefs"]);
     }
+    if release.document.pointer("/spec/analysis").is_some() {
+        let ended = release.document["metadata"]["annotations"][ANALYSIS].as_str().unwrap_or("running");
+        println!("{:<12}{ended}", "analysis");
+    }
     let fallback = release.text("/spec/whenUnavailable");
     println!("{:<12}{}", "unhealthy", if fallback.is_empty() { "stable" } else { fallback });
     Ok(())
 }
 
-/// Changes a release, and waits for the proxies.
-async fn take(
-    step: StepArgs,
-    change: impl FnOnce(&mut Release) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut client = step.which.controller.connect().await?;
-    let mut release = find(&step.which, &mut client).await?;
-    let (key, before) = (release.key(), release.shares());
-    change(&mut release)?;
-    let after = release.shares();
-    let name = format!("gray release {key}");
-    let files = vec![File { name: name.clone(), text: release.changed().to_string() }];
-    let author = std::env::var("USER").unwrap_or_default();
-    let began = Instant::now();
-    let request = ApplyRequest { files, author, ..Default::default() };
-    let applied = client.apply(request).await.map_err(refused)?.into_inner();
-    if !applied.errors.is_empty() {
-        return Err(Failure::new(format!("nothing was changed:\n{}", applied.errors.join("\n"))));
-    }
-    println!("{name}: {before} -> {after}");
-    let request = AcknowledgedRequest { timeout_millis: step.timeout * 1000 };
-    let report = client.acknowledged(request).await.map_err(refused)?.into_inner();
-    told(applied.generation, &report, began.elapsed())
-}
+/// So often a step is tried again where something else was changed meanwhile.
+const TRIES: usize = 10;
 
-fn told(generation: u64, report: &AcknowledgedResponse, took: Duration) -> Result<(), Failure> {
-    let (proxies, waiting) = (report.proxies, report.waiting.len());
-    if waiting == 0 && report.refused.is_empty() {
-        println!("generation {generation} is in force on all {proxies} connected proxies after {took:.1?}");
-        return Ok(());
+/// Changes a release, and waits for the proxies. What somebody else does meanwhile to the same release is not overwritten.
+async fn take(step: StepArgs, change: impl Fn(&mut Release) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut client = step.which.controller.connect().await?;
+    let began = Instant::now();
+    let mut seen: Option<Value> = None;
+    for _ in 0..TRIES {
+        let (mut release, generation) = find(&step.which, &mut client).await?;
+        let (key, before) = (release.key(), release.shares());
+        if seen.as_ref().is_some_and(|seen| *seen != release.document) {
+            return Err(Failure::new(format!(
+                "nothing was changed: somebody else has changed gray release {key} meanwhile, it now has {before}"
+            )));
+        }
+        seen = Some(release.document.clone());
+        change(&mut release)?;
+        let after = release.shares();
+        let name = format!("gray release {key}");
+        let files = vec![File { name: name.clone(), text: release.changed().to_string() }];
+        let request =
+            ApplyRequest { files, author: author(), if_generation: Some(generation), ..Default::default() };
+        let applied = client.apply(request).await.map_err(refused)?.into_inner();
+        if applied.outdated {
+            continue;
+        }
+        if !applied.errors.is_empty() {
+            return Err(Failure::new(format!("nothing was changed:\n{}", applied.errors.join("\n"))));
+        }
+        println!("{name}: {before} -> {after}");
+        return step.wait.wait(&mut client, applied.generation, began).await;
     }
-    let mut text = format!("generation {generation} is kept, but not in force on all {proxies} proxies");
-    report.waiting.iter().for_each(|id| text += &format!("\n  no answer in {took:.1?}: {id}"));
-    report.refused.iter().for_each(|refusal| text += &format!("\n  refused by {refusal}"));
-    Err(Failure::new(text))
+    Err(Failure::new("nothing was changed: the configuration changes all the time; try again"))
 }
 
 #[cfg(test)]

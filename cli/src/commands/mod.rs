@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod acknowledge;
 pub mod admin;
 pub mod apply;
 pub mod check;

@@ -1,8 +1,11 @@
 //! `tombolo rollback`.
 
+use std::time::Instant;
+
 use tombolo_proto::v1::RollbackRequest;
 
 use super::{
+    acknowledge::WaitArgs,
     apply::{author, print_outcome},
     operator::{ControllerSocket, refused},
 };
@@ -17,12 +20,22 @@ pub struct RollbackArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     controller: ControllerSocket,
 }
 
 /// Has the controller put an earlier generation's documents in force again.
 pub async fn run(args: RollbackArgs) -> Result<(), Failure> {
-    let request = RollbackRequest { generation: args.generation, author: author(), dry_run: args.dry_run };
-    let answer = args.controller.connect().await?.rollback(request).await.map_err(refused)?.into_inner();
-    print_outcome(answer, args.dry_run)
+    let request = RollbackRequest {
+        generation: args.generation,
+        author: author(),
+        dry_run: args.dry_run,
+        if_generation: None,
+    };
+    let mut client = args.controller.connect().await?;
+    let began = Instant::now();
+    let answer = client.rollback(request).await.map_err(refused)?.into_inner();
+    print_outcome(&answer, args.dry_run)?;
+    if args.dry_run { Ok(()) } else { args.wait.wait(&mut client, answer.generation, began).await }
 }

@@ -29,6 +29,8 @@ pub struct Decision {
     pub arm: Option<Arc<str>>,
     /// Why that arm.
     pub reason: ArmReason,
+    /// The arm that was chosen, where another takes the request as that one has no healthy endpoint.
+    pub unavailable: Option<Arc<str>>,
     /// The lane that the request has from here on: what goes into `baggage`. None: the baseline.
     pub lane: Option<Lane>,
     /// Where it goes.

@@ -29,6 +29,8 @@ pub struct Compiled {
     pub status: Vec<ObjectStatus>,
     /// Certificates that are to be ordered, and kept fresh.
     pub acme: Vec<super::AcmeCertificate>,
+    /// What of a request's head decides at public listeners.
+    pub deciding: super::Deciding,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
     pub(crate) backend_tls: BackendTlsTable,

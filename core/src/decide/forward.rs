@@ -77,6 +77,7 @@ struct Grayness {
     release: Option<Arc<str>>,
     arm: Option<Arc<str>>,
     reason: ArmReason,
+    unavailable: Option<Arc<str>>,
     lane: Option<Lane>,
     set_cookie: Option<HeaderValue>,
 }
@@ -156,6 +157,7 @@ impl Request<'_> {
             release: Some(release.name.clone()),
             arm: Some(choice.arm.map_or(&release.stable, |arm| &arm.name).clone()),
             reason: choice.reason,
+            unavailable: None,
             lane: self.lane.clone(),
             set_cookie: choice.set_cookie,
         };
@@ -171,6 +173,7 @@ impl Request<'_> {
         }
         trace.lost(|| format!("arm {}", arm.name), "no endpoint of it is healthy");
         gray.reason = ArmReason::Unavailable;
+        gray.unavailable = Some(arm.name.clone());
         match (release.when_unavailable, target) {
             (WhenUnavailable::Stable, _) => {
                 gray.arm = Some(release.stable.clone());
@@ -280,6 +283,7 @@ impl Request<'_> {
             release: gray.release,
             arm: gray.arm,
             reason: gray.reason,
+            unavailable: gray.unavailable,
             lane: gray.lane,
             backend,
             filters: filters.clone(),

@@ -10,6 +10,7 @@ mod backend_tls;
 mod compile;
 mod compiled;
 mod cors;
+mod deciding;
 mod explain;
 mod filters;
 mod forward;
@@ -20,10 +21,12 @@ mod host;
 mod lane;
 mod matcher;
 mod policy;
+mod preview;
 mod proxied;
 mod redirect;
 mod route;
 mod rule;
+mod sample;
 mod services;
 mod session;
 mod stream;
@@ -48,6 +51,7 @@ pub use compiled::{
 };
 pub(crate) use cors::OriginPattern;
 pub use cors::{CORS_FIELDS, Cors, CorsAnswer};
+pub use deciding::Deciding;
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub use gray::CookieKey;
 pub(crate) use gray::{cookie, cookies};
@@ -59,8 +63,10 @@ pub use policy::{
     Localities, Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share,
     TokenSource, hash_of_address,
 };
+pub use preview::{ChangeKind, Example, Preview, preview};
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
 pub use route::{decide_edge, decide_mesh};
+pub use sample::{Named, Part, Sample};
 pub use session::{Session, Sticky, Token, endpoint_key};
 pub use stream::{StreamDecision, decide_stream};
 pub use trust::carries;

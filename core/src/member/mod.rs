@@ -9,6 +9,7 @@ mod listeners;
 mod place;
 mod registration;
 mod server_config;
+mod traffic;
 mod view;
 
 pub use address::advertised;
@@ -19,6 +20,7 @@ pub use listeners::{ListenerSet, Wanted};
 pub use place::place_of;
 pub use registration::{Registered, Registration, RegistrationParts};
 pub use server_config::MeshServerConfig;
+pub use traffic::Reporting;
 pub use view::view;
 
 /// A number that differs from process to process, for the choices of `balance`.

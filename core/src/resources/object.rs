@@ -293,3 +293,8 @@ impl ResourceSet {
         self.documents.is_empty()
     }
 }
+
+/// Kinds whose objects are in no namespace.
+pub fn kinds_without_namespace() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().filter(|info| !info.namespaced).map(|info| info.kind)
+}

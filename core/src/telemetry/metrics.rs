@@ -16,11 +16,13 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use tombolo_proto::v1::ArmTraffic;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     access::{AccessLog, direction},
     acme::AcmeMetrics,
+    arms::Arms,
     ocsp::OcspMetrics,
 };
 use crate::{
@@ -114,6 +116,7 @@ pub struct Telemetry {
     dropped_lines: Counter,
     acme: AcmeMetrics,
     ocsp: OcspMetrics,
+    arms: Arms,
     handles: DashMap<u64, Arc<Handles>>,
     listeners: Mutex<Vec<Watched>>,
 }
@@ -172,6 +175,7 @@ impl Telemetry {
             dropped_lines: metric!("access_log_dropped", "Access log lines not written", Counter::default()),
             acme: AcmeMetrics::register(&mut registry),
             ocsp: OcspMetrics::register(&mut registry),
+            arms: Arms::default(),
             handles: DashMap::new(),
             listeners: Mutex::new(Vec::new()),
             registry,
@@ -203,6 +207,11 @@ impl Telemetry {
     /// Of OCSP responses.
     pub fn ocsp(&self) -> &OcspMetrics {
         &self.ocsp
+    }
+
+    /// How the arms of gray releases fare.
+    pub fn arms(&self) -> Vec<ArmTraffic> {
+        self.arms.report()
     }
 
     /// Shows a listener's counters. `passthrough`: it passes TLS on by name.
@@ -339,6 +348,7 @@ impl Observer for Telemetry {
         handles.duration.observe(end.duration.as_secs_f64());
         self.count_bytes("received", end.received);
         self.count_bytes("sent", end.sent);
+        self.arms.count(end);
         self.access.request(end);
     }
 

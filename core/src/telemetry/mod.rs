@@ -2,12 +2,16 @@
 
 mod access;
 mod acme;
+mod arms;
 mod logging;
 mod metrics;
 mod ocsp;
+mod samples;
 
 pub use access::{AccessLog, Sink};
 pub use acme::AcmeMetrics;
+pub use arms::{INTERVALS, interval_end};
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Telemetry;
 pub use ocsp::OcspMetrics;
+pub use samples::Samples;

@@ -154,8 +154,13 @@ impl Documents {
             "" => format!("{} is in no namespace: leave `--namespace` out", shown(key)),
             namespace => format!("there is {}: `--namespace {namespace}`", shown(key)),
         });
-        let within = if wanted.namespace.is_empty() { "default" } else { &wanted.namespace };
-        let message = format!("there is no {kind} {:?} in namespace {within}", wanted.name);
+        // Of the kinds that are in no namespace, nothing is in `default`.
+        let within = match wanted.namespace.as_str() {
+            _ if resources::kinds_without_namespace().any(|k| is_spelling(&kind, k)) => String::new(),
+            "" => " in namespace default".into(),
+            namespace => format!(" in namespace {namespace}"),
+        };
+        let message = format!("there is no {kind} {:?}{within}", wanted.name);
         Err(Box::new(Problem { hint: elsewhere, ..Problem::of_file("delete", message) }))
     }
 }

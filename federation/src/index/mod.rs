@@ -76,7 +76,7 @@ pub struct Restored {
 }
 
 /// What has to be computed anew.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Dirty {
     everything: bool,
     namespaces: BTreeSet<Arc<str>>,
@@ -87,6 +87,7 @@ struct Dirty {
 }
 
 /// The index.
+#[derive(Clone)]
 pub struct Index {
     settings: Settings,
     configuration: Arc<Configuration>,

@@ -135,7 +135,7 @@ pub struct Changes {
 }
 
 /// What was published last, by kind and name.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Published(BTreeMap<(Kind, String), Resource>);
 
 impl Published {

@@ -157,7 +157,7 @@ struct Lease {
 }
 
 /// Things that live as long as their stream, plus a lease.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Leases<T> {
     entries: BTreeMap<Name, (T, Lease)>,
 }

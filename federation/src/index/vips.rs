@@ -17,7 +17,7 @@ struct Vip {
 /// A service keeps its position for ever: also while it is gone, so that it has the same address when it returns and no
 /// client with an old DNS answer meets another service. Only when all 65,000 are taken is the position used again whose
 /// service has been gone the longest; with as many existing services, a further one has none (0).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Vips {
     by_key: BTreeMap<String, Vip>,
     highest: u32,

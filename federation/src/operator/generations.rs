@@ -30,14 +30,15 @@ type Kept = BTreeMap<String, String>;
 /// Puts documents in force.
 pub(super) async fn apply(state: &State, request: ApplyRequest) -> Result<ApplyResponse, Status> {
     let action = if request.prune { "apply --prune" } else { "apply" };
-    let (by, dry_run) = (by(state, &request.author, action), request.dry_run);
+    let by = by(state, &request.author, action);
+    let how = How { dry_run: request.dry_run, if_generation: request.if_generation };
     let (sources, prune) = texts(request)?;
-    change(state, dry_run, move |documents| documents.apply(&sources, &prune, &by)).await
+    change(state, how, move |documents| documents.apply(&sources, &prune, &by)).await
 }
 
 /// Takes documents out.
 pub(super) async fn delete(state: &State, request: DeleteRequest) -> Result<ApplyResponse, Status> {
-    let DeleteRequest { named, files, author, dry_run, missing_is_fine } = request;
+    let DeleteRequest { named, files, author, dry_run, missing_is_fine, if_generation } = request;
     if named.len() > MAX_FILES {
         return Err(refused(format!("more than {MAX_FILES} names")));
     }
@@ -47,12 +48,13 @@ pub(super) async fn delete(state: &State, request: DeleteRequest) -> Result<Appl
     let named: Vec<Named> =
         named.into_iter().map(|n| Named { kind: n.kind, namespace: n.namespace, name: n.name }).collect();
     let (sources, by) = (sources(files)?, by(state, &author, "delete"));
-    change(state, dry_run, move |documents| documents.delete(&named, &sources, missing_is_fine, &by)).await
+    let how = How { dry_run, if_generation };
+    change(state, how, move |documents| documents.delete(&named, &sources, missing_is_fine, &by)).await
 }
 
 /// Puts a kept generation's documents in force again.
 pub(super) async fn roll_back(state: &State, request: RollbackRequest) -> Result<ApplyResponse, Status> {
-    let RollbackRequest { generation, author, dry_run } = request;
+    let RollbackRequest { generation, author, dry_run, if_generation } = request;
     let in_force = state.documents();
     let history = state.history().await.map_err(internal)?;
     let found = reading(move || match generation {
@@ -64,7 +66,8 @@ pub(super) async fn roll_back(state: &State, request: RollbackRequest) -> Result
     });
     let to = found.await?;
     let by = by(state, &author, &format!("rollback to {}", to.number));
-    change(state, dry_run, move |documents| documents.roll_back(&to, &by)).await
+    let how = How { dry_run, if_generation };
+    change(state, how, move |documents| documents.roll_back(&to, &by)).await
 }
 
 /// Lists generations.
@@ -178,15 +181,35 @@ fn before(history: &History, number: u64) -> Result<u64, Unread> {
     }
 }
 
+/// How a change is made.
+struct How {
+    /// It is only asked what would change.
+    dry_run: bool,
+    /// Only if this generation is still in force.
+    if_generation: Option<u64>,
+}
+
+/// Why a change is not made.
+enum Unmade {
+    Problems(Vec<Problem>),
+    /// This other generation is in force.
+    Outdated(u64),
+}
+
 /// Changes the documents, unless it is only asked what would change.
 async fn change(
     state: &State,
-    dry_run: bool,
+    How { dry_run, if_generation }: How,
     propose: impl FnOnce(&Documents) -> Result<Proposal, Vec<Problem>> + Send + 'static,
 ) -> Result<ApplyResponse, Status> {
     let (sender, proposed) = oneshot::channel();
+    // Nobody else changes anything while this runs.
     let propose = move |documents: &Documents| {
-        let proposal = propose(documents)?;
+        let in_force = documents.generation().number;
+        if if_generation.is_some_and(|wanted| wanted != in_force) {
+            return Err(Unmade::Outdated(in_force));
+        }
+        let proposal = propose(documents).map_err(Unmade::Problems)?;
         // The receiver waits below.
         let _told = sender.send((proposal.generation.number, proposal.told.clone()));
         Ok(if dry_run { None } else { Some(proposal) })
@@ -196,21 +219,29 @@ async fn change(
         Ok(()) => {
             let (number, changes) = proposed.await.map_err(internal)?;
             let generation = if dry_run { in_force() } else { number };
-            ApplyResponse { generation, changes, errors: Vec::new() }
+            ApplyResponse { generation, changes, ..ApplyResponse::default() }
         }
-        Err::<_, Vec<Problem>>(problems) => {
-            ApplyResponse { generation: in_force(), changes: Vec::new(), errors: lines(&problems) }
+        Err(Unmade::Problems(problems)) => {
+            ApplyResponse { generation: in_force(), errors: lines(&problems), ..ApplyResponse::default() }
+        }
+        Err(Unmade::Outdated(generation)) => {
+            let wanted = if_generation.unwrap_or_default();
+            let error = format!(
+                "generation {generation} is in force, not {wanted}: somebody else has changed something; \
+                 `tombolo diff {wanted}` shows what"
+            );
+            ApplyResponse { generation, errors: vec![error], outdated: true, ..ApplyResponse::default() }
         }
     })
 }
 
-fn by(state: &State, author: &str, action: &str) -> By {
+pub(super) fn by(state: &State, author: &str, action: &str) -> By {
     let author = author.chars().take(MAX_AUTHOR).collect();
     By { author, action: action.into(), when_unix: state.now().unix_seconds() }
 }
 
 #[allow(clippy::result_large_err)] // tonic's own error, as its handlers return it.
-fn texts(request: ApplyRequest) -> Result<(Arc<[Source]>, Prune), Status> {
+pub(super) fn texts(request: ApplyRequest) -> Result<(Arc<[Source]>, Prune), Status> {
     let prune = match (request.prune, request.prune_namespaces) {
         (true, namespaces) if namespaces.is_empty() => Prune::Everywhere,
         (true, namespaces) => Prune::In(namespaces.into_iter().collect()),
@@ -228,6 +259,6 @@ fn sources(files: Vec<File>) -> Result<Arc<[Source]>, Status> {
     Ok(files.into_iter().map(|f| Source { name: f.name, text: f.text }).collect())
 }
 
-fn lines(problems: &[Problem]) -> Vec<String> {
+pub(super) fn lines(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }

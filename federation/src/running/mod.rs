@@ -28,6 +28,7 @@ use tombolo_core::{
 };
 
 use crate::{
+    analysis,
     ca::{CaError, CertificateAuthority, DEFAULT_TTL},
     config::Documents,
     discovery::DeltaServer,
@@ -38,6 +39,7 @@ use crate::{
     state::{Clock, State, StateParts, Tokens},
     status,
     store::{Saved, Store, StoreError},
+    traffic::Traffic,
 };
 
 /// How often leases are looked at.
@@ -204,9 +206,11 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     tokio::spawn(tasks::keep_time(Arc::clone(&state), TICK, stopped.clone()));
     tokio::spawn(tasks::renew(Arc::clone(&state), stopped.clone()));
     let peering = Peering::start(Arc::clone(&state), stopped.clone());
-    serve::mesh(&state, listener, &discovery, &peering, stopped.clone());
+    let traffic = Traffic::new(state.trust_domain.clone(), stopped.clone());
+    serve::mesh(&state, listener, &discovery, &peering, &traffic, stopped.clone());
     let pages = status::ControllerPages { state: Arc::clone(&state), discovery: discovery.clone() };
-    let operator = OperatorService { state, peering, discovery };
+    tokio::spawn(analysis::run(Arc::clone(&state), traffic.clone(), stopped.clone()));
+    let operator = OperatorService { state, peering, discovery, traffic };
     let socket = serve::operators(&options.state_dir, operator, stopped.clone())?;
     let admin = match options.admin {
         None => None,

@@ -20,7 +20,7 @@ use tombolo_core::tls::grpc;
 use tombolo_proto::{
     v1::{
         identity_server::IdentityServer, operator_server::OperatorServer, peering_server::PeeringServer,
-        registry_server::RegistryServer,
+        registry_server::RegistryServer, traffic_server::TrafficServer,
     },
     xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
 };
@@ -32,7 +32,7 @@ use tonic::transport::{
 use super::{StartError, stopped};
 use crate::{
     discovery::DeltaServer, operator::OperatorService, peering, peering::Peering, server::Services,
-    state::State,
+    state::State, traffic::Traffic,
 };
 
 /// A link with nothing to say is asked this often whether it is still there, and is dead when it does not answer.
@@ -43,6 +43,8 @@ const MAX_STREAMS: u32 = 64;
 const MAX_SMALL_MESSAGE: usize = 256 << 10;
 /// A request for discovery may be this large: it lists all that a proxy holds when it comes back.
 const MAX_DISCOVERY_MESSAGE: usize = 16 << 20;
+/// What a proxy says of traffic may be this large: it keeps 2 MiB of samples at most.
+const MAX_TRAFFIC_MESSAGE: usize = 8 << 20;
 /// What an operator sends or gets may be this large.
 const MAX_OPERATOR_MESSAGE: usize = 64 << 20;
 
@@ -52,6 +54,7 @@ pub(super) fn mesh(
     listener: TcpListener,
     discovery: &DeltaServer,
     peering: &Peering,
+    traffic: &Traffic,
     stop: watch::Receiver<bool>,
 ) {
     let services = Services::new(Arc::clone(state), stop.clone());
@@ -60,6 +63,7 @@ pub(super) fn mesh(
     let peering = PeeringServer::new(peering.clone()).max_decoding_message_size(peering::MAX_MESSAGE);
     let identity = IdentityServer::new(services.clone()).max_decoding_message_size(MAX_SMALL_MESSAGE);
     let registry = RegistryServer::new(services).max_decoding_message_size(MAX_SMALL_MESSAGE);
+    let traffic = TrafficServer::new(traffic.clone()).max_decoding_message_size(MAX_TRAFFIC_MESSAGE);
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -67,7 +71,8 @@ pub(super) fn mesh(
         .add_service(identity)
         .add_service(registry)
         .add_service(discovery)
-        .add_service(peering);
+        .add_service(peering)
+        .add_service(traffic);
     let incoming = grpc::incoming(listener, state.server_config());
     tokio::spawn(serve("the mesh", router, incoming, stop));
 }

@@ -34,7 +34,7 @@ async fn delete(cluster: &Cluster, name: &str) -> ApplyResponse {
 }
 
 async fn roll_back(cluster: &Cluster, generation: Option<u64>, dry_run: bool) -> ApplyResponse {
-    let request = RollbackRequest { generation, author: "cid".into(), dry_run };
+    let request = RollbackRequest { generation, author: "cid".into(), dry_run, if_generation: None };
     cluster.operator().await.rollback(request).await.unwrap().into_inner()
 }
 
@@ -145,4 +145,24 @@ async fn rolling_back_leaves_to_the_files_what_is_theirs() {
     let back = roll_back(&east, Some(2), false).await;
     assert_eq!(back.changes, ["configured namespace bank", "left namespace filed to the files"]);
     assert_eq!(delete(&east, "filed").await.errors.len(), 1);
+}
+
+/// Both read the same generation, and both write: one of them is told, and nothing of it is in force.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_change_the_same_generation_one_is_told() {
+    let cluster = Cluster::start("east").await;
+    for round in 0..20_u64 {
+        let in_force = round;
+        let change = |team: &'static str| {
+            let text = namespace("a", &format!("{team}{round}"));
+            let request =
+                ApplyRequest { files: files(&text), if_generation: Some(in_force), ..Default::default() };
+            async { cluster.operator().await.apply(request).await.unwrap().into_inner() }
+        };
+        let (one, other) = tokio::join!(change("x"), change("y"));
+        assert!(one.outdated != other.outdated, "round {round}: {one:?} {other:?}");
+        let (made, told) = if one.outdated { (other, one) } else { (one, other) };
+        assert!(made.errors.is_empty() && made.generation == in_force + 1, "{made:?}");
+        assert!(told.errors[0].contains("somebody else") && told.changes.is_empty(), "{told:?}");
+    }
 }

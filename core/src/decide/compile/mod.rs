@@ -59,9 +59,11 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     let (certificates, issuers) = acme::issuers(resources);
     status.extend(issuers);
     status.extend(backend_tls.status(&gateways));
+    let binds = gateways::binds(&mut gateways);
     Compiled {
-        binds: gateways::binds(&mut gateways),
         apart: gateways.iter().filter_map(|draft| draft.addresses.own).collect(),
+        deciding: super::Deciding::of(&binds),
+        binds,
         status,
         mesh: mesh.finish(resources, &releases),
         policies,

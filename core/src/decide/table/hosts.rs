@@ -21,6 +21,10 @@ impl Host {
         self.0.iter().find_map(|group| group.find(host, head, trace))
     }
 
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().flat_map(|group| group.entries.iter())
+    }
+
     pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.0.iter().flat_map(|group| group.entries.iter().map(|entry| &*entry.rule))
     }

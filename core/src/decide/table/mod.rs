@@ -95,6 +95,11 @@ impl RouteTable {
         self.exact.values().chain(self.wildcard.values()).chain(&self.any).flat_map(Host::rules)
     }
 
+    /// All entries, once for each of their hosts.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.exact.values().chain(self.wildcard.values()).chain(&self.any).flat_map(Host::entries)
+    }
+
     /// The entry that answers a request for this host (normalized).
     pub(crate) fn find<T: Trace>(&self, host: &str, head: &RequestHead<'_>, trace: &mut T) -> Option<&Entry> {
         if let Some(found) = self.exact.get(host).and_then(|hosts| hosts.find(host, head, trace)) {

@@ -240,6 +240,7 @@ pub fn forward() -> Decision {
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         set_cookie: None,
+        unavailable: None,
         sticky: None,
         cors: None,
         hash: None,

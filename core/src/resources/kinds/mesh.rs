@@ -58,7 +58,7 @@ pub struct GrayRelease {
     /// When the chosen arm has no healthy endpoint.
     #[serde(default)]
     pub when_unavailable: WhenUnavailable,
-    /// Steps and thresholds of an automatic release. Accepted; carried out from a later version on.
+    /// Steps and thresholds of an automatic release, carried out by the cluster's controller.
     #[serde(default)]
     pub analysis: Option<Analysis>,
 }
@@ -182,44 +182,61 @@ pub enum WhenUnavailable {
     OtherCluster,
 }
 
-/// An automatic release.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// An automatic release: one arm gets the weights of the steps one after the other, for as long as it fares well.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Analysis {
-    /// Percentages one after the other.
+    /// The arm; it may be left out where there is but one.
+    #[serde(default)]
+    pub arm: Option<String>,
+    /// Percentages one after the other, each greater than the one before.
     #[serde(default)]
     pub steps: Vec<AnalysisStep>,
     /// What must hold to go on.
     #[serde(default)]
     pub thresholds: Vec<Metric>,
-    /// Whether to go back to 0 when a threshold is broken.
+    /// Requests of the arm that are judged together at least, of a step and of each ten seconds of it; 50 where it is not
+    /// said.
+    #[serde(default)]
+    pub min_requests: Option<u64>,
+    /// Whether to go back to 0 when a threshold is broken, as where it is not said; else the arm stays where it is.
     #[serde(default)]
     pub rollback: Option<bool>,
 }
 
 /// One step of an automatic release.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AnalysisStep {
     /// Percent of the arm.
     pub weight: f64,
-    /// How long.
-    #[serde(default)]
-    pub duration: Option<String>,
+    /// How long at least, e.g. `10m`.
+    pub duration: String,
 }
 
 /// A threshold.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metric {
-    /// e.g. `error-rate`.
-    pub metric: String,
-    /// Upper bound.
+    /// What of the arm's requests.
+    pub metric: MetricName,
+    /// Upper bound, for `latency-p99`: milliseconds.
     #[serde(default)]
     pub max: Option<f64>,
-    /// Lower bound.
+    /// Lower bound, for `success-rate`: percent.
     #[serde(default)]
     pub min: Option<f64>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetricName {
+    /// Percent of the requests that were not answered with 5xx.
+    SuccessRate,
+    /// Milliseconds from head to end within which 99 of 100 requests were done.
+    #[serde(rename = "latency-p99")]
+    LatencyP99,
 }
 
 /// Workload: an endpoint outside any registry.

@@ -40,8 +40,8 @@ pub use grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule};
 pub use jwt::{ClaimHeaderSpec, JwksConfigMap, JwksSpec, JwtProviderSpec, JwtSpec, TokenSourceSpec};
 pub use mesh::{
     Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, CookieRule, ForcedRule,
-    GrayRelease, GrayTargetRef, Metric, Peer, PolicyFrom, PolicyRule, PolicyTo, Selector, ServiceExport,
-    ServiceImport, ServicePattern, ServicePatterns, Split, SplitKey, TextMatchType, TextRule,
+    GrayRelease, GrayTargetRef, Metric, MetricName, Peer, PolicyFrom, PolicyRule, PolicyTo, Selector,
+    ServiceExport, ServiceImport, ServicePattern, ServicePatterns, Split, SplitKey, TextMatchType, TextRule,
     WhenUnavailable, Workload, WorkloadPortSpec,
 };
 pub use route::{

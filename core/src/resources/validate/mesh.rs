@@ -1,10 +1,16 @@
 //! GrayRelease, Workload, AuthorizationPolicy, Peer.
 
+use std::time::Duration;
+
 use super::{common::Checker, routes::backend_ref};
 use crate::{
     model::{SpiffeId, TrustDomain, check_dns_label},
-    resources::kinds::{
-        AuthorizationPolicy, GrayRelease, Peer, ServicePatterns, Split, TextMatchType, TextRule, Workload,
+    resources::{
+        kinds::{
+            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, ServicePatterns, Split,
+            TextMatchType, TextRule, Workload,
+        },
+        parse_duration,
     },
 };
 
@@ -64,6 +70,72 @@ pub(super) fn gray_release(c: &mut Checker, release: &GrayRelease) {
     if let Some(split) = &release.split {
         c.at("split", |c| self::split(c, split, is_arm));
     }
+    if let Some(plan) = &release.analysis {
+        c.at("analysis", |c| analysis(c, plan, release));
+    }
+}
+
+/// A step lasts no longer.
+const LONGEST_STEP: Duration = Duration::from_secs(30 * 24 * 3600);
+
+fn analysis(c: &mut Checker, plan: &Analysis, release: &GrayRelease) {
+    match &plan.arm {
+        Some(name) => c.at("arm", |c| {
+            let known = release.arms.iter().any(|arm| arm.name == *name);
+            c.require(known, format!("there is no arm {name:?}"), "use the name of an arm");
+        }),
+        None => c.at("arm", |c| {
+            c.require(
+                release.arms.len() == 1,
+                "there is not just one arm",
+                "say which is released step by step",
+            )
+        }),
+    }
+    let count = plan.steps.len();
+    c.at("steps", |c| c.require((1..=32).contains(&count), format!("has {count} entries"), "use 1 to 32"));
+    c.each("steps", &plan.steps, |c, step| {
+        c.at("weight", |c| {
+            c.require(is_percentage(step.weight) && step.weight > 0.0, step.weight, PERCENTAGE)
+        });
+        let lasting = parse_duration(&step.duration);
+        let fits = lasting.is_ok_and(|d| (Duration::from_secs(1)..=LONGEST_STEP).contains(&d));
+        c.at("duration", |c| c.require(fits, format!("{:?}", step.duration), "use 1s to 720h, e.g. 10m"));
+    });
+    let grows = plan.steps.is_sorted_by(|a, b| a.weight < b.weight);
+    c.at("steps", |c| c.require(grows, "do not grow", "give each a greater weight than the one before"));
+    let arm = plan.arm.as_deref().or(release.arms.first().map(|arm| arm.name.as_str()));
+    let weights = release.split.iter().flat_map(|split| &split.weights);
+    let others: f64 = weights.filter(|(name, _)| Some(name.as_str()) != arm).map(|(_, weight)| weight).sum();
+    let most = plan.steps.last().map_or(0.0, |step| step.weight);
+    c.at("steps", |c| {
+        c.require(
+            most + others <= 100.0 + 1e-9,
+            format!("with the other arms come to {}%", most + others),
+            "use at most 100 together",
+        )
+    });
+    c.at_most("thresholds", plan.thresholds.len(), 8);
+    c.each("thresholds", &plan.thresholds, |c, threshold| {
+        let (fits, hint) = match threshold.metric {
+            MetricName::SuccessRate => (
+                threshold.max.is_none() && threshold.min.is_some_and(|min| (0.0..=100.0).contains(&min)),
+                "success-rate takes `min`, 0 to 100 percent",
+            ),
+            MetricName::LatencyP99 => (
+                threshold.min.is_none() && threshold.max.is_some_and(|max| (1.0..=60_000.0).contains(&max)),
+                "latency-p99 takes `max`, 1 to 60000 milliseconds",
+            ),
+        };
+        c.require(fits, "the bound does not go with the metric", hint);
+    });
+}
+
+const PERCENTAGE: &str = "use 0 to 100 with at most two decimals";
+
+fn is_percentage(percent: f64) -> bool {
+    let hundredths = percent * 100.0;
+    (0.0..=10_000.0).contains(&hundredths) && (hundredths - hundredths.round()).abs() < 1e-6
 }
 
 fn split(c: &mut Checker, split: &Split, is_arm: impl Fn(&str) -> bool) {
@@ -81,14 +153,7 @@ fn split(c: &mut Checker, split: &Split, is_arm: impl Fn(&str) -> bool) {
         c.at(&format!("weights.{arm}"), |c| {
             c.require(arm != STABLE, "`stable` takes the rest", "remove it");
             c.require(is_arm(arm), format!("there is no arm {arm:?}"), "use the name of an arm");
-            let hundredths = percent * 100.0;
-            let fits =
-                (0.0..=10_000.0).contains(&hundredths) && (hundredths - hundredths.round()).abs() < 1e-6;
-            c.require(
-                fits,
-                format!("{percent} is not a percentage"),
-                "use 0 to 100 with at most two decimals",
-            );
+            c.require(is_percentage(*percent), format!("{percent} is not a percentage"), PERCENTAGE);
         });
     }
     let sum: f64 = split.weights.values().sum();

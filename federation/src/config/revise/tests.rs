@@ -100,6 +100,11 @@ fn delete_is_all_or_nothing_and_says_where_it_is_instead() {
     let said_so = refused(&named("configmap", "", "x"), &namespace("b", "1"));
     assert!(said_so.contains("--namespace shop") && said_so.contains("there is no namespace b"), "{said_so}");
     assert!(refused(&named("all", "shop", "x"), "").contains("no kind"));
+    for (kind, said_so) in [("namespace", "no namespace \"b\""), ("configmap", "in namespace default")] {
+        let refused = refused(&named(kind, "", "b"), "");
+        assert!(refused.contains(said_so), "{refused}");
+        assert_eq!(refused.contains("in namespace"), kind == "configmap", "{refused}");
+    }
     let fine =
         documents.delete(&named("configmap", "", "x"), &source(&namespace("b", "1")), true, &by("delete"));
     let fine = fine.unwrap();

@@ -1,0 +1,90 @@
+//! Telling the controller what this process sees of traffic, when it asks.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::v1::{TrafficQuestion, TrafficReport, traffic_client::TrafficClient};
+
+use super::random_seed;
+use crate::{
+    discovery::Connect,
+    telemetry::{Samples, Telemetry},
+};
+
+/// Between tries to reach the controller: the first pause, doubled each time, with jitter, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A stream of answers that is kept up. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Reporting(JoinHandle<()>);
+
+impl Reporting {
+    /// Begins. Without `samples` none are told.
+    pub fn start(connect: Connect, telemetry: Arc<Telemetry>, samples: Option<Arc<Samples>>) -> Self {
+        let answering = Answering { connect, telemetry, samples };
+        Self(tokio::spawn(answering.run()))
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Answering {
+    connect: Connect,
+    telemetry: Arc<Telemetry>,
+    samples: Option<Arc<Samples>>,
+}
+
+impl Answering {
+    async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut asked = false;
+            let Err(reason) = self.stream(&mut asked).await;
+            tracing::debug!(reason, "the controller cannot ask of traffic");
+            if asked {
+                pause = FIRST_PAUSE;
+            }
+            // Half of it fixed, half by chance, so that a cluster does not come back in step.
+            let part = (random_seed() % 1000) as f64 / 2000.0;
+            sleep(pause.mul_f64(0.5 + part)).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// One stream from its beginning to its end.
+    async fn stream(&self, asked: &mut bool) -> Result<std::convert::Infallible, String> {
+        let text = |error: &dyn fmt::Display| error.to_string();
+        let channel = (self.connect)().await.map_err(|error| text(&error))?;
+        // A question waits until the one before it is answered.
+        let (reports, queue) = mpsc::channel(2);
+        reports.try_send(TrafficReport::default()).map_err(|error| text(&error))?;
+        let answer = TrafficClient::new(channel).report(ReceiverStream::new(queue)).await;
+        let mut questions = answer.map_err(|status| text(&status.message()))?.into_inner();
+        loop {
+            match questions.message().await {
+                Ok(Some(question)) => {
+                    *asked = true;
+                    reports.send(self.report(&question)).await.map_err(|error| text(&error))?;
+                }
+                Ok(None) => return Err("the controller has ended the stream".into()),
+                Err(status) => return Err(text(&status.message())),
+            }
+        }
+    }
+
+    fn report(&self, question: &TrafficQuestion) -> TrafficReport {
+        let samples = self.samples.as_ref().filter(|_| question.samples);
+        let samples = samples.map(|samples| samples.recent()).unwrap_or_default();
+        TrafficReport {
+            number: question.number,
+            samples: samples.iter().filter_map(|sample| serde_json::to_string(sample).ok()).collect(),
+            arms: if question.arms { self.telemetry.arms() } else { Vec::new() },
+        }
+    }
+}
