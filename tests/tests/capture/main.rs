@@ -208,7 +208,7 @@ fn without_capture_programs_use_the_http_proxy() {
     world.sidecar("client", &["8080=http"], &["--http-proxy-listen", "127.0.0.1:15002"]);
     let proxied = |more: &[&str]| world.curl(&[&["-x", "http://127.0.0.1:15002"], more].concat());
     let name = "http://server.shop.svc.cluster.local";
-    wait_until("an answer", LONG, || proxied(&[&format!("{name}/first")]).0 == 200);
+    world.reached(|| proxied(&[&format!("{name}/first")]));
     // Absolute form, several requests of one program, and a tunnel.
     let (status, body) = proxied(&[&format!("{name}/a"), &format!("{name}/b")]);
     assert!(status == 200 && body.contains("GET /a") && body.contains("GET /b"), "{body}");

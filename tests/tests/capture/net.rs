@@ -131,7 +131,5 @@ impl Drop for Net {
             let _ = fs::remove_dir_all(self.etc(machine));
             let _ = Command::new("ip").args(["netns", "del", &self.name(machine)]).output();
         }
-        // Of the last test that runs.
-        let _ = fs::remove_dir("/etc/netns");
     }
 }

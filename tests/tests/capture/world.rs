@@ -147,7 +147,28 @@ impl World {
         for machine in ["client", "server"] {
             self.init(machine, rules);
         }
-        wait_until("an answer", LONG, || self.curl(&["http://server.shop.svc.cluster.local/first"]).0 == 200);
+        self.reached(|| self.curl(&["http://server.shop.svc.cluster.local/first"]));
+    }
+
+    /// Waits for an answer of the server; says what was logged where there is none.
+    pub fn reached(&self, ask: impl Fn() -> (u16, String)) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let answer = ask();
+            if answer.0 == 200 {
+                return;
+            }
+            if Instant::now() > deadline {
+                let logs = ["controller", "server-sidecar", "client-sidecar"].map(|name| {
+                    let text = read(&self.path(&format!("{name}.log")));
+                    let lines: Vec<&str> = text.lines().rev().take(40).collect();
+                    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+                });
+                let access = read(&self.path("client").join("access"));
+                panic!("no answer, but {answer:?}\n{}\n{access}", logs.join("\n\n"));
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     fn command<const N: usize>(&self, line: [&str; N]) -> String {
