@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tombolo",
         &["tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"],
     ),
+    ("tombolo-bench", &[]),
     (
         "tombolo-tests",
         &[

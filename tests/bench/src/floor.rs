@@ -1,0 +1,72 @@
+//! The floor: pingora's own server and proxy with nothing added, one thread, one upstream.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use async_trait::async_trait;
+use pingora_core::{
+    listeners::tls::TlsSettings, server::Server, server::configuration::ServerConf, upstreams::peer::HttpPeer,
+};
+use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
+
+use crate::Failure;
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Floor {
+    /// Where it listens
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where it sends everything
+    #[arg(long)]
+    upstream: SocketAddr,
+    /// Speaks TLS with the certificate `tls.crt` and the key `tls.key` in this directory
+    #[arg(long)]
+    tls: Option<PathBuf>,
+}
+
+struct Bare {
+    upstream: SocketAddr,
+}
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        _context: &mut (),
+    ) -> pingora_core::Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.upstream, false, String::new())))
+    }
+}
+
+impl Floor {
+    /// Runs until it is killed.
+    pub fn run(self) -> Result<(), Failure> {
+        let conf = ServerConf {
+            threads: 1,
+            // As the gateway has it; no upstream is verified.
+            ca_file: Some("/dev/null".into()),
+            upstream_keepalive_pool_size: 1024,
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        server.bootstrap();
+        let mut service = http_proxy_service(&server.configuration, Bare { upstream: self.upstream });
+        let listen = self.listen.to_string();
+        match self.tls {
+            None => service.add_tcp(&listen),
+            Some(dir) => {
+                let path = |name| dir.join(name).display().to_string();
+                let mut tls = TlsSettings::intermediate(&path("tls.crt"), &path("tls.key"))?;
+                tls.enable_h2();
+                service.add_tls_with_settings(&listen, None, tls);
+            }
+        }
+        server.add_service(service);
+        server.run_forever()
+    }
+}

@@ -1,0 +1,48 @@
+//! What a request costs: `tombolo gateway` beside a bare pingora proxy of the same build. See README.md here.
+
+mod backend;
+mod documents;
+mod floor;
+mod load;
+mod measure;
+mod proxy;
+mod reload;
+mod rounds;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Whatever went wrong, in words.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measures what a request costs.
+#[derive(Parser, Debug)]
+#[command(name = "tombolo-bench", about = "What a request costs, beside a bare pingora proxy")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// CPU microseconds a request, in interleaved rounds
+    Cpu(rounds::Cpu),
+    /// User instructions a request, counted by callgrind
+    Instructions(rounds::Instructions),
+    /// How long a change among 10,000 routes takes to be in force, and what requests notice of it
+    Reload(reload::Reload),
+    /// The bare proxy that the gateway is measured by
+    #[command(hide = true)]
+    Floor(floor::Floor),
+}
+
+fn main() -> Result<(), Failure> {
+    match Cli::parse().command {
+        Command::Cpu(cpu) => cpu.run(),
+        Command::Instructions(instructions) => instructions.run(),
+        Command::Reload(reload) => reload.run(),
+        Command::Floor(floor) => floor.run(),
+    }
+}
