@@ -14,18 +14,21 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tombolo_core::{
     acme::{
-        Answer, CHALLENGES, Holdings, ManagerParts, Overlay, Patience, Responder, answers_document, start,
+        Answer, CHALLENGES, Holdings, KeeperParts, Overlay, Patience, Responder, answers_document, start,
     },
-    decide::{AcmeCertificate, acme_certificates},
-    resources::ResourceSet,
+    decide::{AcmeCertificate, acme_certificates, acme_status},
+    resources::{ObjectStatus, ResourceSet},
 };
 use tombolo_proto::v1;
 
-use crate::state::State;
+use crate::{
+    discovery::{Acknowledged, DeltaServer},
+    state::State,
+};
 
-/// Gateways take a change within milliseconds; the authority is asked to look after this long. It asks any of them: one
-/// that has not heard by then fails the order, which is tried again.
-const SETTLE: Duration = Duration::from_secs(1);
+/// The authority is asked to look once every gateway has acknowledged the answer, or after this long: it may come in at one
+/// that knows it.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// What ordering adds to the configuration.
 #[derive(Debug)]
@@ -74,6 +77,13 @@ impl Ordered {
         });
     }
 
+    /// How the AcmeIssuers of these documents are.
+    pub fn status(&self, mut resources: ResourceSet) -> Vec<ObjectStatus> {
+        let inner = &mut *self.inner();
+        inner.overlay.apply(&inner.holdings, &mut resources);
+        acme_status(&resources)
+    }
+
     /// Adds the answers to challenges, where there are any.
     pub fn add_answers(&self, documents: &mut BTreeMap<String, v1::ConfigDocument>) {
         if let Some(json) = answers_document(&self.inner().answers) {
@@ -83,11 +93,14 @@ impl Ordered {
 }
 
 /// Tells all gateways.
-struct Gateways(Weak<State>);
+struct Gateways {
+    state: Weak<State>,
+    discovery: DeltaServer,
+}
 
 impl Gateways {
     async fn change(&self, change: impl FnOnce(&mut Vec<Answer>)) -> Result<(), String> {
-        let state = self.0.upgrade().ok_or("the controller ends")?;
+        let state = self.state.upgrade().ok_or("the controller ends")?;
         change(&mut state.ordered.inner().answers);
         state.reconfigure().await;
         Ok(())
@@ -98,7 +111,17 @@ impl Gateways {
 impl Responder for Gateways {
     async fn give(&self, answer: &Answer) -> Result<(), String> {
         self.change(|answers| answers.push(answer.clone())).await?;
-        tokio::time::sleep(SETTLE).await;
+        let Acknowledged { proxies, waiting, .. } =
+            self.discovery.acknowledged_by_gateways(ACKNOWLEDGED).await;
+        if proxies == 0 {
+            return Err("no gateway is connected that could answer the challenge".into());
+        }
+        if !waiting.is_empty() {
+            tracing::warn!(
+                ?waiting,
+                "gateways that do not know the answer to a challenge yet; the authority looks all the same"
+            );
+        }
         Ok(())
     }
 
@@ -111,14 +134,15 @@ impl Responder for Gateways {
 /// Puts in force what was kept; from then on certificates are ordered, until `stop`.
 pub async fn begin(
     state: &Arc<State>,
+    discovery: DeltaServer,
     state_dir: PathBuf,
     hook: Option<PathBuf>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
-    let parts = ManagerParts {
+    let parts = KeeperParts {
         state_dir,
-        responder: Arc::new(Gateways(Arc::downgrade(state))),
+        responder: Arc::new(Gateways { state: Arc::downgrade(state), discovery }),
         hook,
         patience,
         telemetry: Arc::clone(&state.telemetry),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tombolo_core::{
-    acme::{Challenges, Holdings, ManagerParts, Overlay, start},
+    acme::{Challenges, Holdings, KeeperParts, Overlay, start},
     decide::{AcmeCertificate, Compiled},
     resources::ResourceSet,
     telemetry::Telemetry,
@@ -23,7 +23,7 @@ impl Ordering {
     /// Begins with what was kept; nothing is wanted so far. The task ends when this is dropped. Blocks while it reads.
     pub fn start(options: AcmeOptions, challenges: Arc<Challenges>, telemetry: Arc<Telemetry>) -> Self {
         let (wanted, wanting) = watch::channel(Arc::from([]));
-        let holdings = start(ManagerParts {
+        let holdings = start(KeeperParts {
             state_dir: options.state_dir,
             responder: challenges,
             hook: options.dns_hook,

@@ -24,6 +24,7 @@ use tombolo_core::{
     },
     model::{Locality, Snapshot, check_dns_label},
     proxy::{Inherited, ListenLimits, Serving, open, serve},
+    resources::ResourceSet,
     telemetry::{Samples, Telemetry},
 };
 use tombolo_proto::v1;
@@ -177,8 +178,11 @@ impl Joining {
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
         // Also all endpoints: those of public routes are needed with the first request, and peers may ask for any.
         let wildcard = type_url::ALL.to_vec();
+        // Before the controller is told: it has the authority ask as soon as it hears that the answer is given.
+        let challenges = self.challenges;
+        let answer = move |documents: &ResourceSet| challenges.follow(&told_answers(documents));
         let (discovery, discovering) =
-            member.discover("gateway", wildcard, compile, feeder, Arc::clone(telemetry));
+            member.discover_following("gateway", wildcard, compile, feeder, Arc::clone(telemetry), answer);
         let names = MeshNames::new(&registered.cluster);
         names.update(&discovery.snapshot().load());
         let service = Arc::new(names.passthrough());
@@ -188,7 +192,7 @@ impl Joining {
         let (states, state) = watch::channel(Arc::default());
         let certificates: Arc<ArcSwap<Certificates>> = Arc::default();
         let shown = Arc::clone(&certificates);
-        let into = Followed { shown, challenges: self.challenges, book: self.book };
+        let into = Followed { shown, book: self.book };
         tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
         let reporting = Reporting::start(member.connect(), Arc::clone(telemetry), Some(self.samples));
         let membership =
@@ -223,7 +227,6 @@ impl Joining {
 /// What follows the documents.
 struct Followed {
     shown: Arc<ArcSwap<Certificates>>,
-    challenges: Arc<Challenges>,
     book: CertificateBook,
 }
 
@@ -231,7 +234,7 @@ struct Followed {
 async fn follow(
     discovery: Discovery,
     names: MeshNames,
-    Followed { shown, challenges, mut book }: Followed,
+    Followed { shown, mut book }: Followed,
     states: watch::Sender<Arc<State>>,
     telemetry: Arc<Telemetry>,
 ) {
@@ -244,7 +247,6 @@ async fn follow(
         let snapshot = discovery.snapshot().load_full();
         names.update(&snapshot);
         let documents = discovery.documents().load_full();
-        challenges.follow(&told_answers(&documents));
         book.update(&documents, &telemetry);
         let certificates = Arc::new(book.certificates());
         shown.store(Arc::clone(&certificates));

@@ -75,6 +75,10 @@ async fn one_orders_any_gateway_answers_and_all_serve() {
         .unwrap_or_else(|_| panic!("no certificate: {}", pebble.log()));
     assert_eq!(first, second, "both serve the same one");
     assert_eq!(pebble.issued(), 1, "it was ordered once");
+    let shown = east.documents("acmeissuers").await;
+    assert_eq!(shown[0]["status"]["certificates"][0]["secret"], "shop/shop-tls", "{shown:#?}");
+    let conditions = shown[0]["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"), "{shown:#?}");
     let late = soon("a third gateway", east.gateway_named("three")).await;
     assert_eq!(served(address(&late, 443)).await, Some(first), "a new one gets it too");
 }

@@ -1,15 +1,16 @@
 //! Certificates from authorities that speak ACME (RFC 8555): ordered, kept, renewed, their challenges answered.
 //!
 //! ```text
-//! Compiled::acme (what is wanted) -> manager -> order -> authority
+//! Compiled::acme (what is wanted) -> keeper -> order -> authority
 //!                                       |         \-> Responder (pages, certificates), DNS records
 //!                                       \-> Holdings: certificates that stand in for Secrets, and how each is
 //! ```
 
 mod challenges;
+mod desk;
 mod dns;
 mod http;
-mod manager;
+mod keeper;
 mod order;
 mod overlay;
 mod schedule;
@@ -17,7 +18,7 @@ mod store;
 mod told;
 
 pub use challenges::{ACME_TLS_ALPN, Answer, AnswerError, Challenges, HTTP_PREFIX};
-pub use manager::{Holdings, ManagerParts, start};
+pub use keeper::{Holdings, KeeperParts, start};
 pub use order::Responder;
 pub use overlay::Overlay;
 pub use schedule::{FailureKind, Lifetime, Patience, Schedule};

@@ -1,18 +1,18 @@
 //! One order, from its account to its certificate.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, ExternalAccountKey,
-    Identifier, KeyAuthorization, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+    AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, KeyAuthorization, NewOrder,
+    Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
 use super::{
     Answer, Challenges, FailureKind, Issued,
+    desk::{Desk, is_type, shorten},
     dns::{self, TxtRecord},
-    http::{Client, RetryAfter},
     store::Store,
 };
 use crate::{
@@ -72,6 +72,8 @@ pub(super) struct Orderer {
     pub(super) responder: Arc<dyn Responder>,
     /// The command for `dns-01` where there is no server for updates.
     pub(super) hook: Option<PathBuf>,
+    /// Held for as long as there may be orders.
+    pub(super) _lock: File,
 }
 
 /// What has been shown to the authority, and has to be taken back.
@@ -81,55 +83,9 @@ struct Shown {
     records: Vec<TxtRecord>,
 }
 
-/// An authority with our account there.
-struct Desk {
-    account: Account,
-    retry_after: RetryAfter,
-}
-
-impl Desk {
-    /// An error in our words.
-    fn explain(&self, error: Error) -> OrderError {
-        let (kind, message) = match &error {
-            Error::Api(problem) => (kind_of(problem), problem.to_string()),
-            Error::Timeout(_) => {
-                (FailureKind::Authority, "the authority has not come to an end in time".into())
-            }
-            other => (FailureKind::Authority, other.to_string()),
-        };
-        let retry_after = self.retry_after.get();
-        OrderError { kind, message: shorten(&message), retry_after }
-    }
-}
-
-/// By the problem's type (RFC 8555 section 6.7).
-fn kind_of(problem: &Problem) -> FailureKind {
-    match problem_type(problem) {
-        "rateLimited" => FailureKind::Limited,
-        "unauthorized"
-        | "connection"
-        | "dns"
-        | "caa"
-        | "tls"
-        | "incorrectResponse"
-        | "rejectedIdentifier"
-        | "unsupportedIdentifier" => FailureKind::Challenge,
-        _ if matches!(problem.status, Some(429 | 503)) => FailureKind::Limited,
-        _ => FailureKind::Authority,
-    }
-}
-
-fn problem_type(problem: &Problem) -> &str {
-    problem.r#type.as_deref().and_then(|text| text.rsplit(':').next()).unwrap_or_default()
-}
-
-fn is_type(error: &Error, wanted: &str) -> bool {
-    matches!(error, Error::Api(problem) if problem_type(problem) == wanted)
-}
-
-/// What others wrote is shown in part only, on one line.
-fn shorten(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+/// True if the authority has not said again what the order replaces (RFC 9773 section 5): it may not know that field.
+fn is_unreflected(error: &Error) -> bool {
+    matches!(error, Error::Other(error) if error.to_string().starts_with("replaces field mismatch"))
 }
 
 impl Orderer {
@@ -154,7 +110,7 @@ impl Orderer {
     ) -> Option<((i64, i64), Duration)> {
         let (key, serial) = issued.ari_id()?;
         let id = CertificateIdentifier::new(key.as_slice().into(), serial.as_slice().into());
-        let desk = self.desk(authority).await.ok()?;
+        let desk = Desk::open(&self.store, authority).await.ok()?;
         let (info, again) = desk.account.renewal_info(&id).await.ok()?;
         let millis = |time: time::OffsetDateTime| time.unix_timestamp().saturating_mul(1000);
         Some(((millis(info.suggested_window.start), millis(info.suggested_window.end)), again))
@@ -167,11 +123,11 @@ impl Orderer {
         shown: &mut Shown,
     ) -> Result<Issued, OrderError> {
         let authority = &*wanted.authority;
-        let mut desk = self.desk(authority).await?;
+        let mut desk = Desk::open(&self.store, authority).await?;
         let mut order = match self.place(&desk, wanted, replaces).await {
             // The authority has forgotten us: one more try with a new account.
             Err(error) if is_type(&error, "accountDoesNotExist") => {
-                desk = self.register(authority).await?;
+                desk = Desk::register(&self.store, authority).await?;
                 self.place(&desk, wanted, replaces).await
             }
             placed => placed,
@@ -208,41 +164,12 @@ impl Orderer {
                 Err(error)
                     if is_type(&error, "alreadyReplaced")
                         || is_type(&error, "malformed")
-                        || matches!(error, Error::Unsupported(_)) => {}
+                        || matches!(error, Error::Unsupported(_))
+                        || is_unreflected(&error) => {}
                 placed => return placed,
             }
         }
         desk.account.new_order(&NewOrder::new(&names)).await
-    }
-
-    /// Our account there; a new one where there is none.
-    async fn desk(&self, authority: &AcmeAuthority) -> Result<Desk, OrderError> {
-        let kept = self.store.account(authority);
-        let kept = kept.map_err(|error| OrderError::local(format!("the account's key: {error}")))?;
-        let Some(credentials) = kept else { return self.register(authority).await };
-        let (client, retry_after) = client(authority)?;
-        let account = Account::builder_with_http(Box::new(client)).from_credentials(credentials).await;
-        let account = account.map_err(|error| unreachable(authority, &retry_after, error))?;
-        Ok(Desk { account, retry_after })
-    }
-
-    async fn register(&self, authority: &AcmeAuthority) -> Result<Desk, OrderError> {
-        let (client, retry_after) = client(authority)?;
-        let contact = authority.email.as_ref().map(|email| format!("mailto:{email}"));
-        let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-        let new =
-            NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-        let external =
-            authority.external.as_ref().map(|(id, key)| ExternalAccountKey::new(id.to_string(), &key.0));
-        let created = Account::builder_with_http(Box::new(client))
-            .create(&new, authority.directory.to_string(), external.as_ref())
-            .await;
-        let (account, credentials) = created.map_err(|error| unreachable(authority, &retry_after, error))?;
-        self.store
-            .keep_account(authority, &credentials)
-            .map_err(|error| OrderError::local(format!("the account's key cannot be kept: {error}")))?;
-        tracing::info!(issuer = %authority.issuer, directory = %authority.directory, "registered");
-        Ok(Desk { account, retry_after })
     }
 
     /// Shows everything that the authority asks for, then says so.
@@ -330,22 +257,6 @@ impl Orderer {
             }
         }
     }
-}
-
-fn client(authority: &AcmeAuthority) -> Result<(Client, RetryAfter), OrderError> {
-    let retry_after = RetryAfter::default();
-    let client =
-        Client::new(authority.roots_pem.as_deref(), retry_after.clone()).map_err(OrderError::local)?;
-    Ok((client, retry_after))
-}
-
-fn unreachable(authority: &AcmeAuthority, retry_after: &RetryAfter, error: Error) -> OrderError {
-    let (kind, message) = match &error {
-        Error::Api(problem) => (kind_of(problem), problem.to_string()),
-        other => (FailureKind::Authority, other.to_string()),
-    };
-    let message = shorten(&format!("{}: {message}", authority.directory));
-    OrderError { kind, message, retry_after: retry_after.get() }
 }
 
 /// What the authority says about each name that it could not verify.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::decide::AcmeUrgency;
+
 /// Bounds of trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -56,6 +58,19 @@ pub struct Lifetime {
     pub not_after: i64,
     /// The authority's window for its renewal (ARI, RFC 9773), from and to.
     pub window: Option<(i64, i64)>,
+}
+
+impl Lifetime {
+    /// How near its end it is, after so many failures in a row.
+    pub fn urgency(&self, now: i64, failures: u32) -> AcmeUrgency {
+        let left = self.not_after.saturating_sub(now);
+        match part(self.not_before, self.not_after, 1.0) {
+            _ if left <= 0 => AcmeUrgency::Expired,
+            life if left < life / 20 => AcmeUrgency::Critical,
+            life if left < life / 5 && failures > 0 => AcmeUrgency::NearExpiry,
+            _ => AcmeUrgency::None,
+        }
+    }
 }
 
 /// One certificate's schedule.
@@ -163,6 +178,19 @@ mod tests {
         let mut schedule = Schedule::new(Patience::default(), random);
         schedule.holds(Lifetime { not_before: 10 * DAY, not_after: 100 * DAY, window: None });
         schedule
+    }
+
+    #[test]
+    fn what_is_not_renewed_gets_urgent_long_before_its_end() {
+        let lifetime = Lifetime { not_before: 10 * DAY, not_after: 100 * DAY, window: None };
+        let at = |left: i64, failures| lifetime.urgency(100 * DAY - left, failures);
+        assert_eq!(at(18 * DAY, 1), AcmeUrgency::None);
+        assert_eq!(at(18 * DAY - 1, 1), AcmeUrgency::NearExpiry);
+        assert_eq!(at(18 * DAY - 1, 0), AcmeUrgency::None, "the authority wanted it so late");
+        assert_eq!(at(4 * DAY + DAY / 2, 1), AcmeUrgency::NearExpiry);
+        assert_eq!(at(4 * DAY + DAY / 2 - 1, 0), AcmeUrgency::Critical);
+        assert_eq!(at(1, 0), AcmeUrgency::Critical);
+        assert_eq!(at(0, 9), AcmeUrgency::Expired);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What is kept over a restart: account keys and certificates, private files in one directory.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::{File, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -87,6 +90,18 @@ impl Store {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// The right to order with what is kept here, as long as the file is open. None: another process has it. It goes with
+    /// the process, however that ends.
+    pub(super) fn lock(&self) -> io::Result<Option<File>> {
+        let path = self.directory.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     /// Every certificate that is kept. What cannot be read is left out, and told.
     pub(super) fn certificates(directory: &Path) -> Vec<Issued> {
         let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
@@ -156,6 +171,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn one_at_a_time_may_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
+        let held = one.lock().unwrap().expect("nobody has it");
+        assert!(other.lock().unwrap().is_none());
+        drop(held);
+        assert!(other.lock().unwrap().is_some());
+    }
 
     #[test]
     fn certificates_outlive_a_restart_and_are_private() {

@@ -75,6 +75,30 @@ impl fmt::Debug for Hidden {
     }
 }
 
+/// How near its end a certificate is that should have been renewed long before (renewal begins at two thirds of the life,
+/// or in the authority's window).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum AcmeUrgency {
+    /// Not near.
+    #[default]
+    None,
+    /// Less than a fifth of its life is left, and orders fail: 18 days of 90.
+    NearExpiry,
+    /// Less than a twentieth is left: 4.5 days of 90.
+    Critical,
+    /// It has expired.
+    Expired,
+}
+
+impl AcmeUrgency {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// How a certificate is, as the process that orders it writes it into the AcmeIssuer's `status.certificates`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,4 +117,7 @@ pub struct AcmeProgress {
     /// Orders that failed in a row.
     #[serde(default)]
     pub failures: u32,
+    /// How near its end the one in use is.
+    #[serde(default, skip_serializing_if = "AcmeUrgency::is_none")]
+    pub urgency: AcmeUrgency,
 }

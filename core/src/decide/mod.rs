@@ -35,8 +35,8 @@ mod trace;
 mod trust;
 
 pub use acme::{
-    ACME_ISSUER, AcmeAuthority, AcmeCertificate, AcmeChallengeType, AcmeProgress, DnsUpdate, Hidden,
-    TsigAlgorithmName, TsigKey,
+    ACME_ISSUER, AcmeAuthority, AcmeCertificate, AcmeChallengeType, AcmeProgress, AcmeUrgency, DnsUpdate,
+    Hidden, TsigAlgorithmName, TsigKey,
 };
 pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
@@ -44,7 +44,7 @@ pub use answer::{
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
 pub use backend_tls::{BackendName, BackendTls, BackendTrust, ShownCertificate, UpstreamTls};
-pub use compile::{acme_certificates, compile, compile_at};
+pub use compile::{acme_certificates, acme_status, compile, compile_at};
 pub use compiled::{
     Availability, Bind, BindKey, ClientValidation, Compiled, Listener, ListenerProtocol, Place,
     SnapshotAvailability,

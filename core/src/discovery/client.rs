@@ -62,8 +62,8 @@ pub struct ClientParts {
     pub connect: Connect,
     /// Where the last good state is kept.
     pub cache: Option<Cache>,
-    /// Called with each new snapshot before it is published; balancing takes over the endpoints here.
-    pub before_publish: Arc<dyn Fn(&Snapshot) + Send + Sync>,
+    /// Called with each new snapshot and its documents before they are published, and so before they are acknowledged; balancing takes over the endpoints here.
+    pub before_publish: Arc<dyn Fn(&Snapshot, &ResourceSet) + Send + Sync>,
 }
 
 /// Counters of a client.
@@ -338,7 +338,7 @@ impl Client {
 
     fn publish(&mut self) {
         let snapshot = self.assembly.snapshot();
-        (self.parts.before_publish)(&snapshot);
+        (self.parts.before_publish)(&snapshot, self.assembly.documents());
         let version = snapshot.version;
         self.documents.store(Arc::new(self.assembly.documents().clone()));
         self.snapshot.store(Arc::new(snapshot));

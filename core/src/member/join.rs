@@ -16,6 +16,7 @@ use crate::{
         self, GrpcSigner, Rotating, Rotation, RotationError, Schedule, Store, StoreError, Token, system_clock,
     },
     model::{SpiffeId, TrustBundle, TrustBundles},
+    resources::ResourceSet,
     telemetry::Telemetry,
     tls::{self, grpc},
 };
@@ -124,6 +125,20 @@ impl Member {
         feeder: Arc<PoolFeeder>,
         telemetry: Arc<Telemetry>,
     ) -> (Discovery, Discovering) {
+        self.discover_following(kind, wildcard, compile, feeder, telemetry, |_| {})
+    }
+
+    /// As [`Self::discover`]; `follow` sees the documents of each snapshot before the controller is told that they are in
+    /// force.
+    pub fn discover_following(
+        &self,
+        kind: &str,
+        wildcard: Vec<&'static str>,
+        compile: Compile,
+        feeder: Arc<PoolFeeder>,
+        telemetry: Arc<Telemetry>,
+        follow: impl Fn(&ResourceSet) + Send + Sync + 'static,
+    ) -> (Discovery, Discovering) {
         let (learned, own) = (Arc::clone(&self.learned), self.id.clone());
         let (client, discovery) = Client::new(ClientParts {
             node: Node {
@@ -135,11 +150,12 @@ impl Member {
             compile,
             connect: self.connect(),
             cache: Some(Cache::new(&self.state_dir)),
-            before_publish: Arc::new(move |snapshot| {
+            before_publish: Arc::new(move |snapshot, documents| {
                 if let Some(bundle) = snapshot.trust.get(own.trust_domain()) {
                     learned.learn(bundle);
                 }
                 feeder.feed(snapshot);
+                follow(documents);
             }),
         });
         let report = report(discovery.clone(), self.credentials(), telemetry);

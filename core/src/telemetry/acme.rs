@@ -9,6 +9,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::decide::AcmeUrgency;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Secret {
     secret: String,
@@ -24,6 +26,7 @@ pub struct AcmeMetrics {
     orders: Family<Result, Counter>,
     expires: Family<Secret, Gauge>,
     failures: Family<Secret, Gauge>,
+    urgency: Family<Secret, Gauge>,
     shown: DashSet<String>,
 }
 
@@ -33,6 +36,7 @@ impl AcmeMetrics {
             orders: Family::default(),
             expires: Family::default(),
             failures: Family::default(),
+            urgency: Family::default(),
             shown: DashSet::new(),
         };
         registry.register("acme_orders", "Certificates ordered, by how it ended", metrics.orders.clone());
@@ -46,6 +50,11 @@ impl AcmeMetrics {
             "Orders for a certificate that failed since it was last issued",
             metrics.failures.clone(),
         );
+        registry.register(
+            "acme_certificate_urgency",
+            "1: less than a fifth of its life is left and orders fail, 2: less than a twentieth, 3: expired; else 0",
+            metrics.urgency.clone(),
+        );
         metrics
     }
 
@@ -54,13 +63,19 @@ impl AcmeMetrics {
         self.orders.get_or_create(&Result { result }).inc();
     }
 
-    /// A certificate's end (none: there is none yet), and the orders for it that failed in a row.
-    pub fn certificate(&self, secret: &str, expires: Option<i64>, failures: u32) {
+    /// A certificate's end (none: there is none yet), the orders for it that failed in a row, and how urgent that is.
+    pub fn certificate(&self, secret: &str, expires: Option<i64>, failures: u32, urgency: AcmeUrgency) {
         let labels = Secret { secret: secret.to_owned() };
         if let Some(expires) = expires {
             self.expires.get_or_create(&labels).set(expires);
         }
         self.failures.get_or_create(&labels).set(failures.into());
+        self.urgency.get_or_create(&labels).set(match urgency {
+            AcmeUrgency::None => 0,
+            AcmeUrgency::NearExpiry => 1,
+            AcmeUrgency::Critical => 2,
+            AcmeUrgency::Expired => 3,
+        });
         self.shown.insert(labels.secret);
     }
 
@@ -72,6 +87,7 @@ impl AcmeMetrics {
                 let labels = Secret { secret: secret.clone() };
                 self.expires.remove(&labels);
                 self.failures.remove(&labels);
+                self.urgency.remove(&labels);
             }
             stays
         });

@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::watch;
 use tombolo_core::model::SpiffeId;
 
+use super::stream::Viewer;
+
 /// What is known of every open stream. As many entries as there are streams, which are bounded.
 #[derive(Default)]
 pub(super) struct Acks {
@@ -18,10 +20,26 @@ pub(super) struct Acks {
 
 struct Proxy {
     id: String,
+    is_gateway: bool,
     /// Up to which revision of the documents it was told everything and has answered; none: not yet, or it has not asked.
     answered: Option<u64>,
     /// The last revision at which it refused something, and why.
     refused: Option<(u64, String)>,
+}
+
+/// Who is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Every proxy.
+    All,
+    /// Gateways; at least one has to be there.
+    Gateways,
+}
+
+impl Whom {
+    fn means(self, proxy: &Proxy) -> bool {
+        self == Self::All || proxy.is_gateway
+    }
 }
 
 /// How far the proxies are.
@@ -40,14 +58,17 @@ impl Acks {
     pub(super) fn open(self: &Arc<Self>, id: &SpiffeId) -> AckStream {
         let mut proxies = self.lock();
         let number = proxies.last_key_value().map_or(0, |(last, _)| last + 1);
-        proxies.insert(number, Proxy { id: id.to_string(), answered: None, refused: None });
+        let is_gateway = Viewer::of(id).is_gateway;
+        proxies.insert(number, Proxy { id: id.to_string(), is_gateway, answered: None, refused: None });
         AckStream { acks: Arc::clone(self), number }
     }
 
-    /// Waits until every connected proxy has answered for this revision.
-    pub(super) async fn wait(&self, revision: u64) {
+    /// Waits until every connected proxy of these has answered for this revision.
+    pub(super) async fn wait(&self, revision: u64, whom: Whom) {
         let mut changes = self.changes.subscribe();
-        while !self.report(revision).waiting.is_empty() {
+        let is_done =
+            |report: &Acknowledged| report.waiting.is_empty() && (whom == Whom::All || report.proxies > 0);
+        while !is_done(&self.report(revision, whom)) {
             // The sender is our own.
             if changes.changed().await.is_err() {
                 return;
@@ -56,10 +77,11 @@ impl Acks {
     }
 
     /// Who has answered for this revision, and who has not.
-    pub(super) fn report(&self, revision: u64) -> Acknowledged {
+    pub(super) fn report(&self, revision: u64, whom: Whom) -> Acknowledged {
         let proxies = self.lock();
-        let mut report = Acknowledged { proxies: proxies.len(), ..Default::default() };
-        for proxy in proxies.values() {
+        let mut report = Acknowledged::default();
+        for proxy in proxies.values().filter(|proxy| whom.means(proxy)) {
+            report.proxies += 1;
             if proxy.answered.is_none_or(|answered| answered < revision) {
                 report.waiting.push(proxy.id.clone());
             } else if let Some((_, why)) = proxy.refused.as_ref().filter(|(at, _)| *at >= revision) {
@@ -128,20 +150,39 @@ mod tests {
     #[tokio::test]
     async fn all_connected_proxies_are_waited_for_and_those_that_go_are_not() {
         let acks = Arc::new(Acks::default());
-        acks.wait(7).await;
+        acks.wait(7, Whom::All).await;
         let (a, b) = (acks.open(&id("a")), acks.open(&id("b")));
         a.answered(7);
         b.answered(6);
-        assert_eq!(acks.report(7).waiting, [id("b").to_string()]);
+        assert_eq!(acks.report(7, Whom::All).waiting, [id("b").to_string()]);
         let waiting = tokio::spawn({
             let acks = Arc::clone(&acks);
-            async move { acks.wait(7).await }
+            async move { acks.wait(7, Whom::All).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(b);
         waiting.await.unwrap();
-        assert_eq!(acks.report(7), Acknowledged { proxies: 1, ..Default::default() });
+        assert_eq!(acks.report(7, Whom::All), Acknowledged { proxies: 1, ..Default::default() });
+    }
+
+    #[tokio::test]
+    async fn gateways_alone_are_waited_for_and_at_least_one() {
+        let acks = Arc::new(Acks::default());
+        let waiting = tokio::spawn({
+            let acks = Arc::clone(&acks);
+            async move { acks.wait(7, Whom::Gateways).await }
+        });
+        let _sidecar = acks.open(&id("a"));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "there is none");
+        let gateway = SpiffeId::parse("spiffe://east.example/ns/tombolo-system/sa/gateway").unwrap();
+        let gateway = acks.open(&gateway);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "it has not answered");
+        gateway.answered(7);
+        waiting.await.unwrap();
+        assert_eq!(acks.report(7, Whom::Gateways), Acknowledged { proxies: 1, ..Default::default() });
     }
 
     #[test]
@@ -150,8 +191,8 @@ mod tests {
         let a = acks.open(&id("a"));
         a.refused(7, "no such kind");
         a.answered(7);
-        assert_eq!(acks.report(7).refused, [format!("{}: no such kind", id("a"))]);
+        assert_eq!(acks.report(7, Whom::All).refused, [format!("{}: no such kind", id("a"))]);
         a.answered(8);
-        assert!(acks.report(8).refused.is_empty());
+        assert!(acks.report(8, Whom::All).refused.is_empty());
     }
 }

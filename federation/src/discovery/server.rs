@@ -23,7 +23,7 @@ use tombolo_proto::xds::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    acks::{AckStream, Acknowledged, Acks},
+    acks::{AckStream, Acknowledged, Acks, Whom},
     store::ResourceStore,
     stream::{StreamState, Viewer},
 };
@@ -62,10 +62,19 @@ impl DeltaServer {
     /// Waits, no longer than `limit`, until every connected proxy has taken the documents over that are published now,
     /// and says who has and who has not. A proxy answers once it decides by them.
     pub async fn acknowledged(&self, limit: Duration) -> Acknowledged {
+        self.acknowledged_by(Whom::All, limit).await
+    }
+
+    /// As [`Self::acknowledged`], of gateways alone; waits also as long as none is connected.
+    pub async fn acknowledged_by_gateways(&self, limit: Duration) -> Acknowledged {
+        self.acknowledged_by(Whom::Gateways, limit).await
+    }
+
+    async fn acknowledged_by(&self, whom: Whom, limit: Duration) -> Acknowledged {
         let revision = self.store.revision(type_url::CONFIG_DOCUMENT);
         // Whether in time or not, the report says.
-        let _in_time = tokio::time::timeout(limit, self.acks.wait(revision)).await;
-        self.acks.report(revision)
+        let _in_time = tokio::time::timeout(limit, self.acks.wait(revision, whom)).await;
+        self.acks.report(revision, whom)
     }
 
     async fn run(

@@ -427,7 +427,7 @@ mod end_to_end {
             compile: |_| Default::default(),
             connect: connect(current),
             cache,
-            before_publish: Arc::new(|_| {}),
+            before_publish: Arc::new(|_, _| {}),
         });
         tokio::spawn(client.run());
         discovery

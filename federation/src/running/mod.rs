@@ -198,7 +198,7 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     let running = |socket, admin| Running { address, admin, socket, stop, ended };
 
     let (kept_in, hook) = (options.state_dir.clone(), options.acme_dns_hook.clone());
-    ordering::begin(&state, kept_in, hook, bounds.patience, stopped.clone()).await;
+    ordering::begin(&state, discovery.clone(), kept_in, hook, bounds.patience, stopped.clone()).await;
     tasks::follow_files(&state, options.config.clone(), bounds.look, stopped.clone()).await;
     // From here on answers are the whole truth.
     state.resources.set_synced();

@@ -1,8 +1,11 @@
 //! Certificates by ACME, against a real authority.
 
+mod front;
 mod pebble;
 
-use pebble::{Anything, Pebble, Setup, Zone};
+use front::Front;
+pub(super) use pebble::Anything;
+use pebble::{Pebble, Setup, Zone};
 use rustls::pki_types::CertificateDer;
 use tombolo_core::acme::Patience;
 
@@ -178,8 +181,11 @@ async fn a_certificate_is_renewed_and_the_old_one_stays_where_it_cannot_be() {
         let _waited = timeout(Duration::from_millis(100), town.world.gateway.changed()).await;
     };
     town.pebble.stop();
+    let told = |reason: &'static str| {
+        move |status: &serde_json::Value| status["conditions"].to_string().contains(reason)
+    };
     let failing =
-        town.until("failing", |status| status["conditions"].to_string().contains("RenewalFailing")).await;
+        town.until("failing", |status| told("RenewalFailing")(status) || told("NearExpiry")(status)).await;
     let message = failing["conditions"].to_string();
     assert!(
         message.contains("cannot connect to 127.0.0.1") && message.contains("is good until"),
@@ -191,9 +197,89 @@ async fn a_certificate_is_renewed_and_the_old_one_stays_where_it_cannot_be() {
         metrics.lines().find(|line| line.starts_with("tombolo_acme_certificate_failures{")).unwrap();
     assert!(!failures.ends_with(" 0"), "{failures}");
 
+    town.until("near its end", told("NearExpiry")).await;
+    town.until("expired", told("\"Expired\"")).await;
+    let metrics = town.metrics().await;
+    let urgency = "tombolo_acme_certificate_urgency{secret=\"shop/shop-tls\"} 3";
+    assert!(metrics.contains(urgency), "{metrics}");
+
     // It comes back without our account: there is a new one.
     town.pebble.restart().await;
     town.until_issued().await;
+}
+
+#[tokio::test]
+async fn a_renewal_in_the_authoritys_window_says_what_it_replaces() {
+    let mut town = Town::new(120, None).await;
+    let front = Front::before(&town.pebble).await;
+    let documents = [acme_gateway(&format!("{HTTP}, {SECURE}")), front.issuer()].concat();
+    town.world.reload(&documents).await;
+    let begun = tokio::time::Instant::now();
+    let seen = async {
+        loop {
+            let (asked, replaced) = {
+                let seen = front.seen.lock().unwrap();
+                (seen.asked.clone(), seen.replaced.clone())
+            };
+            if let (Some(replaced), [first, second, ..]) = (replaced.first(), asked.as_slice()) {
+                assert_eq!(replaced, first);
+                assert_ne!(first, second, "the new one has a window of its own");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, seen).await.unwrap_or_else(|_| panic!("not renewed: {}", town.pebble.log()));
+    assert!(begun.elapsed() < Duration::from_secs(70), "two thirds of its life would be 80 s");
+    assert_eq!(town.pebble.issued(), 2, "the second one's window is far away");
+}
+
+const MORE: &str = "{name: more, protocol: HTTPS, port: 443, hostname: more.example, tls: {certificateRefs: [{name: more-tls}]}}";
+
+#[tokio::test]
+async fn of_two_processes_with_one_state_directory_one_orders_and_leaves_it_when_it_drains() {
+    let mut town = Town::new(3600, None).await;
+    let (app, held) = app("v1").await;
+    let rest = [service("v1", app), route("v1"), town.pebble.issuer("")].concat();
+    town.world.reload(&[acme_gateway(&format!("{HTTP}, {SECURE}")), rest.clone()].concat()).await;
+    town.until_issued().await;
+    let (mut next, _drain) = acme_start(town.world.config.path(), town.state.path(), None).await;
+    timeout(SOON, next.ready()).await.expect("ready");
+    let second = next.listeners()[&BindKey { address: None, port: 443 }];
+    let first = town.world.address(443).unwrap();
+    assert_eq!(served(second, "shop.example").await, served(first, "shop.example").await);
+
+    // Both want one more; the first orders it, the second takes it over.
+    town.world.reload(&[acme_gateway(&format!("{HTTP}, {SECURE}, {MORE}")), rest].concat()).await;
+    let both = async {
+        loop {
+            let pair = (served(first, "more.example").await, served(second, "more.example").await);
+            if let (Some(one), Some(other)) = pair {
+                assert_eq!(one, other);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, both).await.unwrap_or_else(|_| panic!("not both: {}", town.pebble.log()));
+    assert_eq!(town.pebble.issued(), 2);
+
+    // A request is under way: the first one drains, and leaves the ordering to others before it ends.
+    let lock = std::fs::File::open(town.state.path().join("acme/lock")).unwrap();
+    assert!(lock.try_lock().is_err());
+    let waiting = request("shop.example", "/wait").body(Empty::new()).unwrap();
+    let waiting = tokio::spawn(send(town.world.address(80).unwrap(), waiting));
+    timeout(SOON, held.begun.notified()).await.expect("the request is in flight");
+    town.world.drain.drain();
+    let left = async {
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, left).await.expect("the lock is left");
+    assert!(!waiting.is_finished());
+    held.go.notify_one();
+    assert_eq!(timeout(SOON, waiting).await.unwrap().unwrap().0, StatusCode::OK);
 }
 
 #[tokio::test]

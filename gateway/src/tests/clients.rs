@@ -1,6 +1,13 @@
 //! Clients that have to show certificates.
 
-use rustls::{HandshakeKind, client::Resumption};
+use rustls::{
+    HandshakeKind, SupportedProtocolVersion,
+    client::{
+        ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue,
+        Tls13ClientSessionValue,
+    },
+    version::{TLS12, TLS13},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
@@ -44,11 +51,15 @@ impl Client {
 
     /// The status of one request on a connection of its own, and how its handshake went. None: the handshake failed.
     async fn get(&self, to: SocketAddr) -> Option<(u16, HandshakeKind)> {
+        self.get_at(to, "one.example").await
+    }
+
+    async fn get_at(&self, to: SocketAddr, host: &'static str) -> Option<(u16, HandshakeKind)> {
         let tcp = TcpStream::connect(to).await.unwrap();
-        let name = ServerName::try_from("one.example").unwrap();
+        let name = ServerName::try_from(host).unwrap();
         let connecting = TlsConnector::from(Arc::clone(&self.0)).connect(name, tcp);
         let mut stream = timeout(SOON, connecting).await.expect("in time").ok()?;
-        let request = "GET / HTTP/1.1\r\nhost: one.example\r\nconnection: close\r\n\r\n";
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         // In TLS 1.3 a client learns that it was refused when it reads.
@@ -140,6 +151,81 @@ async fn a_change_of_trust_holds_for_old_connections_and_sessions_too() {
 
     world.reload(&stage.documents(&format!("{{default: {}}}", trusting("theirs", "AllowValidOnly")))).await;
     assert_eq!(client.get(to).await, None, "no session outlives the trust it was made with");
+}
+
+/// Offers one session wherever it goes, as a client might that wants to get around a listener.
+#[derive(Debug)]
+struct Everywhere(ClientSessionMemoryCache);
+
+fn anywhere() -> ServerName<'static> {
+    ServerName::try_from("any.example").unwrap()
+}
+
+impl ClientSessionStore for Everywhere {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: rustls::NamedGroup) {
+        self.0.set_kx_hint(anywhere(), group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        self.0.kx_hint(&anywhere())
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(anywhere(), value);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.0.tls12_session(&anywhere())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.0.remove_tls12_session(&anywhere());
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(anywhere(), value);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(&anywhere())
+    }
+}
+
+fn everywhere(version: &'static SupportedProtocolVersion) -> Client {
+    let mut config = ClientConfig::builder_with_provider(tombolo_core::tls::provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(super::acme::Anything))
+        .with_no_client_auth();
+    config.resumption = Resumption::store(Arc::new(Everywhere(ClientSessionMemoryCache::new(8))));
+    Client(Arc::new(config))
+}
+
+#[tokio::test]
+async fn no_session_of_either_version_is_resumed_at_another_listener_or_past_a_change_of_trust() {
+    let stage = Stage::new().await;
+    let two = |documents: String| {
+        let two = "{name: two, protocol: HTTPS, port: 443, hostname: two.example, tls: {certificateRefs: [{name: cert}]}}";
+        documents.replace("  listeners: [", &format!("  listeners: [{two}, "))
+    };
+    for version in [&TLS12, &TLS13] {
+        let mut world = World::new(&two(stage.documents("{default: {}}"))).await;
+        let (to, other) = (world.address(443).unwrap(), world.address(8443).unwrap());
+        let client = everywhere(version);
+        let kind = async |to, host| client.get_at(to, host).await.map(|(_, kind)| kind);
+        assert_eq!(kind(to, "one.example").await, Some(HandshakeKind::Full));
+        assert_eq!(kind(to, "one.example").await, Some(HandshakeKind::Resumed), "{version:?}");
+        assert_eq!(kind(to, "two.example").await, Some(HandshakeKind::Full), "{version:?}: another hostname");
+        assert_eq!(kind(to, "two.example").await, Some(HandshakeKind::Resumed), "{version:?}");
+        assert_eq!(kind(other, "one.example").await, Some(HandshakeKind::Full), "{version:?}: another port");
+        assert_eq!(kind(other, "one.example").await, Some(HandshakeKind::Resumed), "{version:?}");
+        assert_eq!(kind(to, "one.example").await, Some(HandshakeKind::Full), "{version:?}: and back");
+
+        let trust = format!("{{default: {}}}", trusting("ours", "AllowValidOnly"));
+        world.reload(&two(stage.documents(&trust))).await;
+        assert_eq!(kind(to, "one.example").await, None, "{version:?}: it has shown no certificate");
+    }
 }
 
 #[tokio::test]

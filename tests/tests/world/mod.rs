@@ -35,7 +35,7 @@ use tombolo_core::{
     telemetry::{AccessLog, Telemetry},
 };
 use tombolo_proto::v1::{
-    ApplyRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
+    ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
     operator_client::OperatorClient,
 };
 use tonic::transport::{Channel, Endpoint};
@@ -250,6 +250,13 @@ impl Cluster {
         let request = ApplyRequest { files, author: "test".into(), ..Default::default() };
         let answer = self.operator().await.apply(request).await.unwrap().into_inner();
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+    }
+
+    /// Documents of a kind, as `tombolo get` has them.
+    pub async fn documents(&self, kind: &str) -> Vec<serde_json::Value> {
+        let request = GetRequest { kind: kind.into(), ..Default::default() };
+        let got = self.operator().await.get(request).await.unwrap().into_inner();
+        got.documents_json.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
 
     /// Joins another cluster by its token, as `tombolo peer` does.

@@ -12,10 +12,13 @@ use base64::{
 };
 use serde_json::{Value, json};
 
-use super::status::{CONTROLLER, Conditions, Problem, object_status};
+use super::{
+    sets,
+    status::{CONTROLLER, Conditions, Problem, object_status},
+};
 use crate::{
     decide::{
-        AcmeAuthority, AcmeCertificate, AcmeProgress, DnsUpdate, Hidden, TsigKey,
+        AcmeAuthority, AcmeCertificate, AcmeProgress, AcmeUrgency, DnsUpdate, Hidden, TsigKey,
         acme::{ACME_ISSUER, AcmeChallengeType},
     },
     resources::{
@@ -41,6 +44,11 @@ struct Asked {
 /// Every certificate that is to be ordered.
 pub fn certificates(resources: &ResourceSet) -> Vec<AcmeCertificate> {
     issuers(resources).0
+}
+
+/// The status of every AcmeIssuer, with what the one who orders has written into the documents.
+pub fn status(resources: &ResourceSet) -> Vec<ObjectStatus> {
+    issuers(resources).1
 }
 
 /// Every certificate that is wanted, and the status of AcmeIssuers.
@@ -82,21 +90,41 @@ fn asked(resources: &ResourceSet, issuer: &ObjectKey, challenge: AcmeChallengeTy
         if key.namespace != issuer.namespace || !names_it || !is_ours(resources, gateway) {
             continue;
         }
-        for listener in gateway.spec.listeners.iter().filter(|listener| terminates(listener)) {
-            if let Err(why) = asked.take(resources, key, listener, challenge) {
-                let message = format!("listener {key}/{}: {why}", listener.name);
-                asked.problems.push(Problem::new("ListenerNotSupported", message));
-            }
+        asked.take_all(resources, key, &gateway.spec.listeners, challenge);
+    }
+    for (key, gateway, set) in sets::let_in(resources) {
+        // Its own annotation counts before the Gateway's, which speaks only for its own namespace.
+        let inherited =
+            || gateway.meta.annotations.get(ACME_ISSUER).filter(|_| gateway.meta.namespace == key.namespace);
+        let name = set.meta.annotations.get(ACME_ISSUER).or_else(inherited);
+        if key.namespace == issuer.namespace && name == Some(&issuer.name) && is_ours(resources, gateway) {
+            asked.take_all(resources, key, &set.spec.listeners, challenge);
         }
     }
     asked
 }
 
 impl Asked {
+    /// Listeners of a Gateway or ListenerSet.
+    fn take_all(
+        &mut self,
+        resources: &ResourceSet,
+        owner: &ObjectKey,
+        listeners: &[ListenerSpec],
+        challenge: AcmeChallengeType,
+    ) {
+        for listener in listeners.iter().filter(|listener| terminates(listener)) {
+            if let Err(why) = self.take(resources, owner, listener, challenge) {
+                let message = format!("listener {owner}/{}: {why}", listener.name);
+                self.problems.push(Problem::new("ListenerNotSupported", message));
+            }
+        }
+    }
+
     fn take(
         &mut self,
         resources: &ResourceSet,
-        gateway: &ObjectKey,
+        owner: &ObjectKey,
         listener: &ListenerSpec,
         challenge: AcmeChallengeType,
     ) -> Result<(), String> {
@@ -104,10 +132,10 @@ impl Asked {
         let mut own = references.filter(|reference| {
             reference.group.as_deref().unwrap_or_default().is_empty()
                 && reference.kind.as_deref().unwrap_or("Secret") == "Secret"
-                && reference.namespace.as_ref().is_none_or(|namespace| *namespace == gateway.namespace)
+                && reference.namespace.as_ref().is_none_or(|namespace| *namespace == owner.namespace)
         });
         let to_order = own.find_map(|reference| {
-            let key = ObjectKey::new(&gateway.namespace, &reference.name);
+            let key = ObjectKey::new(&owner.namespace, &reference.name);
             let ours = |secret: &Arc<Object<_>>| secret.meta.annotations.contains_key(ACME_ISSUER);
             resources.secrets.get(&key).is_none_or(ours).then_some(key)
         });
@@ -244,10 +272,16 @@ fn issuer_status(
 }
 
 fn failing(progress: &AcmeProgress) -> Option<Problem> {
-    let failure = progress.failure.as_deref()?;
-    let (reason, until) = match &progress.not_after {
-        Some(end) => ("RenewalFailing", format!("; the one in use is good until {end}")),
-        None => ("OrderFailing", String::new()),
+    let (failure, urgency) = (progress.failure.as_deref(), progress.urgency);
+    let (reason, until) = match (&progress.not_after, urgency) {
+        (Some(end), AcmeUrgency::Expired) => ("Expired", format!("; the one in use has expired at {end}")),
+        (Some(end), AcmeUrgency::NearExpiry | AcmeUrgency::Critical) => {
+            ("NearExpiry", format!("; the one in use is good until {end} only"))
+        }
+        (Some(end), AcmeUrgency::None) => ("RenewalFailing", format!("; the one in use is good until {end}")),
+        (None, _) => ("OrderFailing", String::new()),
     };
+    // One that is urgent is told, also if no order has failed: perhaps none is made.
+    let failure = failure.or_else(|| (urgency != AcmeUrgency::None).then_some("it is not renewed"))?;
     Some(Problem::new(reason, format!("{}: {failure}{until}", progress.secret)))
 }

@@ -3,7 +3,7 @@
 //! A pure function of the documents. What is wrong with one object is told in its status and touches no other.
 
 mod acme;
-pub use acme::certificates as acme_certificates;
+pub use acme::{certificates as acme_certificates, status as acme_status};
 mod addresses;
 mod attach;
 mod auth;

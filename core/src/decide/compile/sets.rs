@@ -13,7 +13,7 @@ use super::{
 };
 use crate::resources::{
     Object, ObjectKey, ObjectStatus, ResourceSet,
-    kinds::{FromNamespaces, ListenerSet},
+    kinds::{FromNamespaces, Gateway, ListenerSet},
 };
 
 /// Of XListenerSet.
@@ -45,6 +45,12 @@ impl Set<'_> {
 
 /// All sets in their order of precedence: the oldest first, then by namespace and name.
 fn all(resources: &ResourceSet) -> Vec<Set<'_>> {
+    let mut sets: Vec<_> = each(resources).collect();
+    sets.sort_by_key(|set| (created(&set.object.meta), set.owner.key));
+    sets
+}
+
+fn each(resources: &ResourceSet) -> impl Iterator<Item = Set<'_>> {
     let standard = resources.listener_sets.iter().map(|(key, object)| {
         let owner = Owner { group: GATEWAY_GROUP, kind: "ListenerSet", key };
         Set { owner, object }
@@ -53,9 +59,7 @@ fn all(resources: &ResourceSet) -> Vec<Set<'_>> {
         let owner = Owner { group: EXPERIMENTAL_GROUP, kind: "XListenerSet", key };
         Set { owner, object }
     });
-    let mut sets: Vec<_> = standard.chain(experimental).collect();
-    sets.sort_by_key(|set| (created(&set.object.meta), set.owner.key));
-    sets
+    standard.chain(experimental)
 }
 
 /// The Gateway that a set names as its parent; none where there is no such set.
@@ -72,7 +76,7 @@ pub(super) fn add<'a>(resources: &'a ResourceSet, drafts: &mut [GatewayDraft<'a>
         drafts.iter().enumerate().map(|(at, draft)| (draft.key.clone(), at)).collect();
     for set in all(resources).into_iter().filter(Set::names_a_gateway) {
         let Some(draft) = positions.get(&set.gateway()).and_then(|at| drafts.get_mut(*at)) else { continue };
-        if !is_allowed(resources, draft, set.owner.key) {
+        if !is_allowed(resources, draft.key, &draft.object.spec, set.owner.key) {
             continue;
         }
         for spec in &set.object.spec.listeners {
@@ -88,10 +92,21 @@ pub(super) fn add<'a>(resources: &'a ResourceSet, drafts: &mut [GatewayDraft<'a>
     }
 }
 
-fn is_allowed(resources: &ResourceSet, gateway: &GatewayDraft<'_>, set: &ObjectKey) -> bool {
-    let allowed = gateway.object.spec.allowed_listeners.as_ref();
+/// Sets that their Gateway lets in, with that.
+pub(super) fn let_in(
+    resources: &ResourceSet,
+) -> impl Iterator<Item = (&ObjectKey, &Object<Gateway>, &Object<ListenerSet>)> {
+    each(resources).filter(Set::names_a_gateway).filter_map(|set| {
+        let (key, gateway) = resources.gateways.get_key_value(&set.gateway())?;
+        let allowed = is_allowed(resources, key, &gateway.spec, set.owner.key);
+        allowed.then_some((set.owner.key, &**gateway, set.object))
+    })
+}
+
+fn is_allowed(resources: &ResourceSet, gateway: &ObjectKey, spec: &Gateway, set: &ObjectKey) -> bool {
+    let allowed = spec.allowed_listeners.as_ref();
     let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
-    selects(resources, namespaces, FromNamespaces::None, &gateway.key.namespace, &set.namespace)
+    selects(resources, namespaces, FromNamespaces::None, &gateway.namespace, &set.namespace)
 }
 
 /// How many sets a Gateway has accepted.
@@ -135,7 +150,7 @@ fn refused(generation: i64, accepted: &str, programmed: &str, message: &str) -> 
 
 fn of_set(resources: &ResourceSet, gateway: &GatewayDraft<'_>, set: Set<'_>) -> serde_json::Value {
     let generation = set.object.meta.generation;
-    if !is_allowed(resources, gateway, set.owner.key) {
+    if !is_allowed(resources, gateway.key, &gateway.object.spec, set.owner.key) {
         let message = format!("allowedListeners of Gateway {} does not let it in", gateway.key);
         return refused(generation, "NotAllowed", "NotAllowed", &message).stanza();
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// AcmeIssuer: an account with a certificate authority that speaks ACME.
 ///
-/// A Gateway in the same namespace uses it by the annotation `tombolo.dev/acme-issuer: NAME`: for each of its listeners
+/// A Gateway or ListenerSet in the same namespace uses it by the annotation `tombolo.dev/acme-issuer: NAME`: for each of its listeners
 /// that terminate TLS, have a hostname and refer to a Secret that is not there, a certificate is ordered and kept in
 /// that Secret's place.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -215,9 +215,32 @@ impl Pebble {
 
     /// An AcmeIssuer `pebble` that uses it, with more of its `spec`.
     pub fn issuer(&self, more: &str) -> String {
-        let root: String = self.root.lines().map(|line| format!("    {line}\n")).collect();
-        format!(
-            "apiVersion: tombolo.dev/v1alpha1
+        issuer_at(self.port, &self.root, more)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A place for files of a test.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for Pebble {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// An AcmeIssuer `pebble` with the directory at this port, which has this root, with more of its `spec`.
+pub fn issuer_at(port: u16, root: &str, more: &str) -> String {
+    let root: String = root.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "apiVersion: tombolo.dev/v1alpha1
 kind: AcmeIssuer
 metadata: {{name: pebble, namespace: shop}}
 spec:
@@ -234,21 +257,8 @@ data:
   ca.crt: |
 {root}---
 ",
-            self.port
-        )
-    }
-
-    /// A place for files of a test.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-}
-
-impl Drop for Pebble {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
+        port
+    )
 }
 
 fn free_port() -> u16 {

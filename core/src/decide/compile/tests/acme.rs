@@ -86,6 +86,44 @@ fn listeners_of_one_secret_share_a_certificate_and_other_classes_get_none() {
     assert!(listener.contains(&"Programmed=False/Pending".into()), "{listener:?}");
 }
 
+fn listener_set(name: &str, namespace: &str, annotations: &str) -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{ name: {name}, namespace: {namespace}, annotations: {{ {annotations} }} }}
+spec:
+  parentRef: {{ name: edge, namespace: shop }}
+  listeners:
+    - {{ name: a, port: 443, protocol: HTTPS, hostname: {name}.example, tls: {{ certificateRefs: [{{ name: {name} }}] }} }}
+"
+    )
+}
+
+#[test]
+fn listener_sets_that_are_let_in_get_certificates_too() {
+    let edge = |allowed: &str| {
+        gateway("edge", "tombolo", &[("main", "main.example", "main")]).replace(
+            "listeners: [",
+            &format!("allowedListeners: {{ namespaces: {{ from: {allowed} }} }}, listeners: ["),
+        )
+    };
+    let sets = [
+        listener_set("inherits", "shop", ""),
+        listener_set("own", "team", "tombolo.dev/acme-issuer: le"),
+        listener_set("silent", "team", ""),
+        listener_set("elsewhere", "shop", "tombolo.dev/acme-issuer: another"),
+    ]
+    .concat();
+    let teams = issuer("").replace("namespace: shop", "namespace: team");
+    let with = |allowed: &str| wanted(&compiled(&[issuer(""), teams.clone(), edge(allowed), sets.clone()]));
+    let main = pair("shop/main", &["main.example"]);
+    let (inherits, own) = (pair("shop/inherits", &["inherits.example"]), pair("team/own", &["own.example"]));
+    assert_eq!(with("All"), [inherits.clone(), main.clone(), own]);
+    assert_eq!(with("Same"), [inherits, main.clone()]);
+    assert_eq!(with("None"), [main]);
+}
+
 #[test]
 fn a_secret_of_somebody_else_is_left_alone_and_one_of_ours_is_kept_fresh() {
     let secret = |name: &str, annotations: &str| {
@@ -176,6 +214,16 @@ fn the_state_of_certificates_is_told() {
     assert_eq!(conditions(&failing)[2], "Ready=False/RenewalFailing");
     let message = failing["conditions"][2]["message"].as_str().unwrap();
     assert_eq!(message, "shop/one: it is down; the one in use is good until 2030-01-01T00:00:00Z");
+    let urgent = tell(serde_json::json!(
+        { "secret": "shop/one", "notAfter": "2030-01-01T00:00:00Z", "failure": "it is down", "urgency": "critical" }));
+    assert_eq!(conditions(&urgent)[2], "Ready=False/NearExpiry");
+    assert_eq!(urgent["certificates"][0]["urgency"], "critical");
+    let over = tell(
+        serde_json::json!({ "secret": "shop/one", "notAfter": "2030-01-01T00:00:00Z", "urgency": "expired" }),
+    );
+    assert_eq!(conditions(&over)[2], "Ready=False/Expired");
+    let message = over["conditions"][2]["message"].as_str().unwrap();
+    assert_eq!(message, "shop/one: it is not renewed; the one in use has expired at 2030-01-01T00:00:00Z");
     let never = tell(serde_json::json!({ "secret": "shop/one", "failure": "it is down" }));
     assert_eq!(conditions(&never)[2], "Ready=False/OrderFailing");
 }

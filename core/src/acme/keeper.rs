@@ -15,12 +15,12 @@ use tokio::{
 };
 
 use super::{
-    Issued, Patience, Responder, Schedule,
+    Issued, Lifetime, Patience, Responder, Schedule,
     order::{OrderError, Orderer},
     store::Store,
 };
 use crate::{
-    decide::{AcmeCertificate, AcmeProgress},
+    decide::{AcmeCertificate, AcmeProgress, AcmeUrgency},
     telemetry::Telemetry,
 };
 
@@ -33,11 +33,14 @@ const ASK_LEAST: Duration = Duration::from_secs(60);
 /// The longest sleep, so that a clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// While another process orders from the same directory, it is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The shortest, so that whatever is due and cannot be begun costs nothing.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
 
-/// What a manager is given.
-pub struct ManagerParts {
+/// What a keeper is given.
+pub struct KeeperParts {
     /// Where it keeps account keys and certificates. Made with the first order.
     pub state_dir: PathBuf,
     /// Gives answers to challenges.
@@ -48,7 +51,7 @@ pub struct ManagerParts {
     pub patience: Patience,
     /// For metrics.
     pub telemetry: Arc<Telemetry>,
-    /// What is wanted; the manager ends with its sender.
+    /// What is wanted; the keeper ends with its sender.
     pub wanted: watch::Receiver<Arc<[AcmeCertificate]>>,
 }
 
@@ -78,6 +81,8 @@ struct Entry {
     ordering: bool,
     /// When its window is asked for again.
     ask_at: i64,
+    /// What was told last of its end.
+    told: AcmeUrgency,
 }
 
 /// What came of a task.
@@ -87,30 +92,36 @@ enum Done {
 }
 
 /// Begins, with what was kept. Gives what there is, now and from then on.
-pub fn start(parts: ManagerParts) -> watch::Receiver<Arc<Holdings>> {
+pub fn start(parts: KeeperParts) -> watch::Receiver<Arc<Holdings>> {
     let kept = Store::certificates(&parts.state_dir.join("acme"));
     let issued = kept.into_iter().map(|issued| (issued.secret.clone(), Arc::new(issued))).collect();
     let holdings = Arc::new(Holdings { issued, progress: BTreeMap::new() });
     let (tell, told) = watch::channel(Arc::clone(&holdings));
-    let manager = Manager {
+    let keeper = Keeper {
         issued: holdings.issued.clone(),
         parts,
         entries: HashMap::new(),
         running: JoinSet::new(),
         orderer: None,
+        is_blocked: false,
+        seen: None,
         tell,
     };
-    tokio::spawn(manager.run());
+    tokio::spawn(keeper.run());
     told
 }
 
-struct Manager {
-    parts: ManagerParts,
+struct Keeper {
+    parts: KeeperParts,
     issued: BTreeMap<String, Arc<Issued>>,
     entries: HashMap<Arc<str>, Entry>,
     running: JoinSet<Done>,
     /// Made with the first order, as a gateway that orders nothing needs no directory.
     orderer: Option<Arc<Orderer>>,
+    /// Something is due, and another process orders.
+    is_blocked: bool,
+    /// When the directory had changed, as it was last read.
+    seen: Option<SystemTime>,
     tell: watch::Sender<Arc<Holdings>>,
 }
 
@@ -123,7 +134,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-impl Manager {
+impl Keeper {
     async fn run(mut self) {
         loop {
             let wanted = Arc::clone(&self.parts.wanted.borrow_and_update());
@@ -163,7 +174,14 @@ impl Manager {
                         schedule.holds(lifetime);
                     }
                     let wanted = certificate.clone();
-                    let entry = Entry { wanted, schedule, failure: None, ordering: false, ask_at: 0 };
+                    let entry = Entry {
+                        wanted,
+                        schedule,
+                        failure: None,
+                        ordering: false,
+                        ask_at: 0,
+                        told: AcmeUrgency::None,
+                    };
                     self.entries.insert(Arc::clone(&certificate.secret), entry);
                 }
             }
@@ -172,6 +190,20 @@ impl Manager {
 
     fn begin_due(&mut self) {
         let now = now();
+        self.is_blocked = false;
+        let has_work =
+            |entry: &Entry| !entry.ordering && (entry.schedule.due() <= now || entry.is_to_ask(now));
+        if !self.entries.values().any(has_work) {
+            return;
+        }
+        let orderer = match self.orderer() {
+            Ok(Some(orderer)) => Ok(orderer),
+            Ok(None) => {
+                self.is_blocked = true;
+                return self.follow_other();
+            }
+            Err(error) => Err(error),
+        };
         let mut due: Vec<(i64, Arc<str>)> = self
             .entries
             .iter()
@@ -183,17 +215,18 @@ impl Manager {
             if self.running.len() >= AT_A_TIME {
                 return;
             }
-            self.begin(&secret, now);
+            self.begin(&secret, &orderer, now);
         }
-        self.ask(now);
+        if let Ok(orderer) = orderer {
+            self.ask(&orderer, now);
+        }
     }
 
-    fn begin(&mut self, secret: &Arc<str>, now: i64) {
-        let orderer = self.orderer();
+    fn begin(&mut self, secret: &Arc<str>, orderer: &Result<Arc<Orderer>, OrderError>, now: i64) {
         let Some(entry) = self.entries.get_mut(secret) else { return };
         let orderer = match orderer {
-            Ok(orderer) => orderer,
-            Err(error) => return entry.fail(secret, &error, now, &self.parts.telemetry),
+            Ok(orderer) => Arc::clone(orderer),
+            Err(error) => return entry.fail(secret, error, now, &self.parts.telemetry),
         };
         entry.ordering = true;
         let (wanted, secret) = (entry.wanted.clone(), Arc::clone(secret));
@@ -207,19 +240,13 @@ impl Manager {
     }
 
     /// Asks for windows of renewal, as there is room.
-    fn ask(&mut self, now: i64) {
-        let is_due =
-            |entry: &Entry| !entry.ordering && entry.ask_at <= now && entry.schedule.not_after().is_some();
-        if !self.entries.values().any(is_due) {
-            return;
-        }
-        let orderer = self.orderer();
-        for (secret, entry) in self.entries.iter_mut().filter(|(_, entry)| is_due(entry)) {
+    fn ask(&mut self, orderer: &Arc<Orderer>, now: i64) {
+        for (secret, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_to_ask(now)) {
             if self.running.len() >= AT_A_TIME {
                 return;
             }
             entry.ask_at = now.saturating_add(millis(ASK_AGAIN));
-            let (Some(issued), Ok(orderer)) = (self.issued.get(&**secret), &orderer) else { continue };
+            let Some(issued) = self.issued.get(&**secret) else { continue };
             let (orderer, secret, issued) = (Arc::clone(orderer), Arc::clone(secret), Arc::clone(issued));
             let authority = Arc::clone(&entry.wanted.authority);
             self.running.spawn(async move {
@@ -229,19 +256,50 @@ impl Manager {
         }
     }
 
-    fn orderer(&mut self) -> Result<Arc<Orderer>, OrderError> {
+    /// Who orders. None: another process does, as long as it holds the directory's lock.
+    fn orderer(&mut self) -> Result<Option<Arc<Orderer>>, OrderError> {
         if let Some(orderer) = &self.orderer {
-            return Ok(Arc::clone(orderer));
+            return Ok(Some(Arc::clone(orderer)));
         }
         let directory = self.parts.state_dir.join("acme");
         // What could not be kept would be ordered again and again.
-        let store = Store::open(&directory).map_err(|error| {
+        let failed = |error| {
             OrderError::local(format!("certificates cannot be kept in {}: {error}", directory.display()))
-        })?;
+        };
+        let store = Store::open(&directory).map_err(failed)?;
+        let Some(lock) = store.lock().map_err(failed)? else { return Ok(None) };
+        // The one that ordered before may have had some meanwhile.
+        self.read_kept();
         let (responder, hook) = (Arc::clone(&self.parts.responder), self.parts.hook.clone());
-        let orderer = Arc::new(Orderer { store, responder, hook });
+        let orderer = Arc::new(Orderer { store, responder, hook, _lock: lock });
         self.orderer = Some(Arc::clone(&orderer));
-        Ok(orderer)
+        Ok(Some(orderer))
+    }
+
+    /// Takes over what the process that orders has had since.
+    fn follow_other(&mut self) {
+        let directory = self.parts.state_dir.join("acme");
+        let changed = std::fs::metadata(directory).and_then(|metadata| metadata.modified()).ok();
+        if changed != self.seen {
+            tracing::info!("another process orders certificates from this directory; this one follows");
+            self.seen = changed;
+            self.read_kept();
+        }
+    }
+
+    fn read_kept(&mut self) {
+        for issued in Store::certificates(&self.parts.state_dir.join("acme")) {
+            let Some(lifetime) = issued.lifetime() else { continue };
+            if self.issued.get(&issued.secret).is_some_and(|held| **held == issued) {
+                continue;
+            }
+            if let Some(entry) = self.entries.get_mut(issued.secret.as_str())
+                && covers(&issued, &entry.wanted)
+            {
+                entry.holds(lifetime);
+            }
+            self.issued.insert(issued.secret.clone(), Arc::new(issued));
+        }
     }
 
     fn done(&mut self, done: Done) {
@@ -280,9 +338,7 @@ impl Manager {
         let Some(lifetime) = issued.lifetime() else { return };
         tracing::info!(%secret, names = ?issued.names, until = rfc3339(lifetime.not_after), "a certificate was issued");
         if let Some(entry) = self.entries.get_mut(secret) {
-            entry.failure = None;
-            entry.ask_at = 0;
-            entry.schedule.holds(lifetime);
+            entry.holds(lifetime);
             if !covers(&issued, &entry.wanted) {
                 entry.schedule.outdated();
             }
@@ -300,25 +356,26 @@ impl Manager {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let now = now();
         let mut progress: BTreeMap<String, Vec<AcmeProgress>> = BTreeMap::new();
         let metrics = self.parts.telemetry.acme();
-        let mut secrets: Vec<_> = self.entries.iter().collect();
+        let mut secrets: Vec<_> = self.entries.iter_mut().collect();
         secrets.sort_by_key(|(secret, _)| Arc::clone(secret));
         for (secret, entry) in secrets {
             let issued = self.issued.get(&**secret).and_then(|issued| issued.lifetime());
-            metrics.certificate(
-                secret,
-                issued.map(|lifetime| lifetime.not_after / 1000),
-                entry.schedule.failures(),
-            );
+            let failures = entry.schedule.failures();
+            let urgency = issued.map(|lifetime| lifetime.urgency(now, failures)).unwrap_or_default();
+            entry.warn(secret, urgency);
+            metrics.certificate(secret, issued.map(|lifetime| lifetime.not_after / 1000), failures, urgency);
             progress.entry(entry.wanted.authority.issuer.to_string()).or_default().push(AcmeProgress {
                 secret: secret.to_string(),
                 not_after: issued.map(|lifetime| rfc3339(lifetime.not_after)),
                 next_attempt: (!entry.ordering && entry.schedule.due() > 0)
                     .then(|| rfc3339(entry.schedule.due())),
                 failure: entry.failure.clone(),
-                failures: entry.schedule.failures(),
+                failures,
+                urgency,
             });
         }
         metrics.retain(|secret| self.entries.contains_key(secret));
@@ -333,6 +390,9 @@ impl Manager {
     }
 
     fn pause(&self) -> Duration {
+        if self.is_blocked {
+            return LOOK_AGAIN;
+        }
         if self.running.len() >= AT_A_TIME {
             return LONGEST_SLEEP;
         }
@@ -347,6 +407,33 @@ impl Manager {
 }
 
 impl Entry {
+    fn is_to_ask(&self, now: i64) -> bool {
+        !self.ordering && self.ask_at <= now && self.schedule.not_after().is_some()
+    }
+
+    /// There is a certificate as it is wanted.
+    fn holds(&mut self, lifetime: Lifetime) {
+        self.failure = None;
+        self.ask_at = 0;
+        self.schedule.holds(lifetime);
+    }
+
+    /// Tells, once each, that the end comes nearer.
+    fn warn(&mut self, secret: &str, urgency: AcmeUrgency) {
+        let before = std::mem::replace(&mut self.told, urgency);
+        if urgency <= before {
+            return;
+        }
+        let failure = self.failure.as_deref().unwrap_or("it is not renewed");
+        let left = match urgency {
+            AcmeUrgency::None => return,
+            AcmeUrgency::NearExpiry => "less than a fifth of its life",
+            AcmeUrgency::Critical => "less than a twentieth of its life",
+            AcmeUrgency::Expired => "nothing",
+        };
+        tracing::error!(secret, failure, left, "a certificate is near its end and was not renewed");
+    }
+
     fn fail(&mut self, secret: &str, error: &OrderError, now: i64, telemetry: &Telemetry) {
         self.schedule.failed(now, error.kind, error.retry_after);
         telemetry.acme().ordered("failed");
