@@ -50,6 +50,9 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// Makes a channel to the controller; called for each try.
 pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Channel, String>> + Send + Sync>;
 
+/// Sees each snapshot and its documents.
+pub type BeforePublish = Arc<dyn Fn(&Snapshot, &ResourceSet) + Send + Sync>;
+
 /// What a client is made of.
 pub struct ClientParts {
     /// Who this proxy says it is; the controller believes the certificate.
@@ -63,7 +66,7 @@ pub struct ClientParts {
     /// Where the last good state is kept.
     pub cache: Option<Cache>,
     /// Called with each new snapshot and its documents before they are published, and so before they are acknowledged; balancing takes over the endpoints here.
-    pub before_publish: Arc<dyn Fn(&Snapshot, &ResourceSet) + Send + Sync>,
+    pub before_publish: BeforePublish,
 }
 
 /// Counters of a client.

@@ -17,7 +17,7 @@ mod protocol;
 
 pub use assembly::{Applied, Assembly, COOKIE_KEY, Compile, Refused};
 pub use cache::{Cache, CacheError};
-pub use client::{Client, ClientParts, Connect, Discovery, DiscoveryStats};
+pub use client::{BeforePublish, Client, ClientParts, Connect, Discovery, DiscoveryStats};
 pub use convert::ResourceError;
 pub use protocol::Protocol;
 
