@@ -9,6 +9,7 @@
 mod challenges;
 mod desk;
 mod dns;
+mod entry;
 mod http;
 mod keeper;
 mod order;

@@ -6,20 +6,20 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        ResolvesClientCert, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    CertificateError, ClientConfig, Error, RootCertStore, SignatureScheme,
+    client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor},
+    pki_types::{CertificateDer, UnixTime, pem::PemObject},
     server::ParsedCertificate,
     sign::CertifiedKey,
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{EdgeCertificate, TlsError, mesh::protocols, provider};
+use super::{
+    EdgeCertificate, TlsError,
+    checked::{Checked, ServerChain},
+    mesh::protocols,
+    provider,
+};
 use crate::decide::{BackendName, BackendTls, BackendTrust};
 
 /// Where distributions keep the certificate authorities of a machine; the first that is there counts. The variable
@@ -65,9 +65,8 @@ pub fn backend_client(
             .map_err(|error| Error::General(error.to_string()))?;
         builder.dangerous().with_custom_certificate_verifier(verifier)
     } else {
-        let algorithms = provider().signature_verification_algorithms;
-        let verifier = NamesVerifier { roots, names: Arc::clone(&policy.names), algorithms };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        let verifier = NamesVerifier { roots, names: Arc::clone(&policy.names) };
+        builder.dangerous().with_custom_certificate_verifier(Checked::new(verifier))
     };
     let mut config = match own {
         Some(own) => builder.with_client_cert_resolver(Arc::new(Own(Arc::clone(own.certified())))),
@@ -113,52 +112,19 @@ impl ResolvesClientCert for Own {
 struct NamesVerifier {
     roots: Arc<RootCertStore>,
     names: Arc<[BackendName]>,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for NamesVerifier {
-    fn verify_server_cert(
+impl ServerChain for NamesVerifier {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        if has_one(end_entity, &self.names)? {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(CertificateError::NotValidForName.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        if has_one(end_entity, &self.names)? { Ok(()) } else { Err(CertificateError::NotValidForName.into()) }
     }
 }
 

@@ -3,25 +3,22 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    Error, RootCertStore,
     pki_types::{CertificateDer, UnixTime},
-    server::{
-        WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::provider;
+use super::{
+    checked::{Checked, ClientChain},
+    provider,
+};
 pub use crate::decide::ClientValidation;
 
 impl ClientValidation {
     /// The verifier. An error where no root can be used: then nobody could be let in.
     pub(super) fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
         if self.insecure_fallback {
-            let algorithms = provider().signature_verification_algorithms;
-            return Ok(Arc::new(Anyone { algorithms }));
+            return Ok(Checked::new(Anyone));
         }
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(self.roots.iter().map(|root| CertificateDer::from(&**root)));
@@ -33,47 +30,14 @@ impl ClientValidation {
 
 /// Asks for a certificate and takes any, or none. That who shows one has its key is checked all the same.
 #[derive(Debug)]
-struct Anyone {
-    algorithms: WebPkiSupportedAlgorithms,
-}
+struct Anyone;
 
-impl ClientCertVerifier for Anyone {
-    fn client_auth_mandatory(&self) -> bool {
+impl ClientChain for Anyone {
+    fn is_mandatory(&self) -> bool {
         false
     }
 
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+    fn check(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<(), Error> {
+        Ok(())
     }
 }

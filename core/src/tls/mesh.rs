@@ -59,7 +59,7 @@ fn client(
     expected: Expected,
     alpn: &[&str],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerVerifier::new(Anchors::Bundles(Roots::of(trust)), expected);
+    let verifier = ServerVerifier::checked(Anchors::Bundles(Roots::of(trust)), expected);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // The verifier above is stricter than the one by server name that it replaces.
@@ -88,7 +88,7 @@ fn server(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(ClientVerifier::new(Roots::of(trust), mandatory))
+        .with_client_cert_verifier(ClientVerifier::checked(Roots::of(trust), mandatory))
         .with_cert_resolver(Arc::new(Own(Arc::clone(own))));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

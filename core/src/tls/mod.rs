@@ -4,6 +4,7 @@
 //! configuration: no default of the process is needed or used.
 
 mod backend;
+mod checked;
 mod clients;
 pub mod edge;
 pub mod grpc;

@@ -26,7 +26,7 @@ pub fn bootstrap_client(
             trust_domain: trust_domain.clone(),
         });
     }
-    let verifier = ServerVerifier::new(Anchors::Pinned(root_sha256), Expected::Id(expected.clone()));
+    let verifier = ServerVerifier::checked(Anchors::Pinned(root_sha256), Expected::Id(expected.clone()));
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // The verifier above is stricter than the one by server name that it replaces.

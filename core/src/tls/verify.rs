@@ -7,21 +7,15 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    CertificateError, Error, OtherError,
+    client::verify_server_cert_signed_by_trust_anchor,
+    pki_types::{CertificateDer, UnixTime},
+    server::ParsedCertificate,
 };
 
 use super::{
     TlsError,
+    checked::{Checked, ClientChain, ServerChain},
     leaf::{Leaf, LeafError},
     provider,
     roots::{DomainRoots, Roots},
@@ -202,130 +196,69 @@ pub enum ChainError {
 }
 
 /// Verifies servers: their chain against the bundle of the trust domain in their own SPIFFE ID, and that ID against
-/// the expected one. The name that was asked for by SNI plays no part.
+/// the expected one.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    pub anchors: Anchors,
-    pub expected: Expected,
-    pub algorithms: WebPkiSupportedAlgorithms,
+    anchors: Anchors,
+    expected: Expected,
 }
 
 impl ServerVerifier {
-    pub fn new(anchors: Anchors, expected: Expected) -> Arc<Self> {
-        Arc::new(Self { anchors, expected, algorithms: provider().signature_verification_algorithms })
+    pub fn checked(anchors: Anchors, expected: Expected) -> Arc<Checked<Self>> {
+        Checked::new(Self { anchors, expected })
     }
 }
 
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
+impl ServerChain for ServerVerifier {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         let leaf = peer_leaf(end_entity, intermediates).map_err(refuse)?;
         let anchors = self.anchors.for_peer(&leaf.id, intermediates).map_err(refuse)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &anchors.store,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &anchors.store, intermediates, now, algorithms)?;
         if !self.expected.allows(&leaf.id) {
             let expected = Box::new(self.expected.clone());
             return Err(refuse(PeerError::Unexpected { expected, actual: Box::new(leaf.id) }));
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not offered".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        Ok(())
     }
 }
 
-/// Verifies clients: their chain against the bundle of the trust domain in their own SPIFFE ID.
+/// Verifies clients: their chain against the bundle of the trust domain in their own SPIFFE ID. Who is known here is
+/// nobody's business, so that no names of roots are told.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
-    pub roots: Arc<Roots>,
-    pub mandatory: bool,
-    pub algorithms: WebPkiSupportedAlgorithms,
+    roots: Arc<Roots>,
+    mandatory: bool,
 }
 
 impl ClientVerifier {
-    pub fn new(roots: Arc<Roots>, mandatory: bool) -> Arc<Self> {
-        Arc::new(Self { roots, mandatory, algorithms: provider().signature_verification_algorithms })
+    pub fn checked(roots: Arc<Roots>, mandatory: bool) -> Arc<Checked<Self>> {
+        Checked::new(Self { roots, mandatory })
     }
 }
 
-impl ClientCertVerifier for ClientVerifier {
-    fn offer_client_auth(&self) -> bool {
-        true
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
+impl ClientChain for ClientVerifier {
+    fn is_mandatory(&self) -> bool {
         self.mandatory
     }
 
-    /// None: the names of the peers that are known here are nobody's business.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
+    ) -> Result<(), Error> {
         let leaf = peer_leaf(end_entity, intermediates).map_err(refuse)?;
         let anchors = match self.roots.domain(leaf.id.trust_domain()) {
             Some(domain) => domain.map_err(|error| refuse(error.into()))?,
             None => return Err(refuse(PeerError::UnknownTrustDomain(leaf.id))),
         };
-        anchors.client.verify_client_cert(end_entity, intermediates, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not offered".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        anchors.client.verify_client_cert(end_entity, intermediates, now).map(|_| ())
     }
 }

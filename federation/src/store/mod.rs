@@ -5,35 +5,27 @@
 //! [`Store::commit`] waits until the disk has it. When writing fails, e.g. on a full disk, what was noted is kept and tried
 //! again, a commit is refused, and everything else goes on from memory.
 
+mod file;
 mod history;
 mod records;
+mod worker;
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
-    time::Duration,
 };
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::TableDefinition;
 use tokio::sync::oneshot;
 use tombolo_core::identity::files::create_private_dir;
 
+use file::{damaged, guarded, open_file, read_all};
 pub use history::{History, Summary};
 pub use records::{Saved, generation, join_tokens, peer_tokens};
-
-/// Bytes of the file that are kept in memory.
-const CACHE: usize = 16 << 20;
-/// The pause after a failure to write.
-const RETRY: Duration = Duration::from_secs(1);
+use worker::{Commit, Opener, Shared, Worker};
 
 /// A table of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,43 +129,6 @@ pub enum StoreError {
     Abandoned,
 }
 
-/// What was noted, by table and key.
-type Pending = BTreeMap<(Table, String), Option<Vec<u8>>>;
-
-/// Writes that somebody waits for.
-struct Commit {
-    writes: Vec<Write>,
-    done: oneshot::Sender<Result<(), StoreError>>,
-}
-
-/// Somebody who wants to read what is on the disk.
-type Reader = oneshot::Sender<Result<ReadTransaction, StoreError>>;
-
-/// What still has to be done.
-#[derive(Default)]
-struct Queue {
-    pending: Pending,
-    commits: Vec<Commit>,
-    readers: Vec<Reader>,
-    closed: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    failures: AtomicU64,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Opens the file anew: after a failed write redb takes no more until then.
-type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
-
 /// The open file.
 pub struct Store {
     shared: Arc<Shared>,
@@ -255,178 +210,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// The thread that owns the file.
-struct Worker {
-    shared: Arc<Shared>,
-    path: PathBuf,
-    opener: Opener,
-    /// None after a failure.
-    database: Option<Database>,
-}
-
-impl Worker {
-    fn run(mut self) {
-        loop {
-            let Queue { pending, commits, readers, closed } = self.next();
-            if !pending.is_empty() || !commits.is_empty() {
-                let noted = pending.iter().map(|((table, key), value)| (*table, key, value));
-                let asked =
-                    commits.iter().flat_map(|commit| &commit.writes).map(|w| (w.table, &w.key, &w.value));
-                let outcome = self.write(noted.chain(asked));
-                let failed = outcome.is_err();
-                if let Err(error) = &outcome {
-                    self.shared.failures.fetch_add(1, Relaxed);
-                    tracing::error!(%error, "the state is not saved; it goes on from memory and tries again");
-                }
-                for commit in commits {
-                    // Who asked may be gone.
-                    let _told = commit.done.send(outcome.clone());
-                }
-                if failed {
-                    self.keep(pending);
-                }
-            }
-            for reader in readers {
-                // Who asked may be gone.
-                let _told = reader.send(self.read());
-            }
-            if closed {
-                return;
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<ReadTransaction, StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.opener)()?,
-        };
-        let outcome = guarded(&self.path, || Ok(database.begin_read()?));
-        self.database = Some(database);
-        outcome.map_err(|reason| StoreError::Read { path: self.path.clone(), reason })
-    }
-
-    /// Waits for something to do; after a failure for a while as well.
-    fn next(&self) -> Queue {
-        let mut queue = self.shared.lock();
-        let unasked = |q: &mut Queue| q.commits.is_empty() && q.readers.is_empty() && !q.closed;
-        if self.database.is_none() && unasked(&mut queue) {
-            let waited = self.shared.wake.wait_timeout_while(queue, RETRY, unasked);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let idle = |q: &mut Queue| q.pending.is_empty() && unasked(q);
-        let mut queue = self.shared.wake.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
-        let closed = queue.closed;
-        // Once closed it stays closed.
-        Queue { closed, ..std::mem::replace(&mut *queue, Queue { closed, ..Queue::default() }) }
-    }
-
-    /// Notes again what was not written, except where there is something newer.
-    fn keep(&self, pending: Pending) {
-        let mut queue = self.shared.lock();
-        for (key, value) in pending {
-            queue.pending.entry(key).or_insert(value);
-        }
-    }
-
-    fn write<'a>(
-        &mut self,
-        writes: impl Iterator<Item = (Table, &'a String, &'a Option<Vec<u8>>)>,
-    ) -> Result<(), StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.opener)()?,
-        };
-        let outcome = guarded(&self.path, || write_all(&database, writes));
-        let reason = match outcome {
-            Ok(()) => {
-                self.database = Some(database);
-                return Ok(());
-            }
-            Err(reason) => reason,
-        };
-        Err(StoreError::Write { path: self.path.clone(), reason })
-    }
-}
-
-fn open_file(path: &Path) -> Result<Database, StoreError> {
-    let io = |error: io::Error| StoreError::Io { path: path.into(), reason: error.to_string() };
-    let file: File = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(io)?;
-    let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE).create_file(file));
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.into())),
-        Ok(Err(error)) => Err(damaged(path, error.to_string())),
-        Err(_) => Err(damaged(path, "redb gave up on it".into())),
-    }
-}
-
-fn damaged(path: &Path, reason: String) -> StoreError {
-    StoreError::Damaged { path: path.into(), reason }
-}
-
-/// redb may panic over a damaged file; that must cost no more than an error does.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("redb gave up on {}", path.display())),
-    }
-}
-
-fn read_all(database: &Database) -> Result<Content, redb::Error> {
-    let transaction = database.begin_read()?;
-    let present: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
-    let mut content = Content::new();
-    for table in Table::ALL {
-        let definition = table.definition();
-        if !present.iter().any(|name| name == definition.name()) {
-            continue;
-        }
-        let rows = content.entry(table).or_default();
-        let open = transaction.open_table(definition)?;
-        let mut keep = |(key, value): (redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>)| {
-            rows.insert(key.value().to_owned(), value.value().to_vec());
-        };
-        if table == Table::Generations {
-            // Only the last one is ever in force, and each holds a whole configuration.
-            open.last()?.into_iter().for_each(keep);
-            continue;
-        }
-        for row in open.iter()? {
-            keep(row?);
-        }
-    }
-    Ok(content)
-}
-
-fn write_all<'a>(
-    database: &Database,
-    writes: impl Iterator<Item = (Table, &'a String, &'a Option<Vec<u8>>)>,
-) -> Result<(), redb::Error> {
-    let mut by_table: BTreeMap<Table, Vec<_>> = BTreeMap::new();
-    for (table, key, value) in writes {
-        by_table.entry(table).or_default().push((key.as_str(), value.as_deref()));
-    }
-    let transaction = database.begin_write()?;
-    for (table, rows) in by_table {
-        let mut table = transaction.open_table(table.definition())?;
-        for (key, value) in rows {
-            match value {
-                Some(value) => drop(table.insert(key, value)?),
-                None => drop(table.remove(key)?),
-            }
-        }
-    }
-    Ok(transaction.commit()?)
 }
 
 #[cfg(test)]

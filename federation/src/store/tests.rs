@@ -1,11 +1,13 @@
 //! The file: written, read again, damaged, and on a disk that is full.
 
 use std::{
+    fs::OpenOptions,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
 };
 
-use redb::{StorageBackend, backends::FileBackend};
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, backends::FileBackend};
 
 use super::*;
 

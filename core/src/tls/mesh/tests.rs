@@ -218,7 +218,7 @@ async fn a_client_without_a_certificate_is_taken_by_the_controller_only() {
     let world = World::new();
     let anonymous = || {
         let anyone = Expected::AnyOf(world.west.trust_domain().clone());
-        let verifier = ServerVerifier::new(Anchors::Bundles(Roots::of(&world.trust())), anyone);
+        let verifier = ServerVerifier::checked(Anchors::Bundles(Roots::of(&world.trust())), anyone);
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13]);
         let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
@@ -265,7 +265,7 @@ async fn what_is_not_tls_is_refused() {
 async fn tls_1_2_is_refused() {
     let world = World::new();
     let anyone = Expected::AnyOf(world.west.trust_domain().clone());
-    let verifier = ServerVerifier::new(Anchors::Bundles(Roots::of(&world.trust())), anyone);
+    let verifier = ServerVerifier::checked(Anchors::Bundles(Roots::of(&world.trust())), anyone);
     let config =
         ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS12]);
     let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
