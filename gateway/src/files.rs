@@ -9,6 +9,7 @@ use tombolo_core::resources::{self, Document, Problem, ResourceSet};
 pub(crate) struct Files {
     paths: Vec<PathBuf>,
     texts: Option<Texts>,
+    reader: resources::Reader,
     held: BTreeMap<String, Held>,
 }
 
@@ -56,15 +57,13 @@ impl Files {
     }
 
     fn merge(&mut self, texts: &Texts) -> Loaded {
-        let parsed = resources::parse(&texts.sources);
+        let parsed = self.reader.read(&texts.sources);
         let mut resources = parsed.resources;
         let problems: Vec<Problem> = texts.unreadable.iter().cloned().chain(parsed.problems).collect();
         let mut held = BTreeMap::new();
-        for source in &texts.sources {
-            for (key, document) in resources::parse(std::slice::from_ref(source)).resources.documents() {
-                let found = || Held { file: source.name.clone(), document: Arc::clone(document) };
-                held.entry(key.clone()).or_insert_with(found);
-            }
+        for (file, key, document) in self.reader.documents() {
+            let found = || Held { file: file.to_owned(), document: Arc::clone(document) };
+            held.entry(key.clone()).or_insert_with(found);
         }
         let mut kept = Vec::new();
         for (key, before) in &self.held {

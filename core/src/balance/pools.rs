@@ -18,7 +18,7 @@ use super::{
     rng::Rng,
 };
 use crate::{
-    decide::{Availability, Backend},
+    decide::{Availability, Backend, NameHash},
     model::{Endpoint, Labels, Lane, Locality, Reach, ServiceKey, Snapshot},
     proxy::{Picked, Picker, TryResult, Wanted},
 };
@@ -55,7 +55,7 @@ impl Placement {
 #[derive(Debug)]
 pub struct Pools {
     placement: Placement,
-    pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>>,
+    pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
     rng: Rng,
     origin: Instant,
     /// The latest time that was passed in; so that availability is judged without a clock.
@@ -75,7 +75,7 @@ pub struct Pick {
 impl Pools {
     /// No pools yet. `origin` is now; `seed` is random, or fixed in tests.
     pub fn new(placement: Placement, origin: Instant, seed: u64) -> Self {
-        Self { placement, pools: DashMap::new(), rng: Rng::new(seed), origin, latest: AtomicU64::new(0) }
+        Self { placement, pools: DashMap::default(), rng: Rng::new(seed), origin, latest: AtomicU64::new(0) }
     }
 
     /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.

@@ -9,7 +9,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A map keyed by configured names. What a client sends is only looked up in it, never inserted, so that an unkeyed
 /// hash cannot be turned against it.
-pub(crate) type NameMap<K, V> = HashMap<K, V, BuildHasherDefault<Xxh3>>;
+pub(crate) type NameMap<K, V> = HashMap<K, V, NameHash>;
+
+/// Its way of hashing, for other tables of configured names.
+pub(crate) type NameHash = BuildHasherDefault<Xxh3>;
 
 /// xxh3 as a `Hasher`.
 #[derive(Debug, Default)]

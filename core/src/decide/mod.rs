@@ -55,6 +55,7 @@ pub use deciding::Deciding;
 pub use explain::{ExplainedResult, Explanation, Lost, explain_authorize, explain_edge, explain_mesh};
 pub use gray::CookieKey;
 pub(crate) use gray::{cookie, cookies};
+pub(crate) use hash::NameHash;
 pub use head::{Caller, RequestHead};
 pub use lane::{BAGGAGE, LANE_MEMBER, TRUST_CLIENT_LANE, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{

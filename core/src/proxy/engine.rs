@@ -21,9 +21,10 @@ use super::{
     Picker,
     acceptor::Spoken,
     connection::Unread,
-    gate::{Budgets, Gate, Mirrors, PolicyState},
+    gate::Gate,
     http2::Http2,
     listen::{Accepted, ListenStats, signalled},
+    lull::Lull,
     refusal::{self, Refusal},
     strict::{HeadScan, Refused},
     tcp,
@@ -87,19 +88,9 @@ impl HttpEngine {
             observer: parts.observer.clone(),
         };
         let connector = MeshConnector::new(parts.upstream.clone());
-        let gate = Gate {
-            snapshot: parts.snapshot,
-            director: parts.director,
-            picker: parts.picker,
-            upstream: parts.upstream,
-            observer: parts.observer.clone(),
-            mirrors: Mirrors::default(),
-            budgets: Budgets::default(),
-            policies: PolicyState::default(),
-            limits: limits.clone(),
-        };
-        let proxy = Arc::new(build(gate, connector)?);
-        Ok(Arc::new(Self { proxy, tcp, observer: parts.observer, limits }))
+        let observer = parts.observer.clone();
+        let proxy = Arc::new(build(Gate::new(parts, limits.clone()), connector)?);
+        Ok(Arc::new(Self { proxy, tcp, observer, limits }))
     }
 
     /// A listener's service: HTTP/1.1 and HTTP/2 by ALPN or, in plaintext, by what the client begins with; raw TCP where
@@ -115,14 +106,15 @@ impl HttpEngine {
 
     async fn http1(
         &self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         arrival: &Arrival,
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
         stats: &ListenStats,
     ) {
         let head = connection.head();
+        let mut lull = Lull::new(stop.clone(), self.limits.idle);
         let mut settings: Option<HttpPersistentSettings> = None;
-        while await_request(&mut connection, &mut stop, self.limits.idle).await {
+        while lull.ends_in_request(&mut connection).await {
             let begun = Instant::now();
             connection.begin_head(self.limits.head_time);
             let mut scan = HeadScan::default();
@@ -132,10 +124,10 @@ impl HttpEngine {
                 Err(Unread::Refused(refused)) => {
                     refusal::count(stats, refused);
                     let refusal = Refusal { arrival, refused, begun };
-                    return refusal.answer(connection, &scan, &*self.observer).await;
+                    return Box::pin(refusal.answer(*connection, &scan, &*self.observer)).await;
                 }
             }
-            let mut session = ServerSession::new_http1(Box::new(connection));
+            let mut session = ServerSession::new_http1(connection);
             session.set_keepalive(Some(self.limits.idle.as_secs()));
             if let Some(settings) = settings.take() {
                 settings.apply_to_session(&mut session);
@@ -154,24 +146,9 @@ impl HttpEngine {
             if !next.is_message_read() {
                 break;
             }
-            (connection, settings) = (*next, kept);
+            (connection, settings) = (next, kept);
         }
     }
-}
-
-/// Waits for the first byte of a request, holding little. False: the connection is to be closed.
-async fn await_request(
-    connection: &mut Connection,
-    stop: &mut watch::Receiver<bool>,
-    idle: Duration,
-) -> bool {
-    if !connection.ahead().is_empty() {
-        return true;
-    }
-    connection.end_head();
-    connection.rest();
-    let read = tokio::time::timeout(idle, fill_or_stop(connection, stop)).await;
-    matches!(read, Ok(Ok(1..)))
 }
 
 /// Reads more; where the listener drains, only what comes soon.
@@ -214,7 +191,8 @@ impl Listener {
     async fn run(&self, accepted: Accepted) {
         let begun = Instant::now();
         let (stop, stats, peer) = (accepted.stop.clone(), accepted.stats.clone(), accepted.peer);
-        match self.acceptor.accept(accepted, self.entry.clone()).await {
+        // What is needed once, or by other protocols, is not held for as long as the connection lives.
+        match Box::pin(self.acceptor.accept(accepted, self.entry.clone())).await {
             Ok((connection, arrival, spoken)) => {
                 self.serve_spoken(connection, &arrival, spoken, stop, &stats, begun).await;
             }
@@ -239,7 +217,7 @@ impl Listener {
         }
         if spoken == Spoken::Unknown {
             let limits = &self.engine.limits;
-            if !await_request(&mut connection, &mut stop.clone(), limits.idle).await {
+            if !Lull::new(stop.clone(), limits.idle).ends_in_request(&mut connection).await {
                 return;
             }
             connection.begin_head(limits.head_time);
@@ -255,10 +233,12 @@ impl Listener {
             Spoken::Http2 => {
                 let engine = &self.engine;
                 let (proxy, limits, observer) = (&engine.proxy, &engine.limits, &engine.observer);
-                Http2 { proxy, limits, observer, arrival, stats }.serve(connection, stop).await;
+                Box::pin(Http2 { proxy, limits, observer, arrival, stats }.serve(connection, stop)).await;
             }
-            Spoken::Tcp => self.engine.tcp.run(connection, arrival, &mut stop, begun).await,
-            Spoken::Http1 | Spoken::Unknown => self.engine.http1(connection, arrival, stop, stats).await,
+            Spoken::Tcp => Box::pin(self.engine.tcp.run(connection, arrival, &mut stop, begun)).await,
+            Spoken::Http1 | Spoken::Unknown => {
+                Box::pin(self.engine.http1(Box::new(connection), arrival, stop, stats)).await;
+            }
         }
     }
 }
@@ -307,3 +287,7 @@ impl fmt::Debug for HttpEngine {
         f.write_str("HttpEngine")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod sizes;

@@ -22,6 +22,7 @@ mod handover;
 mod http2;
 mod limits;
 mod listen;
+mod lull;
 mod original;
 mod passthrough;
 mod ports;

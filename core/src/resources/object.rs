@@ -266,6 +266,12 @@ impl ResourceSet {
         self.documents.insert(document.key(), Arc::new(document));
     }
 
+    /// As [`Self::insert`], of a document that others hold as well; `key` is its [`Document::key`].
+    pub(super) fn insert_shared(&mut self, key: String, document: Arc<Document>) {
+        self.index(&document.object);
+        self.documents.insert(key, document);
+    }
+
     /// Removes the object with this [`Document::key`]. False if it is not there.
     pub fn remove(&mut self, key: &str) -> bool {
         let Some(document) = self.documents.remove(key) else { return false };

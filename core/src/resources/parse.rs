@@ -46,29 +46,105 @@ struct Place<'a> {
 
 /// Reads all texts. An object with a problem is left out; the others stay.
 pub fn parse(sources: &[Source]) -> Parsed {
-    let mut parsed = Parsed::default();
-    let mut seen: HashMap<String, String> = HashMap::new();
+    let mut all = Vec::new();
+    let mut count = 0;
     for source in sources {
-        if source.text.len() > MAX_SOURCE_BYTES {
-            let message = format!("is larger than {} MiB", MAX_SOURCE_BYTES >> 20);
-            parsed.problems.push(Problem::of_file(&source.name, message));
-            continue;
-        }
-        for (document, (line, text)) in (1..).zip(split(&source.text)) {
-            let place = Place { file: &source.name, document, line: Some(line) };
-            if parsed.resources.len() + parsed.problems.len() >= MAX_DOCUMENTS {
-                parsed
-                    .problems
-                    .push(Problem::of_file(&source.name, format!("more than {MAX_DOCUMENTS} documents")));
-                return parsed;
-            }
-            match tree_of(place, text) {
-                Ok(tree) => read_tree(place, tree, &mut parsed, &mut seen),
-                Err(problem) => parsed.problems.push(*problem),
-            }
+        let found = find(source);
+        count += found.len();
+        all.push((source, found));
+        // One more than is allowed, so that this is told.
+        if count > MAX_DOCUMENTS {
+            break;
         }
     }
-    parsed
+    let mut gathering = Gathering::default();
+    for (source, found) in &all {
+        if !gathering.add(&source.name, found) {
+            break;
+        }
+    }
+    gathering.parsed
+}
+
+/// What stands in a text, in its order.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A valid object.
+    Document {
+        /// Of the text, from 1.
+        number: usize,
+        line: Option<usize>,
+        key: String,
+        document: Arc<Document>,
+    },
+    /// What is wrong.
+    Problem(Problem),
+}
+
+/// Everything in one text.
+pub(super) fn find(source: &Source) -> Vec<Found> {
+    let mut found = Vec::new();
+    if source.text.len() > MAX_SOURCE_BYTES {
+        let message = format!("is larger than {} MiB", MAX_SOURCE_BYTES >> 20);
+        return vec![Found::Problem(Problem::of_file(&source.name, message))];
+    }
+    for (document, (line, text)) in (1..).zip(split(&source.text)) {
+        // One more than is allowed, so that this is told.
+        if found.len() > MAX_DOCUMENTS {
+            break;
+        }
+        let place = Place { file: &source.name, document, line: Some(line) };
+        match tree_of(place, text) {
+            Ok(tree) => read_tree(place, tree, &mut found),
+            Err(problem) => found.push(Found::Problem(*problem)),
+        }
+    }
+    found
+}
+
+/// Puts together what was found in several texts.
+#[derive(Default)]
+pub(super) struct Gathering<'a> {
+    pub(super) parsed: Parsed,
+    /// File and number of each object's document.
+    seen: HashMap<&'a str, (&'a str, usize)>,
+}
+
+impl<'a> Gathering<'a> {
+    /// Adds what was found in a file. False: that were too many.
+    pub(super) fn add(&mut self, file: &'a str, found: &'a [Found]) -> bool {
+        for one in found {
+            let parsed = &mut self.parsed;
+            if parsed.resources.len() + parsed.problems.len() >= MAX_DOCUMENTS {
+                let message = format!("more than {MAX_DOCUMENTS} documents");
+                parsed.problems.push(Problem::of_file(file, message));
+                return false;
+            }
+            match one {
+                Found::Document { number, line, key, document } => match self.seen.get(&**key) {
+                    Some(first) => {
+                        let place = Place { file, document: *number, line: *line };
+                        parsed.problems.push(twice(place, &document.object, *first));
+                    }
+                    None => {
+                        self.seen.insert(key, (file, *number));
+                        parsed.resources.insert_shared(key.clone(), document.clone());
+                    }
+                },
+                Found::Problem(problem) => parsed.problems.push(problem.clone()),
+            }
+        }
+        true
+    }
+}
+
+fn twice(place: Place<'_>, object: &AnyObject, (file, number): (&str, usize)) -> Problem {
+    let field = FieldProblem {
+        field: "metadata.name".into(),
+        message: format!("the same object stands in {file}, document {number}"),
+        hint: Some("remove one of them; the first counts".into()),
+    };
+    problem(place, Some(name_of(object)), field)
 }
 
 /// Reads one document, e.g. from discovery. `name` is shown in problems.
@@ -142,29 +218,20 @@ fn yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
     serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
 }
 
-fn read_tree(place: Place<'_>, tree: Value, parsed: &mut Parsed, seen: &mut HashMap<String, String>) {
+fn read_tree(place: Place<'_>, tree: Value, found: &mut Vec<Found>) {
     if let Some(items) = list_items(&tree) {
         for item in items {
-            read_tree(place, item.clone(), parsed, seen);
+            read_tree(place, item.clone(), found);
         }
         return;
     }
-    let document = match read_object(place, tree) {
-        Ok(document) => document,
-        Err(problems) => return parsed.problems.extend(problems),
-    };
-    let here = format!("{}, document {}", place.file, place.document);
-    if let Some(first) = seen.get(&document.key()) {
-        let name = name_of(&document.object);
-        let field = FieldProblem {
-            field: "metadata.name".into(),
-            message: format!("the same object stands in {first}"),
-            hint: Some("remove one of them; the first counts".into()),
-        };
-        return parsed.problems.push(problem(place, Some(name), field));
+    match read_object(place, tree) {
+        Ok(document) => {
+            let (number, line, key) = (place.document, place.line, document.key());
+            found.push(Found::Document { number, line, key, document: Arc::new(document) });
+        }
+        Err(problems) => found.extend(problems.into_iter().map(Found::Problem)),
     }
-    seen.insert(document.key(), here);
-    parsed.resources.insert(document);
 }
 
 /// The items of a `List`, or of `HTTPRouteList` and the like.

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use dashmap::DashMap;
@@ -17,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use tombolo_proto::v1::ArmTraffic;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     access::{AccessLog, direction},
@@ -102,7 +105,8 @@ pub struct Telemetry {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, Seconds>,
     tcp: Family<TcpLabels, Counter>,
-    bytes: Family<Kind, Counter>,
+    received: Counter,
+    sent: Counter,
     bad_input: Family<Kind, Counter>,
     dns: Family<DnsLabels, Counter>,
     values: Family<Kind, Gauge>,
@@ -118,6 +122,10 @@ pub struct Telemetry {
     ocsp: OcspMetrics,
     arms: Arms,
     handles: DashMap<u64, Arc<Handles>>,
+    /// How many label sets there are, without asking every shard of the map.
+    known: AtomicUsize,
+    /// What comes after the bound; a few, as it tells only directions and classes of status apart.
+    others: DashMap<(&'static str, u16), Arc<Handles>>,
     listeners: Mutex<Vec<Watched>>,
 }
 
@@ -133,6 +141,9 @@ impl Telemetry {
             }};
         }
         let durations = Family::<DurationLabels, Histogram, Seconds>::new_with_constructor(Seconds);
+        let bytes =
+            metric!("bytes", "Bytes of bodies and raw connections", Family::<Kind, Counter>::default());
+        let bytes_of = |kind: &str| bytes.get_or_create_owned(&Kind { kind: kind.into() });
         Self {
             requests: metric!(
                 "requests",
@@ -141,7 +152,8 @@ impl Telemetry {
             ),
             durations: metric!("request_duration_seconds", "From a request's head to its end", durations),
             tcp: metric!("tcp_connections", "Raw TCP connections that have ended", Family::default()),
-            bytes: metric!("bytes", "Bytes of bodies and raw connections", Family::default()),
+            received: bytes_of("received"),
+            sent: bytes_of("sent"),
             bad_input: metric!("bad_input", "What was refused because it was malformed", Family::default()),
             dns: metric!("dns_answers", "DNS answers by where they are from", Family::default()),
             values: metric!("state", "State of this process by kind", Family::default()),
@@ -177,6 +189,8 @@ impl Telemetry {
             ocsp: OcspMetrics::register(&mut registry),
             arms: Arms::default(),
             handles: DashMap::new(),
+            known: AtomicUsize::new(0),
+            others: DashMap::new(),
             listeners: Mutex::new(Vec::new()),
             registry,
             access,
@@ -259,23 +273,33 @@ impl Telemetry {
         if let Some(handles) = self.handles.get(&key) {
             return handles.clone();
         }
-        let known = self.handles.len() < MAX_LABEL_SETS;
-        let labels = if known { labels(end) } else { other(end) };
-        let duration = DurationLabels { direction: labels.direction, service: labels.service.clone() };
-        let handles = Arc::new(Handles {
-            requests: self.requests.get_or_create(&labels).clone(),
-            duration: self.durations.get_or_create(&duration).clone(),
-        });
-        if known {
-            self.handles.insert(key, handles.clone());
+        if self.known.load(Relaxed) >= MAX_LABEL_SETS {
+            let class = (direction(end.arrival.map(|a| &*a.entry)), end.status / 100);
+            if let Some(handles) = self.others.get(&class) {
+                return handles.clone();
+            }
+            let handles = self.handles_of(&other(end));
+            self.others.insert(class, handles.clone());
+            return handles;
+        }
+        let handles = self.handles_of(&labels(end));
+        if self.handles.insert(key, handles.clone()).is_none() {
+            self.known.fetch_add(1, Relaxed);
         }
         handles
     }
 
-    fn count_bytes(&self, kind: &str, bytes: u64) {
-        if bytes > 0 {
-            self.bytes.get_or_create(&Kind { kind: kind.into() }).inc_by(bytes);
-        }
+    fn handles_of(&self, labels: &RequestLabels) -> Arc<Handles> {
+        let duration = DurationLabels { direction: labels.direction, service: labels.service.clone() };
+        Arc::new(Handles {
+            requests: self.requests.get_or_create_owned(labels),
+            duration: self.durations.get_or_create_owned(&duration),
+        })
+    }
+
+    fn count_bytes(&self, received: u64, sent: u64) {
+        self.received.inc_by(received);
+        self.sent.inc_by(sent);
     }
 }
 
@@ -284,11 +308,9 @@ fn store(counter: &Counter, value: u64) {
 }
 
 fn hash(end: &RequestEnd<'_>) -> u64 {
-    let mut hash = Xxh3::new();
-    let mut add = |text: &str| {
-        hash.update(text.as_bytes());
-        hash.update(&[0]);
-    };
+    // The chain of seeds tells ("a", "b") from ("ab", "").
+    let mut hash = u64::from(end.status);
+    let mut add = |text: &str| hash = xxh3_64_with_seed(text.as_bytes(), hash);
     add(direction(end.arrival.map(|a| &*a.entry)));
     add(end.reason.unwrap_or_default());
     add(route(end));
@@ -301,8 +323,7 @@ fn hash(end: &RequestEnd<'_>) -> u64 {
             add(if service.scope == crate::model::Scope::Cluster { "c" } else { "s" });
         }
     }
-    hash.update(&end.status.to_le_bytes());
-    hash.digest()
+    hash
 }
 
 fn route<'e>(end: &RequestEnd<'e>) -> &'e str {
@@ -346,8 +367,7 @@ impl Observer for Telemetry {
         let handles = self.handles(end);
         handles.requests.inc();
         handles.duration.observe(end.duration.as_secs_f64());
-        self.count_bytes("received", end.received);
-        self.count_bytes("sent", end.sent);
+        self.count_bytes(end.received, end.sent);
         self.arms.count(end);
         self.access.request(end);
     }
@@ -356,8 +376,7 @@ impl Observer for Telemetry {
         let direction = direction(Some(&*end.arrival.entry));
         self.tcp.get_or_create(&TcpLabels { direction, reason: end.reason.unwrap_or_default() }).inc();
         if let Some(copied) = end.copied {
-            self.count_bytes("received", copied.sent);
-            self.count_bytes("sent", copied.received);
+            self.count_bytes(copied.sent, copied.received);
         }
         self.access.tcp(end);
     }

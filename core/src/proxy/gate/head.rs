@@ -15,9 +15,11 @@ use crate::{
 
 /// Who called, as the inbound sidecar verified it: `By=OWN-ID;URI=CALLER-ID`.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+// Fields are added by their names' texts: pingora keeps a name as it was written beside its value, and copies all but
+// static texts for it.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_HOST: &str = "x-forwarded-host";
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
@@ -70,11 +72,11 @@ pub(super) fn host(request: &RequestHeader) -> Option<Cow<'_, str>> {
 
 /// Several Cookie fields, as HTTP/2 allows them, become one (RFC 9113 section 8.2.3).
 pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
-    let crumbs: Vec<&[u8]> =
-        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() < 2 {
+    if request.headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return Ok(());
     }
+    let crumbs: Vec<&[u8]> =
+        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
     match joined {
         Ok(value) => request.insert_header(header::COOKIE, value),
@@ -88,9 +90,12 @@ pub(super) fn enter_edge(
     request: &mut RequestHeader,
     client: IpAddr,
     tls: bool,
-    fresh_id: &str,
+    fresh_id: impl FnOnce() -> HeaderValue,
 ) -> Result<()> {
-    let host = authority(request).map(str::to_owned).unwrap_or_default();
+    let host = match request.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers.get(header::HOST).cloned(),
+    };
     let foreign: Vec<HeaderName> = request
         .headers
         .keys()
@@ -101,15 +106,16 @@ pub(super) fn enter_edge(
         request.remove_header(name);
     }
     request.insert_header(FORWARDED_FOR, client.to_string())?;
-    request.insert_header(FORWARDED_PROTO, if tls { "https" } else { "http" })?;
-    request.insert_header(FORWARDED_HOST, host)?;
+    let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
+    request.insert_header("x-forwarded-proto", scheme)?;
+    request.insert_header(FORWARDED_HOST, host.unwrap_or(HeaderValue::from_static("")))?;
     request.remove_header(&super::deadline::TIMEOUT);
     set_lane(request, None)?;
     let known = request.headers.get(REQUEST_ID).is_some_and(|id| {
         (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     if !known {
-        request.insert_header(REQUEST_ID, fresh_id)?;
+        request.insert_header("x-request-id", fresh_id())?;
     }
     Ok(())
 }

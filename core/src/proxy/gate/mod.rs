@@ -31,31 +31,33 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(super) use trace::random;
 
-pub(super) use budget::Budgets;
-pub(super) use mirror::Mirrors;
-pub(super) use policy::{Places, PolicyState};
+pub(super) use policy::Places;
 
 use attempt::Sent;
+use budget::Budgets;
 use context::Context;
 use failure::{CLIENT_CLOSED, Failure};
+use mirror::Mirrors;
+use policy::PolicyState;
 
 use super::upstream::for_upgrade;
 use super::{
-    Director, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link, upstream::Abort,
+    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link,
+    upstream::Abort,
 };
 use crate::model::Snapshot;
 
 /// What every request needs.
 pub(super) struct Gate {
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    pub director: Arc<dyn Director>,
-    pub picker: Arc<dyn Picker>,
-    pub upstream: Arc<MeshUpstream>,
-    pub observer: Arc<dyn Observer>,
-    pub mirrors: Mirrors,
-    pub budgets: Budgets,
-    pub policies: PolicyState,
-    pub limits: HttpLimits,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    director: Arc<dyn Director>,
+    picker: Arc<dyn Picker>,
+    upstream: Arc<MeshUpstream>,
+    observer: Arc<dyn Observer>,
+    mirrors: Mirrors,
+    budgets: Budgets,
+    policies: PolicyState,
+    limits: HttpLimits,
 }
 
 /// The status of an answer that the client already has, if it is a final one.
@@ -65,6 +67,21 @@ fn answered(session: &Session) -> Option<u16> {
 }
 
 impl Gate {
+    /// One for each engine.
+    pub fn new(parts: EngineParts, limits: HttpLimits) -> Self {
+        Self {
+            snapshot: parts.snapshot,
+            director: parts.director,
+            picker: parts.picker,
+            upstream: parts.upstream,
+            observer: parts.observer,
+            mirrors: Mirrors::default(),
+            budgets: Budgets::default(),
+            policies: PolicyState::default(),
+            limits,
+        }
+    }
+
     /// True if one more try is within the service's budget.
     fn may_spend(&self, context: &Context) -> bool {
         let decision = context.decision.as_deref();
@@ -76,10 +93,11 @@ impl Gate {
 
 #[async_trait]
 impl ProxyHttp for Gate {
-    type CTX = Context;
+    /// Boxed: it would lie several times over in the engine's future of a request, which is moved twice.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        let mut context = Context::new();
+    fn new_ctx(&self) -> Box<Context> {
+        let mut context = Box::new(Context::new());
         context.unlogged = context.stream.is_some().then(|| self.observer.clone());
         context
     }
@@ -88,7 +106,7 @@ impl ProxyHttp for Gate {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// The head is read: its deadline ends.
-    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<()> {
         let digest = session.digest().and_then(|digest| digest.proxy_digest.as_ref());
         let link = digest.and_then(|proxy| proxy.user_data.as_ref()?.downcast_ref::<Link>());
         if let Some(link) = link {
@@ -100,10 +118,11 @@ impl ProxyHttp for Gate {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
         match self.admit(session, context)? {
             None => {
-                if self.is_refused(session, context).await? {
+                // Boxed, as all here that only some requests need.
+                if policy::governs(context) && Box::pin(self.is_refused(session, context)).await? {
                     return Ok(true);
                 }
                 self.depart(session, context)?;
@@ -114,12 +133,16 @@ impl ProxyHttp for Gate {
                 self.begin_mirrors(session, context);
                 Ok(false)
             }
-            Some(answer) => self.answer(session, context, answer).await.map(|()| true),
+            Some(answer) => Box::pin(self.answer(session, context, answer)).await.map(|()| true),
         }
     }
 
     /// Called for every try.
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        context: &mut Box<Context>,
+    ) -> Result<Box<HttpPeer>> {
         let upgrade = session.is_upgrade_req();
         context.policy.begin_try();
         match (&context.decision, attempt::pause(context)) {
@@ -145,7 +168,7 @@ impl ProxyHttp for Gate {
         &self,
         _session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         deadline::pass_on(request, context)
     }
@@ -158,14 +181,14 @@ impl ProxyHttp for Gate {
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         if let Some(pick) = &mut context.tries.pick {
             pick.connected();
         }
         let expects = session.req_header().headers.contains_key(header::EXPECT);
         if expects && super::upstream::is_http2(peer) {
-            session.write_continue_response().await?;
+            Box::pin(session.write_continue_response()).await?;
             session.req_header_mut().remove_header(&header::EXPECT);
         }
         Ok(())
@@ -176,7 +199,7 @@ impl ProxyHttp for Gate {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         if let Err(failure) = context.policy.body(body.as_ref()) {
             context.failure = Some(failure);
@@ -196,7 +219,7 @@ impl ProxyHttp for Gate {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        context: &mut Context,
+        context: &mut Box<Context>,
         mut error: Box<Error>,
     ) -> Box<Error> {
         context.failure = Some(failure::classify(&error));
@@ -210,7 +233,7 @@ impl ProxyHttp for Gate {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
@@ -231,7 +254,7 @@ impl ProxyHttp for Gate {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         hop::clean_response(response);
         if let Some(stream) = context.stream.as_ref().filter(|_| !response.status.is_informational()) {
@@ -253,7 +276,7 @@ impl ProxyHttp for Gate {
         session: &mut Session,
         _body: &mut Option<Bytes>,
         end: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         if !end && !session.was_upgraded() && context.is_late(Instant::now()) {
             let failure = Failure::new(504, "request_timeout");
@@ -268,7 +291,7 @@ impl ProxyHttp for Gate {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         context.policy.respond_part(body, end)?;
         Ok(None)
@@ -279,7 +302,7 @@ impl ProxyHttp for Gate {
         _peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        context: &mut Context,
+        context: &mut Box<Context>,
         _reused: bool,
     ) -> Box<Error> {
         context.mirrors.stop();
@@ -304,7 +327,7 @@ impl ProxyHttp for Gate {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> FailToProxy {
         let failure = *context.failure.get_or_insert_with(|| failure::classify(error));
         if let Some(status) = answered(session) {
@@ -330,7 +353,7 @@ impl ProxyHttp for Gate {
         }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Box<Context>) {
         attempt::end_try(context, attempt::result(context, error));
         let status = match (answered(session), context.failure) {
             (Some(status), _) => status,
@@ -345,14 +368,14 @@ impl ProxyHttp for Gate {
     }
 
     /// The access log says it, with the reason; a line per failure beside it would only cost.
-    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _context: &Box<Context>, _error: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _context: &Context,
+        _context: &Box<Context>,
         _error: &Error,
         _at: ProxyWarnLogContext,
     ) -> bool {

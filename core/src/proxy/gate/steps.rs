@@ -79,7 +79,7 @@ impl Gate {
         match &*arrival.entry {
             Entry::Edge(_) => {
                 let client = arrival.peer.ip().to_canonical();
-                head::enter_edge(request, client, arrival.tls, &trace::random_id())?;
+                head::enter_edge(request, client, arrival.tls, || trace::TraceId::random().value())?;
             }
             Entry::Outbound { .. } | Entry::Passed => {
                 request.remove_header(&head::CLIENT_CERT);
@@ -90,14 +90,14 @@ impl Gate {
             }
         }
         let trace = match trace::trace_id(&request.headers) {
-            Some(trace) => trace.to_owned(),
+            Some(trace) => trace.into(),
             None => {
-                let trace = trace::random_id();
-                request.insert_header(head::TRACEPARENT, trace::new_traceparent(&trace))?;
-                trace
+                let trace = trace::TraceId::random();
+                request.insert_header("traceparent", trace.parent())?;
+                trace.text().into()
             }
         };
-        context.trace_id = Some(trace.into());
+        context.trace_id = Some(trace);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::head::TRACEPARENT;
 
@@ -12,8 +12,54 @@ pub(in crate::proxy) fn random() -> u64 {
 }
 
 /// 32 hexadecimal digits, not all zero.
-pub(super) fn random_id() -> String {
-    format!("{:016x}{:016x}", random() | 1, random())
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TraceId([u8; 32]);
+
+impl TraceId {
+    /// A new one.
+    pub fn random() -> Self {
+        let mut digits = [0; 32];
+        let (high, low) = digits.split_at_mut(16);
+        write_hex(random() | 1, high);
+        write_hex(random(), low);
+        Self(digits)
+    }
+
+    /// Its digits.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Its digits, as a field's value.
+    pub fn value(&self) -> HeaderValue {
+        value(&self.0)
+    }
+
+    /// A `traceparent` for a trace that begins here; not sampled, as nothing records spans yet.
+    pub fn parent(&self) -> HeaderValue {
+        let mut text = *b"00-................................-................-00";
+        if let Some(id) = text.get_mut(3..35) {
+            id.copy_from_slice(&self.0);
+        }
+        write_hex(random() | 1, text.get_mut(36..52).unwrap_or_default());
+        value(&text)
+    }
+}
+
+/// The 16 digits of a number; as many as there is room for.
+fn write_hex(number: u64, into: &mut [u8]) {
+    for (byte, pair) in number.to_be_bytes().into_iter().zip(into.chunks_exact_mut(2)) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
+}
+
+fn digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+}
+
+/// Letters, digits and dashes are always valid.
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// The trace id of a valid `traceparent` (W3C Trace Context section 3.2.2).
@@ -35,11 +81,6 @@ pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
 
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-}
-
-/// A new `traceparent` for a trace that begins here; not sampled, as nothing records spans yet.
-pub(super) fn new_traceparent(trace_id: &str) -> String {
-    format!("00-{trace_id}-{:016x}-00", random() | 1)
 }
 
 #[cfg(test)]
@@ -68,13 +109,24 @@ mod tests {
         ] {
             assert_eq!(of(&wrong), None, "{wrong}");
         }
-        assert_eq!(of(&new_traceparent(trace)).as_deref(), Some(trace));
+        let own = TraceId::random();
+        assert_eq!(of(own.parent().to_str().unwrap()).as_deref(), Some(own.text()));
+        assert_eq!(own.value(), own.text());
     }
 
     #[test]
     fn random_ids_differ() {
-        let (a, b) = (random_id(), random_id());
+        let (a, b) = (TraceId::random(), TraceId::random());
         assert_ne!(a, b);
-        assert_eq!((a.len(), b.len()), (32, 32));
+        assert!(is_hex(a.text(), 32) && is_hex(b.text(), 32));
+    }
+
+    #[test]
+    fn numbers_are_written_with_all_their_digits() {
+        for number in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            let mut digits = [0; 16];
+            write_hex(number, &mut digits);
+            assert_eq!(std::str::from_utf8(&digits).unwrap(), format!("{number:016x}"));
+        }
     }
 }

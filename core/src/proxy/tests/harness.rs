@@ -321,6 +321,20 @@ impl Setup {
         Proxy { engine, picker, log, snapshot, identity, drain: watch::channel(false).0 }
     }
 
+    /// The callbacks alone.
+    pub fn gate(self, decision: Decision) -> super::super::gate::Gate {
+        let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+        let forward = move |_: &RequestHead<'_>, _: &Caller<'_>| Outcome::Forward(Box::new(decision.clone()));
+        let parts = EngineParts {
+            snapshot: snapshot.clone(),
+            director: Arc::new(Fixed { http: Box::new(forward), tcp: TcpOutcome::Refuse("refused") }),
+            picker: Arc::new(Listed::default()),
+            upstream: MeshUpstream::new(None, snapshot),
+            observer: Arc::new(Log::default()),
+        };
+        super::super::gate::Gate::new(parts, self.limits)
+    }
+
     pub fn forwards(self, decision: Decision) -> Proxy {
         self.decides(move |_, _| Outcome::Forward(Box::new(decision.clone())))
     }

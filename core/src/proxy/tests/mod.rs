@@ -2,7 +2,7 @@
 
 mod clients;
 mod frames;
-mod harness;
+pub(super) mod harness;
 
 mod authorization;
 mod deadlines;

@@ -87,14 +87,17 @@ impl Refusal {
     }
 }
 
+/// True if there is something that [`Gate::is_refused`] has to ask.
+pub(super) fn governs(context: &Context) -> bool {
+    let decision = context.decision.as_deref();
+    decision.is_some_and(|d| d.filters.external_auth.is_some() || !d.policies.is_empty())
+}
+
 impl Gate {
     /// Asks what the decision's policies and filters ask, and answers where the request does not go on: then true.
     pub(super) async fn is_refused(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let Some(decision) = context.decision.as_deref() else { return Ok(false) };
         let filter = decision.filters.external_auth.clone();
-        if filter.is_none() && decision.policies.is_empty() {
-            return Ok(false);
-        }
         let (policies, route) = (decision.policies.clone(), decision.route.clone());
         let mut refusal = self.bound(session, context, &policies);
         if let (Some(jwt), None) = (policies.jwt(), &refusal) {

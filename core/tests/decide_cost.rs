@@ -1,0 +1,179 @@
+//! What a decision costs: how often it allocates, checked; and how long it takes, when asked for:
+//!
+//! ```text
+//! cargo test --release -p tombolo-core --test decide_cost -- --ignored --nocapture
+//! ```
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fmt::Write,
+    hint::black_box,
+    sync::Arc,
+    time::Instant,
+};
+
+use http::{HeaderMap, HeaderValue, Method};
+use tombolo_core::{
+    decide::{Caller, Outcome, RequestHead, SnapshotAvailability, compile, decide_edge},
+    model::Snapshot,
+    resources::{Source, parse, static_services},
+};
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+#[allow(unsafe_code)] // The only way to count what is allocated; each call is passed on as it is.
+// SAFETY: what `System` guarantees holds here as well.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const BASE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: tombolo }
+spec: { controllerName: tombolo.dev/gateway-controller }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: public, namespace: shop }
+spec: { gatewayClassName: tombolo, listeners: [{ name: http, protocol: HTTP, port: 80 }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: app, namespace: shop }
+spec: { ports: [{ name: http, port: 80 }] }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Workload
+metadata: { name: app, namespace: shop }
+spec: { services: [app], address: 192.0.2.1, ports: [{ name: http, port: 80 }] }
+";
+
+/// So many routes, ten for each host.
+fn world(routes: usize) -> Snapshot {
+    let mut text = BASE.to_owned();
+    for number in 0..routes {
+        let (host, path) = target(number);
+        write!(
+            text,
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: route-{number}, namespace: shop }}
+spec:
+  parentRefs: [{{ name: public }}]
+  hostnames: [{host}]
+  rules: [{{ matches: [{{ path: {{ value: {path} }} }}], backendRefs: [{{ name: app, port: 80 }}] }}]
+"
+        )
+        .unwrap();
+    }
+    let parsed = parse(&[Source { name: "test".into(), text }]);
+    assert!(parsed.problems.is_empty(), "{:?}", parsed.problems.first());
+    Snapshot {
+        config: Arc::new(compile(&parsed.resources)),
+        services: static_services(&parsed.resources, "east"),
+        ..Snapshot::default()
+    }
+}
+
+/// The host and the prefix of a route.
+fn target(route: usize) -> (String, String) {
+    (format!("h{}.example.test", route / 10), format!("/r{}", route % 10))
+}
+
+/// A request as a client of an API sends it.
+struct Ask {
+    host: String,
+    path: String,
+    headers: HeaderMap,
+}
+
+impl Ask {
+    fn of(route: usize) -> Self {
+        let (host, prefix) = target(route);
+        let mut headers = HeaderMap::new();
+        headers.insert("user-agent", HeaderValue::from_static("test/1.0"));
+        headers.insert("accept", HeaderValue::from_static("*/*"));
+        headers.insert("cookie", HeaderValue::from_static("uid=abcdef0123456789"));
+        Self { host, path: format!("{prefix}/x"), headers }
+    }
+
+    fn decide(&self, snapshot: &Snapshot) -> Outcome {
+        let head = RequestHead {
+            scheme: "http",
+            host: &self.host,
+            method: &Method::GET,
+            path: &self.path,
+            query: None,
+            headers: &self.headers,
+        };
+        let caller = Caller { address: [192, 0, 2, 1].into(), identity: None, sni: None, random: 7 };
+        let bind = snapshot.config.binds[0].key;
+        decide_edge(snapshot, bind, &head, &caller, &SnapshotAvailability(snapshot))
+    }
+}
+
+#[test]
+fn a_decision_allocates_nothing_but_itself_however_many_routes_there_are() {
+    for routes in [1, 500] {
+        let snapshot = world(routes);
+        for route in [0, routes / 2, routes - 1] {
+            let ask = Ask::of(route);
+            // What is made once for the process is made now.
+            ask.decide(&snapshot);
+            let before = ALLOCATIONS.get();
+            let outcome = ask.decide(&snapshot);
+            let allocations = ALLOCATIONS.get() - before;
+            assert!(
+                matches!(&outcome, Outcome::Forward(decision) if *decision.route == *format!("httproute/shop/route-{route}"))
+            );
+            assert_eq!(allocations, 1, "{routes} routes: its own box alone");
+        }
+    }
+}
+
+#[test]
+#[ignore = "prints times, which mean something only in a release build on a quiet machine"]
+fn how_long_a_decision_takes() {
+    const BATCH: usize = 1_000;
+    for routes in [1, 100, 10_000] {
+        let snapshot = world(routes);
+        // 7,919 is prime: every route has its turn, in an order that jumps.
+        let asks: Vec<Ask> = (0..routes).map(|n| Ask::of(n * 7_919 % routes)).collect();
+        let mut each = asks.iter().cycle();
+        let mut times: Vec<f64> = (0..500)
+            .map(|_| {
+                let begun = Instant::now();
+                for ask in each.by_ref().take(BATCH) {
+                    black_box(ask.decide(&snapshot));
+                }
+                begun.elapsed().as_secs_f64() * 1e9 / BATCH as f64
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!("{routes} routes: median {:.0} ns, {:.0} to {:.0}", times[250], times[0], times[499]);
+    }
+}
