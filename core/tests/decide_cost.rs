@@ -130,7 +130,14 @@ impl Ask {
             query: None,
             headers: &self.headers,
         };
-        let caller = Caller { address: [192, 0, 2, 1].into(), identity: None, sni: None, random: 7 };
+        let caller = Caller {
+            address: [192, 0, 2, 1].into(),
+            identity: None,
+            sni: None,
+            claimed_lane: None,
+            random: 7,
+            now: 0,
+        };
         let bind = snapshot.config.binds[0].key;
         decide_edge(snapshot, bind, &head, &caller, &SnapshotAvailability(snapshot))
     }

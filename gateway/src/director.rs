@@ -66,5 +66,11 @@ fn unix_seconds() -> i64 {
 }
 
 fn refuse(status: StatusCode, reason: &'static str) -> Outcome {
-    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
+    Outcome::Local(LocalAnswer {
+        status,
+        headers: Vec::new(),
+        reason,
+        route: None,
+        policies: Default::default(),
+    })
 }

@@ -95,7 +95,10 @@ impl Edge {
             telemetry: Arc::clone(&options.telemetry),
             tls,
             apart,
-            listeners: ListenerSet::new(make, options.limits, drain).beside_each_other(),
+            listeners: match options.share_ports {
+                true => ListenerSet::new(make, options.limits, drain).beside_other_processes(),
+                false => ListenerSet::new(make, options.limits, drain).beside_each_other(),
+            },
         }
     }
 
@@ -200,6 +203,8 @@ fn hint(address: SocketAddr, error: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied if address.port() < 1024 => {
             "; ports below 1024 need root or CAP_NET_BIND_SERVICE, or give --port-offset 8000"
         }
+        // It says itself what to do.
+        std::io::ErrorKind::AddrInUse if error.raw_os_error().is_none() => "",
         std::io::ErrorKind::AddrInUse => "; something else listens there, see `ss -ltnp`",
         _ => "",
     }

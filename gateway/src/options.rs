@@ -14,7 +14,7 @@ use tombolo_core::{
     member::JoinOptions,
     model::Locality,
     ocsp::Times,
-    proxy::ListenLimits,
+    proxy::{HttpLimits, ListenLimits},
     telemetry::Telemetry,
 };
 
@@ -42,6 +42,10 @@ pub struct Options {
     pub trusted_hops: u8,
     /// Headers and cookies whose values are kept in samples of requests, besides those that the configuration decides by.
     pub sampled: Named,
+    /// Bytes of a request's body that have to come in each second, see [`tombolo_core::proxy::HttpLimits::body_rate`].
+    pub body_rate: u32,
+    /// Other processes of the same user may listen on the same addresses, and then share their connections.
+    pub share_ports: bool,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
@@ -135,6 +139,8 @@ impl Options {
             acme: AcmeOptions::default(),
             trusted_hops: 0,
             sampled: Named::default(),
+            body_rate: HttpLimits::default().body_rate,
+            share_ports: false,
             telemetry,
             drain_limit: Duration::from_secs(30),
         }

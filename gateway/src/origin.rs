@@ -23,7 +23,7 @@ use tombolo_core::{
         random_seed,
     },
     model::{Locality, Snapshot, check_dns_label},
-    proxy::{Inherited, ListenLimits, Serving, open, serve},
+    proxy::{Inherited, ListenLimits, Serving, Sharing, open, serve},
     resources::ResourceSet,
     telemetry::{Samples, Telemetry},
 };
@@ -166,7 +166,7 @@ impl Joining {
             return Err(Error::NoGateway(member.id().clone()));
         }
         let failed = |source| Error::Listen { what: "the mesh listener", address: self.listen, source };
-        let listener = open(self.listen, inherited, false).map_err(failed)?;
+        let listener = open(self.listen, inherited, Sharing::None).map_err(failed)?;
         let mut registration = self.register(&member, &listener).await?;
         let registered = registration.registered().await;
         let placement = Placement {
@@ -185,7 +185,7 @@ impl Joining {
             member.discover_following("gateway", wildcard, compile, feeder, Arc::clone(telemetry), answer);
         let names = MeshNames::new(&registered.cluster);
         names.update(&discovery.snapshot().load());
-        let service = Arc::new(names.passthrough());
+        let service = Arc::new(names.passthrough().observed(Arc::clone(telemetry) as _));
         let mesh = serve(listener, service, ListenLimits::default(), stop).map_err(failed)?;
         telemetry.watch_listener("mesh", true, Arc::clone(mesh.stats()));
         let snapshot = Arc::clone(discovery.snapshot());

@@ -18,7 +18,7 @@ use tombolo_core::{
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::JoinError,
     model::{NameError, SpiffeId},
-    proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, open},
+    proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, Sharing, open},
     telemetry::Samples,
 };
 
@@ -187,7 +187,11 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
     };
-    let limits = HttpLimits { trusted_hops: options.trusted_hops, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        trusted_hops: options.trusted_hops,
+        body_rate: options.body_rate,
+        ..HttpLimits::default()
+    };
     let engine = HttpEngine::within(parts, limits)?;
     let mut edge = Edge::new(engine, &options, challenges, stopped.clone());
     edge.inherit(inherited.clone());
@@ -244,7 +248,7 @@ fn admin_failed(address: SocketAddr) -> impl Fn(io::Error) -> Error {
 
 fn open_admin(options: &Options, inherited: &Inherited) -> Result<Option<TcpListener>, Error> {
     let Some(address) = options.admin else { return Ok(None) };
-    open(address, inherited, false).map(Some).map_err(admin_failed(address))
+    open(address, inherited, Sharing::None).map(Some).map_err(admin_failed(address))
 }
 
 fn serve_admin(

@@ -175,7 +175,13 @@ impl Director for InboundDirector {
 
 fn refuse(reason: &'static str) -> Outcome {
     let status = if reason == UNKNOWN { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::FORBIDDEN };
-    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
+    Outcome::Local(LocalAnswer {
+        status,
+        headers: Vec::new(),
+        reason,
+        route: None,
+        policies: Default::default(),
+    })
 }
 
 /// Passes on what it is told, and forgets the lanes of requests that have ended.

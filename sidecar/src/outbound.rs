@@ -97,6 +97,7 @@ fn not_outbound() -> Outcome {
         headers: Vec::new(),
         reason: "no_route",
         route: None,
+        policies: Default::default(),
     })
 }
 

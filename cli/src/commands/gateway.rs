@@ -12,7 +12,7 @@ use tombolo_core::{
     identity::files::kept_secret,
     member::JoinOptions,
     model::Locality,
-    proxy::ListenLimits,
+    proxy::{HttpLimits, ListenLimits},
 };
 use tombolo_gateway::{AcmeOptions, Options, Ports, Source};
 
@@ -77,6 +77,13 @@ pub struct GatewayArgs {
     /// The same for a cookie
     #[arg(long, value_name = "NAME")]
     sample_cookie: Vec<Box<str>>,
+    /// Bytes of a request's body that have to come in each second, after a grace of half a minute: slower clients get 408.
+    /// Only the time in which the client is waited for counts; gRPC and tunnels have no such bound. 0: none has
+    #[arg(long, value_name = "BYTES", default_value_t = HttpLimits::default().body_rate)]
+    min_body_rate: u32,
+    /// Let other gateways of this user listen on the same addresses, each getting a share of the connections
+    #[arg(long)]
+    share_ports: bool,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -132,6 +139,8 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
         headers: args.sample_header.into_iter().collect(),
         cookies: args.sample_cookie.into_iter().collect(),
     };
+    options.body_rate = args.min_body_rate;
+    options.share_ports = args.share_ports;
     let drain = process::drain_on_signal();
     tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
 }

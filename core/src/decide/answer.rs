@@ -112,6 +112,8 @@ pub struct LocalAnswer {
     pub reason: &'static str,
     /// The route that answered, if one matched.
     pub route: Option<Arc<str>>,
+    /// TrafficPolicies whose bounds of requests and connections hold for it as well, at the edge.
+    pub policies: Policies,
 }
 
 /// Changes to header fields, applied in the order set, add, remove (Gateway API HTTPHeaderFilter).

@@ -1,4 +1,4 @@
-//! Which backends are spoken to over TLS, and who has to answer (BackendTLSPolicy).
+//! Which backends are spoken to over TLS, and who has to answer (BackendTLSPolicy); and which are told who the client is.
 
 use std::{fmt, sync::Arc};
 
@@ -60,13 +60,39 @@ pub enum ShownCertificate {
     Unusable,
 }
 
-/// TLS towards the backend of one decision.
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyVersion {
+    /// `v1` or `v2`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+
+    /// By its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::V1, Self::V2].into_iter().find(|version| version.name() == name)
+    }
+}
+
+/// What connections to the backend of one decision begin with: TLS, and before it, who the client is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UpstreamTls {
     /// None: plaintext, or the mesh's own TLS.
     pub policy: Option<Arc<BackendTls>>,
     /// What is shown if the backend asks for it.
     pub certificate: ShownCertificate,
+    /// The backend is told who the client is by the PROXY protocol, in this version; not in the mesh.
+    pub announce: Option<ProxyVersion>,
 }
 
 /// A policy that holds for a backend cannot be carried out.
@@ -76,9 +102,16 @@ pub(crate) struct InvalidTls;
 /// The policies of one Service, by port.
 pub(crate) type PortPolicies = NameMap<u16, Result<Arc<BackendTls>, InvalidTls>>;
 
-/// The policies in force, by namespace, name and port of the Service.
+/// Namespace and name of a Service.
+type ServiceName = (Arc<str>, Arc<str>);
+
+/// What is in force, by namespace, name and port of the Service.
 #[derive(Debug, Default)]
-pub(crate) struct BackendTlsTable(pub(crate) NameMap<(Arc<str>, Arc<str>), PortPolicies>);
+pub(crate) struct BackendTlsTable {
+    pub(crate) policies: NameMap<ServiceName, PortPolicies>,
+    /// Services that are told who the client is.
+    pub(crate) announced: NameMap<ServiceName, ProxyVersion>,
+}
 
 impl BackendTlsTable {
     /// TLS towards a backend, for a Gateway that shows this certificate. An error where a policy holds that cannot be
@@ -88,16 +121,24 @@ impl BackendTlsTable {
         backend: &Backend,
         certificate: &ShownCertificate,
     ) -> Result<UpstreamTls, InvalidTls> {
-        let plaintext = UpstreamTls { policy: None, certificate: certificate.clone() };
+        let plaintext = UpstreamTls { certificate: certificate.clone(), ..UpstreamTls::default() };
         let Backend::Service { service, port, .. } = backend else { return Ok(plaintext) };
-        if self.0.is_empty() {
+        if self.policies.is_empty() && self.announced.is_empty() {
             return Ok(plaintext);
         }
         let key = (service.namespace.clone(), service.name.clone());
-        match self.0.get(&key).and_then(|ports| ports.get(port)) {
+        let plaintext = UpstreamTls { announce: self.announced.get(&key).copied(), ..plaintext };
+        match self.policies.get(&key).and_then(|ports| ports.get(port)) {
             None => Ok(plaintext),
             Some(Ok(policy)) => Ok(UpstreamTls { policy: Some(policy.clone()), ..plaintext }),
             Some(Err(invalid)) => Err(*invalid),
         }
+    }
+
+    /// What connections begin with that are the client's own TLS.
+    pub(crate) fn of_passed(&self, backend: &Backend) -> UpstreamTls {
+        let Backend::Service { service, .. } = backend else { return UpstreamTls::default() };
+        let key = (service.namespace.clone(), service.name.clone());
+        UpstreamTls { announce: self.announced.get(&key).copied(), ..UpstreamTls::default() }
     }
 }

@@ -121,7 +121,13 @@ impl Cors {
             headers.push((ACCESS_CONTROL_MAX_AGE, self.max_age.clone()));
         }
         let route = Some(route.clone());
-        Some(LocalAnswer { status: StatusCode::OK, headers, reason: "cors_preflight", route })
+        Some(LocalAnswer {
+            status: StatusCode::OK,
+            headers,
+            reason: "cors_preflight",
+            route,
+            policies: Default::default(),
+        })
     }
 
     fn allowed(

@@ -178,7 +178,7 @@ impl From<&Outcome> for ExplainedResult {
     fn from(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Forward(decision) => forward(decision),
-            Outcome::Local(LocalAnswer { status, headers, reason, route }) => Self::Answer {
+            Outcome::Local(LocalAnswer { status, headers, reason, route, policies: _ }) => Self::Answer {
                 status: status.as_u16(),
                 reason: (*reason).into(),
                 route: route.as_ref().map(ToString::to_string),

@@ -92,7 +92,10 @@ impl Request<'_> {
             retry: &rule.retry,
             mirrors: &rule.mirrors,
             calls: rule.calls,
-            session: rule.session.as_ref().map(|session| (session, session.token(self.head))),
+            session: rule
+                .session
+                .as_ref()
+                .map(|session| (session, session.token(self.head, self.caller.now))),
         };
         let backends = match &rule.action {
             Action::Redirect(redirect) => {
@@ -330,10 +333,22 @@ fn arm_of<'r>(token: Token, release: &'r Release, stable: Stable<'_>) -> Option<
 
 /// An answer of a rule that cannot send the request anywhere.
 fn refuse(course: Course<'_>, status: StatusCode, reason: &'static str) -> Outcome {
-    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: Some(course.route.clone()) })
+    Outcome::Local(LocalAnswer {
+        status,
+        headers: Vec::new(),
+        reason,
+        route: Some(course.route.clone()),
+        policies: Default::default(),
+    })
 }
 
 /// An answer where no rule applies.
 pub(crate) fn unrouted(status: StatusCode, reason: &'static str) -> Outcome {
-    Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route: None })
+    Outcome::Local(LocalAnswer {
+        status,
+        headers: Vec::new(),
+        reason,
+        route: None,
+        policies: Default::default(),
+    })
 }

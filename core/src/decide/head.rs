@@ -37,4 +37,6 @@ pub struct Caller<'a> {
     /// 64 random bits for what is left to chance (weights without a key, an issued cookie): passed in, so that a
     /// decision can be repeated.
     pub random: u64,
+    /// Seconds since the epoch, for what ends after a time; passed in for the same reason.
+    pub now: u64,
 }

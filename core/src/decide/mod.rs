@@ -43,7 +43,7 @@ pub use answer::{
     Rewrite, Timeouts,
 };
 pub use authorize::{InboundWorkload, Verdict, authorize};
-pub use backend_tls::{BackendName, BackendTls, BackendTrust, ShownCertificate, UpstreamTls};
+pub use backend_tls::{BackendName, BackendTls, BackendTrust, ProxyVersion, ShownCertificate, UpstreamTls};
 pub use compile::{acme_certificates, acme_status, compile, compile_at};
 pub use compiled::{
     Availability, Bind, BindKey, ClientValidation, Compiled, Listener, ListenerProtocol, Place,

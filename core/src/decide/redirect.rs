@@ -31,13 +31,15 @@ impl Redirect {
         let headers = HeaderValue::try_from(location).map(|value| vec![(LOCATION, value)]);
         match headers {
             Ok(headers) => {
-                LocalAnswer { status: self.status, headers, reason: "redirect", route: Some(route.clone()) }
+                let (reason, route) = ("redirect", Some(route.clone()));
+                LocalAnswer { status: self.status, headers, reason, route, policies: Default::default() }
             }
             Err(_) => LocalAnswer {
                 status: StatusCode::BAD_REQUEST,
                 headers: Vec::new(),
                 reason: "redirect_invalid",
                 route: Some(route.clone()),
+                policies: Default::default(),
             },
         }
     }

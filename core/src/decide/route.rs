@@ -102,6 +102,7 @@ fn secured(snapshot: &Snapshot, listener: &Listener, mut outcome: Outcome) -> Ou
                 headers: Vec::new(),
                 reason: "invalid_tls_policy",
                 route: Some(decision.route.clone()),
+                policies: Default::default(),
             });
         }
     }

@@ -186,6 +186,8 @@ impl Sample {
             sni: self.sni.as_deref(),
             claimed_lane: lane.as_ref(),
             random: self.random,
+            // When it was is not kept: its session lasts.
+            now: 0,
         };
         Some(f(BindKey { address: self.address, port: self.port }, &head, &caller))
     }

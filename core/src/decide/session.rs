@@ -88,13 +88,19 @@ pub(crate) fn in_arm(backend: u64, arm: &str) -> u64 {
 }
 
 impl Session {
-    /// The token that a request brought. One that does not read as such is none.
-    pub(crate) fn token(&self, head: &RequestHead<'_>) -> Option<Token> {
+    /// The token that a request brought. One that does not read as such is none, and so is one whose time is over: with
+    /// it ends the whole session, and the next begins with any backend (GEP-1619). `now` is in seconds since the epoch.
+    pub(crate) fn token(&self, head: &RequestHead<'_>, now: u64) -> Option<Token> {
         let text = match &self.carrier {
             Carrier::Cookie { name, .. } => cookie(head.headers, name)?,
             Carrier::Header(name) => head.headers.get(name)?.as_bytes(),
         };
-        Token::parse(text)
+        Token::parse(text).filter(|token| self.lasts(*token, now))
+    }
+
+    fn lasts(&self, token: Token, now: u64) -> bool {
+        let age = now.saturating_sub(token.time);
+        [self.absolute, self.idle].into_iter().flatten().all(|limit| age < limit.as_secs().max(1))
     }
 }
 
@@ -117,10 +123,7 @@ impl Sticky {
     /// The endpoint that the session is with; none: there is no session yet, or it is over. `now` is in seconds since the
     /// epoch.
     pub fn endpoint(&self, now: u64) -> Option<u64> {
-        let token = self.token?;
-        let limits = [self.session.absolute, self.session.idle];
-        let age = now.saturating_sub(token.time);
-        limits.into_iter().flatten().all(|limit| age < limit.as_secs().max(1)).then_some(token.endpoint)
+        self.token.filter(|token| self.session.lasts(*token, now)).map(|token| token.endpoint)
     }
 
     /// The header field that tells the client of its endpoint; none: it knows. With an idle limit it is told every time.
@@ -191,6 +194,23 @@ mod tests {
         assert!(kept.field(7, 1060).is_some(), "a session that is over begins anew");
         let (_, value) = sticky(by_cookie(false), None).field(7, 1).unwrap();
         assert!(!value.to_str().unwrap().contains("Max-Age"));
+    }
+
+    #[test]
+    fn a_session_that_is_over_is_over_for_its_backend_as_well() {
+        let session = by_cookie(true);
+        let mut headers = http::HeaderMap::new();
+        headers.insert("cookie", format!("s={TOKEN}").parse().unwrap());
+        let head = RequestHead {
+            scheme: "https",
+            host: "x",
+            method: &http::Method::GET,
+            path: "/",
+            query: None,
+            headers: &headers,
+        };
+        assert_eq!(session.token(&head, 1059), Some(TOKEN));
+        assert_eq!(session.token(&head, 1060), None);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::model::Snapshot;
 /// Where a raw connection goes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamDecision {
+    /// `NAMESPACE/GATEWAY/LISTENER`.
+    pub listener: Arc<str>,
     /// e.g. `tlsroute/shop/mqtt`.
     pub route: Arc<str>,
     /// The rule's name, else its position.
@@ -53,7 +55,7 @@ pub fn decide_stream(
     let target = route.backends.pick(random).map_err(|_| "no_valid_backend")?;
     let tls = match listener.protocol {
         // What is passed on is the client's own TLS.
-        ListenerProtocol::TlsPassthrough => UpstreamTls::default(),
+        ListenerProtocol::TlsPassthrough => snapshot.config.backend_tls.of_passed(&target.backend),
         _ => snapshot
             .config
             .backend_tls
@@ -61,6 +63,7 @@ pub fn decide_stream(
             .map_err(|_| "invalid_tls_policy")?,
     };
     Ok(StreamDecision {
+        listener: listener.title().into(),
         route: route.route.clone(),
         rule: route.rule.clone(),
         backend: target.backend.clone(),

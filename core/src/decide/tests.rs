@@ -85,6 +85,7 @@ impl Ask<'_> {
             sni: self.sni,
             claimed_lane: self.claims.as_ref(),
             random: self.random,
+            now: 0,
         };
         f(&head, &caller)
     }

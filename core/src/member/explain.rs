@@ -2,7 +2,10 @@
 //!
 //! `/explain?method=GET&url=https://shop.example/cart&header=x-gray:%20v2&address=192.0.2.1&identity=spiffe://...`
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
@@ -147,12 +150,14 @@ impl Question {
     /// The caller; `host` is [`Question::host`], which a client asks for by SNI too.
     pub fn caller<'q>(&'q self, host: &'q str) -> Caller<'q> {
         let sni = (self.url.scheme_str() == Some("https")).then_some(host);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         Caller {
             address: self.address,
             identity: self.identity.as_ref(),
             sni,
             claimed_lane: self.lane.as_ref(),
             random: self.random,
+            now,
         }
     }
 }

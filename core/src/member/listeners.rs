@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::proxy::{Accepted, ConnectionService, Inherited, ListenLimits, Serving, open, serve};
+use crate::proxy::{Accepted, ConnectionService, Inherited, ListenLimits, Serving, Sharing, open, serve};
 
 /// A listener that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ type Make<K, P> = Box<dyn Fn(&K, &P) -> Arc<dyn ConnectionService> + Send>;
 pub struct ListenerSet<K, P> {
     make: Make<K, P>,
     limits: ListenLimits,
-    beside: bool,
+    sharing: Sharing,
     drain: watch::Receiver<bool>,
     inherited: Inherited,
     open: BTreeMap<K, Open<P>>,
@@ -56,7 +56,7 @@ where
         Self {
             make: Box::new(make),
             limits,
-            beside: false,
+            sharing: Sharing::None,
             drain,
             inherited: Inherited::default(),
             open: BTreeMap::new(),
@@ -73,7 +73,13 @@ where
     /// [`bind_beside`](crate::proxy::bind_beside)).
     #[must_use]
     pub fn beside_each_other(self) -> Self {
-        Self { beside: true, ..self }
+        Self { sharing: Sharing::Own, ..self }
+    }
+
+    /// As [`Self::beside_each_other`], and other processes of the same user may listen on the same addresses.
+    #[must_use]
+    pub fn beside_other_processes(self) -> Self {
+        Self { sharing: Sharing::Processes, ..self }
     }
 
     /// Makes the set as it is wanted. Gives the listeners that could not be bound, each with its reason.
@@ -124,7 +130,7 @@ where
 
     fn bind(&self, wanted: &Wanted<P>, service: Arc<dyn ConnectionService>) -> io::Result<Open<P>> {
         let service = Switch::new(service);
-        let listener = open(wanted.address, &self.inherited, self.beside)?;
+        let listener = open(wanted.address, &self.inherited, self.sharing)?;
         let serving = serve(listener, service.clone(), self.limits, self.drain.clone())?;
         tracing::debug!(address = %serving.address(), "listening");
         Ok(Open { wanted: wanted.clone(), service, serving })

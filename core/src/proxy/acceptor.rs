@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{decide::ClientValidation, model::SpiffeId, tls};
 
-/// A TLS handshake may take this long; then the connection is closed and counted.
-const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The first byte of a TLS record that holds a handshake message (RFC 8446 section 5.1).
 const TLS_HANDSHAKE_RECORD: u8 = 22;
 
@@ -48,21 +46,23 @@ pub(super) enum Spoken {
 }
 
 impl Acceptor {
+    /// Takes a connection up to its first request; a handshake may take as long as `limit`.
     pub(super) async fn accept(
         &self,
         accepted: Accepted,
         entry: Arc<Entry>,
+        limit: Duration,
     ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
         let timeout = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
         match self {
             Self::Plain => Ok(plain(accepted, entry)?),
             Self::Tls(config) => {
                 let work = secure(accepted, entry, config.load_full());
-                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+                tokio::time::timeout(limit, work).await.map_err(|_| timeout())?
             }
             Self::Chosen(chooser) => {
                 let work = by_choice(accepted, entry, &**chooser);
-                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+                tokio::time::timeout(limit, work).await.map_err(|_| timeout())?
             }
             Self::Permissive(config) => {
                 let work = async {
@@ -72,7 +72,7 @@ impl Acceptor {
                         plain(accepted, entry)
                     }
                 };
-                tokio::time::timeout(HANDSHAKE, work).await.map_err(|_| timeout())?
+                tokio::time::timeout(limit, work).await.map_err(|_| timeout())?
             }
         }
     }

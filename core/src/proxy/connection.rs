@@ -1,9 +1,11 @@
 //! A byte stream as pingora takes it: TCP or TLS, with bytes read ahead, a write buffer and a deadline for a
 //! request's head.
 
+mod fate;
 mod guarded;
 mod head;
 mod message;
+mod wire;
 
 use std::{
     fmt, io,
@@ -17,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest,
@@ -25,17 +27,18 @@ use pingora_core::protocols::{
 use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
-use tokio_rustls::TlsStream;
 
-use super::{Arrival, gate::Places, strict::Frame};
+use super::{Arrival, gate::Places, pace::Wait, stream::hold, strict::Frame};
+pub(super) use fate::Fate;
 use guarded::Guard;
 pub(super) use guarded::Tripped;
 use head::HeadDeadline;
 pub(super) use head::{HeadState, Link};
 pub(super) use message::Unread;
+pub use wire::Replay;
+pub(super) use wire::Wire;
 
 /// Small writes are gathered up to here, then written; above TLS this makes one record of head and body.
 const WRITE_BUFFER: usize = 16 * 1024;
@@ -43,120 +46,6 @@ const WRITE_BUFFER: usize = 16 * 1024;
 const READ_AHEAD: usize = 4 * 1024;
 /// A polite goodbye (TLS close_notify, FIN) may take this long; then the socket is closed anyway.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// TCP with bytes that were already read and are to be read again.
-pub struct Replay {
-    prefix: Bytes,
-    tcp: TcpStream,
-    /// What was read from the socket while it is noted.
-    record: Option<BytesMut>,
-}
-
-impl Replay {
-    /// `prefix` is read first, then the socket.
-    pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp, record: None }
-    }
-
-    /// Notes what is read until [`Self::stop_recording`].
-    pub(super) fn recording(tcp: TcpStream) -> Self {
-        Self { record: Some(BytesMut::new()), ..Self::new(Bytes::new(), tcp) }
-    }
-
-    /// Gives what was noted.
-    pub(super) fn stop_recording(&mut self) -> Bytes {
-        self.record.take().unwrap_or_default().freeze()
-    }
-
-    /// Closing it tells the other side that something went wrong (RST instead of FIN).
-    pub(super) fn reset(&self) {
-        // Where it fails, the connection is closed all the same.
-        let _ = self.tcp.set_zero_linger();
-    }
-
-    /// The same socket, with these bytes to be read again.
-    pub(super) fn again(self, prefix: Bytes) -> Self {
-        Self::new(prefix, self.tcp)
-    }
-}
-
-impl AsyncRead for Replay {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            let this = &mut *self;
-            let known = buf.filled().len();
-            ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
-            if let (Some(record), Some(fresh)) = (&mut this.record, buf.filled().get(known..)) {
-                record.extend_from_slice(fresh);
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let n = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix.split_to(n));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Replay {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
-
-/// What carries the bytes.
-pub(super) enum Wire {
-    /// Not encrypted.
-    Plain(Replay),
-    /// TLS, as server or as client.
-    Tls(Box<TlsStream<Replay>>),
-}
-
-impl Wire {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(replay) => &replay.tcp,
-            Self::Tls(tls) => &tls.get_ref().0.tcp,
-        }
-    }
-
-    fn read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
-        }
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
-}
 
 /// A connection, downstream or upstream, in the form that pingora takes.
 pub struct Connection {
@@ -175,6 +64,10 @@ pub struct Connection {
     asked: bool,
     /// Of HTTP/2.
     guard: Option<Box<Guard>>,
+    /// The body that is being read.
+    wait: Option<Box<Wait>>,
+    /// Of HTTP/1.1 to backends, with what was written before the last request.
+    fate: Option<(Arc<Fate>, u64)>,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -209,6 +102,8 @@ impl Connection {
             in_turn: false,
             asked: false,
             guard: None,
+            wait: None,
+            fate: None,
             socket,
             proxy: None,
         }
@@ -223,12 +118,18 @@ impl Connection {
         Self { in_turn: true, ..self }
     }
 
+    /// HTTP/1.1 to a backend: what becomes of requests on it is found by the engine through pingora's session digest.
+    pub(super) fn with_fate(mut self) -> Self {
+        let fate = Arc::new(Fate::new());
+        let response = ResponseHeader::build(200, Some(0)).ok();
+        self.proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(fate.clone())))));
+        self.fate = Some((fate, 0));
+        self
+    }
+
     /// Closes it so that the other side learns that something went wrong, and does not take it for an orderly end.
     pub(super) fn reset(self) {
-        match &self.wire {
-            Wire::Plain(replay) => replay.reset(),
-            Wire::Tls(tls) => tls.get_ref().0.reset(),
-        }
+        self.wire.replay().reset();
     }
 
     /// Bytes that were read and not yet taken.
@@ -274,7 +175,16 @@ impl Connection {
     /// Reads from the wire, under the head's deadline if one holds. Where that has to wait, what was written is sent:
     /// pingora does not flush the parts of a body of known length, and a slow one would not reach the client.
     fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let result = self.wire.read(cx, buf);
+        if let (Some((fate, written)), Poll::Ready(read)) = (&self.fate, &result) {
+            match read {
+                Ok(()) if buf.filled().len() > before => fate.answered(),
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {}
+                _ if fate.is_waiting() && fate::took_no_more_than(self.id(), *written) => fate.untouched(),
+                _ => {}
+            }
+        }
         if result.is_pending()
             && !self.write_buffer.is_empty()
             && let Poll::Ready(sent) = self.poll_drain(cx)
@@ -296,7 +206,14 @@ impl Connection {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.write_buffer.get(self.written..).filter(|r| !r.is_empty()) {
-            let n = ready!(self.wire.write(cx, rest))?;
+            let polled = self.wire.write(cx, rest).map_err(|error| {
+                not_sent(&self.fate, &self.wire);
+                error
+            });
+            if self.fate.is_some() {
+                hold(polled.is_pending());
+            }
+            let n = ready!(polled)?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -315,6 +232,15 @@ impl Connection {
         if self.read_ahead.is_empty() {
             self.read_ahead = BytesMut::new();
         }
+    }
+}
+
+/// Writing failed: where the kernel has taken nothing of the request, nobody can have begun with it.
+fn not_sent(fate: &Option<(Arc<Fate>, u64)>, wire: &Wire) {
+    if let Some((fate, written)) = fate
+        && wire.replay().written == *written
+    {
+        fate.untouched();
     }
 }
 
@@ -358,6 +284,12 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.asked = true;
+        let so_far = self.wire.replay().written;
+        if let Some((fate, written)) = &mut self.fate
+            && fate.sends()
+        {
+            *written = so_far;
+        }
         if let Some(guard) = &mut self.guard {
             guard.wrote(buf.len());
         }
@@ -365,7 +297,14 @@ impl AsyncWrite for Connection {
             ready!(self.poll_drain(cx))?;
         }
         if buf.len() >= WRITE_BUFFER {
-            return self.wire.write(cx, buf);
+            let polled = self.wire.write(cx, buf).map_err(|error| {
+                not_sent(&self.fate, &self.wire);
+                error
+            });
+            if self.fate.is_some() {
+                hold(polled.is_pending());
+            }
+            return polled;
         }
         self.write_buffer.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))

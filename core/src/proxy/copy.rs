@@ -27,6 +27,17 @@ pub struct Copied {
     pub end: io::Result<()>,
 }
 
+impl Copied {
+    /// Why it did not end well, for the access log: nothing moved for too long, or one side broke off.
+    pub fn reason(&self) -> Option<&'static str> {
+        match &self.end {
+            Ok(()) => None,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some("tunnel_idle"),
+            Err(_) => Some("tunnel_broken"),
+        }
+    }
+}
+
 /// Copies until both sides have ended. When one ends, the other is told (half-close) and goes on until its own end.
 /// Where nothing moves in either direction for `idle`, it is given up.
 pub async fn copy_both<A, B>(a: &mut A, b: &mut B, idle: Duration) -> Copied

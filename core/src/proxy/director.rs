@@ -1,6 +1,10 @@
 //! What a connection came in for, and who decides where its requests go.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use crate::{
     decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision},
@@ -31,7 +35,8 @@ pub enum Entry {
         /// HTTP/2 was found to be spoken.
         http2: bool,
     },
-    /// The application's calls to others than the mesh, passed on as they are.
+    /// The application's calls to others than the mesh, passed on as they are; and a gateway's calls from peers,
+    /// passed on by server name and never decrypted.
     Passed,
 }
 
@@ -65,6 +70,7 @@ impl Arrival {
             sni: self.sni.as_deref(),
             claimed_lane: None,
             random,
+            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         }
     }
 }

@@ -192,7 +192,8 @@ impl Listener {
         let begun = Instant::now();
         let (stop, stats, peer) = (accepted.stop.clone(), accepted.stats.clone(), accepted.peer);
         // What is needed once, or by other protocols, is not held for as long as the connection lives.
-        match Box::pin(self.acceptor.accept(accepted, self.entry.clone())).await {
+        match Box::pin(self.acceptor.accept(accepted, self.entry.clone(), self.engine.limits.handshake)).await
+        {
             Ok((connection, arrival, spoken)) => {
                 self.serve_spoken(connection, &arrival, spoken, stop, &stats, begun).await;
             }

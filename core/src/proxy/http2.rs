@@ -29,6 +29,7 @@ use super::{
     connection::Tripped,
     engine::{LAST_REQUEST, Proxy},
     listen::signalled,
+    pace::Pace,
     refusal::{self, Refusal},
     stream::{STREAM, StreamState},
     strict::Refused,
@@ -191,10 +192,11 @@ impl Http2<'_> {
         place: OwnedSemaphorePermit,
         stop: watch::Receiver<bool>,
     ) {
-        let (proxy, idle, allowed) = (self.proxy.clone(), self.limits.body_idle, self.limits.cancelled);
+        let (proxy, allowed) = (self.proxy.clone(), self.limits.cancelled);
+        let pace = if is_grpc(&session) { Pace::of_stream(self.limits) } else { Pace::of_body(self.limits) };
         let (ends, tripped) = (streams.ends.clone(), streams.tripped.clone());
-        let state = StreamState::new();
-        if session.is_body_empty() || may_pause(&session) {
+        let state = Arc::new(StreamState::default());
+        if session.is_body_empty() {
             state.body_settled();
         }
         let serving = async move {
@@ -203,7 +205,7 @@ impl Http2<'_> {
                 biased;
                 _ = proxy.process_new_http(ServerSession::new_http2(session), &stop) => {}
                 // The engine has no bound for it. Its future is dropped: the stream is reset, and the request logged.
-                () = state.stalled(idle) => {}
+                () = state.stalled(pace) => {}
             }
             let ended = if state.was_cancelled() { &ends.cancelled } else { &ends.answered };
             ended.fetch_add(1, Relaxed);
@@ -221,8 +223,7 @@ impl Http2<'_> {
     }
 }
 
-/// A gRPC stream is quiet for as long as nobody has anything to say.
-fn may_pause(session: &HttpSession) -> bool {
+fn is_grpc(session: &HttpSession) -> bool {
     let kind = session.req_header().headers.get(http::header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }

@@ -17,6 +17,15 @@ pub struct HttpLimits {
     /// A request's body may pause so long: else 408 where nothing was answered yet, and the connection (of HTTP/2: the
     /// stream) is closed.
     pub body_idle: Duration,
+    /// So long a request's body may be waited for in all, besides what [`Self::body_rate`] gives it: else 408, as with
+    /// pauses. It holds until the answer begins, and not for tunnels and gRPC.
+    pub body_grace: Duration,
+    /// Bytes of a body that give it another second to come in; 0: bodies may be as slow as they like.
+    pub body_rate: u32,
+    /// The body of a gRPC call over HTTP/2 may pause so long before its answer begins.
+    pub stream_idle: Duration,
+    /// A TLS handshake must be over so soon; then the connection is closed and counted.
+    pub handshake: Duration,
     /// A client that takes nothing of its answer for so long is given up.
     pub write_stall: Duration,
     /// Bytes of a request's head: past it 431. HTTP/2 counts as RFC 9113 section 6.5.2 does.
@@ -49,6 +58,10 @@ impl Default for HttpLimits {
             head_time: Duration::from_secs(10),
             body_idle: Timeouts::BODY_IDLE,
             write_stall: Timeouts::WRITE_STALL,
+            body_grace: Duration::from_secs(30),
+            body_rate: 500,
+            stream_idle: Duration::from_secs(3600),
+            handshake: Duration::from_secs(5),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
             fields: 128,

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Inherited, clients::Clients};
+use super::{Inherited, clients::Clients, neighbours};
 
 /// The kernel's queue of connections not yet accepted; past it, the kernel lets clients try again.
 const BACKLOG: i32 = 1024;
@@ -128,10 +128,27 @@ fn socket(address: SocketAddr, beside: bool, dual: bool) -> io::Result<TcpListen
     TcpListener::from_std(socket.into())
 }
 
-/// The socket of this address that was taken over, else a new one, see [`bind`] and (if `beside`) [`bind_beside`].
-pub fn open(address: SocketAddr, inherited: &Inherited, beside: bool) -> io::Result<TcpListener> {
+/// How an address is listened on where no socket was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// See [`bind`].
+    None,
+    /// See [`bind_beside`]; an address that another process listens on already is refused, as each would get some of the
+    /// other's connections.
+    Own,
+    /// The same, and addresses may be shared with other processes.
+    Processes,
+}
+
+/// The socket of this address that was taken over, else a new one.
+pub fn open(address: SocketAddr, inherited: &Inherited, sharing: Sharing) -> io::Result<TcpListener> {
     let Some(socket) = inherited.take(address) else {
-        return self::socket(address, beside, is_dual(address));
+        if sharing == Sharing::Own && address.port() != 0 && neighbours::listen_on(address) {
+            let message = "another process of this user listens there, and would share its connections: stop it, take \
+                           its place with --handover, or allow it with --share-ports";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        }
+        return self::socket(address, sharing != Sharing::None, is_dual(address));
     };
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)

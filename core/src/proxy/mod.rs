@@ -23,7 +23,9 @@ mod http2;
 mod limits;
 mod listen;
 mod lull;
+mod neighbours;
 mod original;
+mod pace;
 mod passthrough;
 mod ports;
 mod refusal;
@@ -48,8 +50,8 @@ pub use engine::{EngineError, EngineParts, HttpEngine};
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use limits::HttpLimits;
 pub use listen::{
-    Accepted, ConnectionService, ListenLimits, ListenStats, Serving, bind, bind_beside, bind_of_family, open,
-    serve,
+    Accepted, ConnectionService, ListenLimits, ListenStats, Serving, Sharing, bind, bind_beside,
+    bind_of_family, open, serve,
 };
 pub use original::original_destination;
 pub use passthrough::{NameTable, Passthrough};

@@ -1,6 +1,11 @@
 //! TLS passed on by server name, never decrypted: a gateway's mesh listener.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -11,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    copy::copy_both,
+    Arrival, Entry, Observer, TcpEnd,
+    copy::{Copied, copy_both},
     listen::{Accepted, ConnectionService, ListenStats},
 };
 
@@ -31,28 +37,84 @@ pub type NameTable = Arc<dyn Fn(&str) -> Option<Arc<[SocketAddr]>> + Send + Sync
 /// closed and counted ([`ListenStats::unknown_name`]).
 pub struct Passthrough {
     table: NameTable,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Passthrough {
     /// `table` is asked once per connection.
     pub fn new(table: NameTable) -> Self {
-        Self { table }
+        Self { table, observer: None }
+    }
+
+    /// Each connection is told of at its end.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    fn ended(&self, end: End<'_>) {
+        let Some(observer) = &self.observer else { return };
+        let Ok(local) = end.accepted.tcp.local_addr() else { return };
+        let arrival = Arrival {
+            entry: Arc::new(Entry::Passed),
+            peer: end.accepted.peer,
+            local,
+            tls: false,
+            sni: end.name.map(Into::into),
+            identity: None,
+            clients: None,
+            http2: false,
+        };
+        observer.tcp(&TcpEnd {
+            arrival: &arrival,
+            listener: None,
+            route: None,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            upstream: end.upstream,
+            copied: end.copied,
+            reason: end.reason.or_else(|| end.copied.and_then(Copied::reason)),
+            duration: end.begun.elapsed(),
+        });
     }
 
     async fn run(&self, mut accepted: Accepted) -> io::Result<()> {
+        let begun = Instant::now();
         let reading = read_hello(&mut accepted.tcp);
         let hello = tokio::time::timeout(HELLO_TIME, reading).await.ok().flatten();
         let name = hello.as_ref().and_then(|hello| hello.name.as_deref());
         let Some((hello, addresses)) = hello.as_ref().zip(name.and_then(|name| (self.table)(name))) else {
             ListenStats::count(&accepted.stats.unknown_name);
+            let reason = Some(if name.is_some() { "unknown_name" } else { "no_server_name" });
+            self.ended(End { accepted: &accepted, name, upstream: None, copied: None, reason, begun });
             return Ok(());
         };
-        let mut upstream = connect(&addresses).await?;
+        let mut upstream = match connect(&addresses).await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                let reason = Some("connect_failed");
+                self.ended(End { accepted: &accepted, name, upstream: None, copied: None, reason, begun });
+                return Err(error);
+            }
+        };
         upstream.write_all(&hello.bytes).await?;
-        let copied = copy_both(&mut accepted.tcp, &mut upstream, IDLE).await;
-        tracing::debug!(peer = %accepted.peer, sent = copied.sent, received = copied.received, "passed through");
+        let mut copied = copy_both(&mut accepted.tcp, &mut upstream, IDLE).await;
+        copied.sent += hello.bytes.len() as u64;
+        let upstream = upstream.peer_addr().ok();
+        self.ended(End { accepted: &accepted, name, upstream, copied: Some(&copied), reason: None, begun });
         copied.end
     }
+}
+
+/// How a connection ended.
+struct End<'a> {
+    accepted: &'a Accepted,
+    name: Option<&'a str>,
+    upstream: Option<SocketAddr>,
+    copied: Option<&'a Copied>,
+    reason: Option<&'static str>,
+    begun: Instant,
 }
 
 impl ConnectionService for Passthrough {

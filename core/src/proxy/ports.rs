@@ -10,7 +10,7 @@ use http::Method;
 
 use super::{Arrival, Copied};
 use crate::{
-    decide::Decision,
+    decide::{Backend, Decision},
     model::{Endpoint, Labels, Lane, ServiceKey},
 };
 
@@ -119,8 +119,14 @@ pub struct RequestEnd<'a> {
 pub struct TcpEnd<'a> {
     /// Where it came in.
     pub arrival: &'a Arrival,
+    /// The listener that took it, `NAMESPACE/GATEWAY/LISTENER`, where a route was found.
+    pub listener: Option<&'a str>,
     /// The TLSRoute or TCPRoute that it took.
     pub route: Option<&'a str>,
+    /// Its rule, by name or position.
+    pub rule: Option<&'a str>,
+    /// Where it was to go.
+    pub backend: Option<&'a Backend>,
     /// The endpoint it was copied to, if it is one of a service.
     pub endpoint: Option<&'a Endpoint>,
     /// The address that was connected to.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use super::pace::Pace;
 
 tokio::task_local! {
     /// The stream that this task serves.
@@ -16,11 +16,12 @@ tokio::task_local! {
 }
 
 /// One stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct StreamState {
-    begun: Instant,
-    /// Milliseconds from there to when a part of the body was last passed on.
-    moved: AtomicU64,
+    /// Bytes of the request's body that have come in.
+    received: AtomicU64,
+    /// The backend does not take what has come in.
+    held: AtomicBool,
     /// The body is at its end, or waits by right.
     settled: AtomicBool,
     /// The client did not wait for its answer.
@@ -28,22 +29,17 @@ pub(super) struct StreamState {
 }
 
 impl StreamState {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            begun: Instant::now(),
-            moved: AtomicU64::new(0),
-            settled: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
-        })
-    }
-
     /// A part of the request's body was read.
-    pub fn body_moved(&self, end: bool) {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(now, Relaxed);
+    pub fn body_moved(&self, bytes: usize, end: bool) {
+        self.received.fetch_add(bytes as u64, Relaxed);
         if end {
             self.body_settled();
         }
+    }
+
+    /// Says whether the backend holds up the body, and not the client.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Relaxed);
     }
 
     /// From now on the body may pause as long as it likes: it is whole, or the answer has begun.
@@ -60,49 +56,83 @@ impl StreamState {
         self.cancelled.load(Relaxed)
     }
 
-    /// Resolves when the body has paused for `idle`; never, once it is settled.
-    pub async fn stalled(&self, idle: Duration) {
+    /// Resolves when the body came in too slowly; never, once it is settled. The time in which the backend held it up does
+    /// not count.
+    pub async fn stalled(&self, pace: Pace) {
+        let tick = pace.tick();
+        let (mut last, mut quiet, mut waited) = (0, Duration::ZERO, Duration::ZERO);
         loop {
-            let moved = self.begun + Duration::from_millis(self.moved.load(Relaxed));
-            tokio::time::sleep_until(moved + idle).await;
+            tokio::time::sleep(tick).await;
             if self.settled.load(Relaxed) {
                 std::future::pending::<()>().await;
             }
-            let last = self.begun + Duration::from_millis(self.moved.load(Relaxed));
-            if last + idle <= Instant::now() {
+            let received = self.received.load(Relaxed);
+            if self.held.load(Relaxed) {
+                last = received;
+                continue;
+            }
+            waited += tick;
+            quiet = if received == last { quiet + tick } else { Duration::ZERO };
+            last = received;
+            if quiet >= pace.idle || waited > pace.allowed(received) {
                 return;
             }
         }
     }
 }
 
+/// Says of the stream that this task serves, if it does, that its backend holds up its body.
+pub(super) fn hold(held: bool) {
+    let _unless_none = STREAM.try_with(|stream| stream.hold(held));
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::proxy::HttpLimits;
 
     const IDLE: Duration = Duration::from_secs(60);
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_stalls_when_nothing_moves() {
-        let begun = Instant::now();
-        StreamState::new().stalled(IDLE).await;
-        assert_eq!(begun.elapsed(), IDLE);
+    fn pace(rate: u32) -> Pace {
+        let limits =
+            HttpLimits { body_idle: IDLE, body_grace: IDLE, body_rate: rate, ..HttpLimits::default() };
+        Pace::of_body(&limits)
+    }
 
-        let stream = StreamState::new();
-        let moving = async {
-            tokio::time::sleep(IDLE / 2).await;
-            stream.body_moved(false);
-            std::future::pending::<()>().await;
-        };
+    /// How long it takes until a body stalls of which so many bytes come in at each interval.
+    async fn stalls(stream: &StreamState, pace: Pace, bytes: usize, interval: Duration) -> Duration {
         let begun = Instant::now();
-        tokio::select! { () = stream.stalled(IDLE) => {}, () = moving => {} }
-        assert_eq!(begun.elapsed(), IDLE / 2 + IDLE);
+        let moving = async {
+            loop {
+                tokio::time::sleep(interval).await;
+                stream.body_moved(bytes, false);
+            }
+        };
+        tokio::select! { () = stream.stalled(pace) => {}, () = moving => {}, () = tokio::time::sleep(20 * IDLE) => {} }
+        begun.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_whole_never_stalls() {
-        let stream = StreamState::new();
-        stream.body_moved(true);
-        assert!(tokio::time::timeout(10 * IDLE, stream.stalled(IDLE)).await.is_err());
+    async fn a_body_stalls_when_nothing_moves_or_too_little() {
+        let none = stalls(&StreamState::default(), pace(0), 0, 20 * IDLE).await;
+        assert!(none >= IDLE && none < IDLE * 11 / 10, "{none:?}");
+        let drops = stalls(&StreamState::default(), pace(100), 1, IDLE / 2).await;
+        assert!(drops >= IDLE && drops < IDLE * 11 / 10, "{drops:?}");
+        let no_rate = stalls(&StreamState::default(), pace(0), 1, IDLE / 2).await;
+        assert_eq!(no_rate, 20 * IDLE);
+        let fair = stalls(&StreamState::default(), pace(100), 3000, IDLE / 2).await;
+        assert_eq!(fair, 20 * IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_whole_or_held_up_by_its_backend_never_stalls() {
+        let whole = StreamState::default();
+        whole.body_moved(1, true);
+        assert_eq!(stalls(&whole, pace(100), 0, IDLE).await, 20 * IDLE);
+        let held = StreamState::default();
+        held.hold(true);
+        assert_eq!(stalls(&held, pace(100), 0, IDLE).await, 20 * IDLE);
     }
 }

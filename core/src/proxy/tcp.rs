@@ -10,7 +10,11 @@ use tokio::sync::watch;
 
 use super::{
     Arrival, Connection, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd, TcpOutcome,
-    TryResult, Wanted, copy::copy_both, gate::random, listen::signalled, upstream::CONNECT_TIMEOUT,
+    TryResult, Wanted,
+    copy::{Copied, copy_both},
+    gate::random,
+    listen::signalled,
+    upstream::{CONNECT_TIMEOUT, To},
 };
 use crate::{
     decide::{Backend, UpstreamTls, hash_of_address},
@@ -31,6 +35,16 @@ pub(super) struct Tunnels {
     pub observer: Arc<dyn Observer>,
 }
 
+/// What was decided.
+#[derive(Default)]
+struct Way {
+    listener: Option<Arc<str>>,
+    /// With its rule.
+    route: Option<(Arc<str>, Arc<str>)>,
+    backend: Option<Backend>,
+    tls: UpstreamTls,
+}
+
 /// A tunnel's other end.
 struct Far {
     connection: Connection,
@@ -49,88 +63,94 @@ impl Tunnels {
         begun: Instant,
     ) {
         let outcome = self.director.direct_tcp(&self.snapshot.load(), arrival, &arrival.caller(random()));
-        let (backend, tls, route) = match outcome {
-            TcpOutcome::Forward(backend) => (backend, UpstreamTls::default(), None),
-            TcpOutcome::Routed(decision) => (decision.backend, decision.tls, Some(decision.route)),
+        let way = match outcome {
+            TcpOutcome::Forward(backend) => Way { backend: Some(backend), ..Way::default() },
+            TcpOutcome::Routed(decision) => Way {
+                listener: Some(decision.listener),
+                route: Some((decision.route, decision.rule)),
+                backend: Some(decision.backend),
+                tls: decision.tls,
+            },
             TcpOutcome::Refuse(reason) => {
                 near.reset();
-                return self.failed(arrival, None, reason, begun);
+                return self.ended(arrival, &Way::default(), None, Err(reason), begun);
             }
         };
-        let route = route.as_deref();
         let connected = tokio::select! {
             biased;
-            connected = self.connect(&backend, &tls, hash_of_address(arrival.peer.ip())) => connected,
+            connected = self.connect(&way, arrival) => connected,
             () = signalled(stop) => Err("draining"),
         };
         let mut far = match connected {
             Ok(far) => far,
             Err(reason) => {
                 near.reset();
-                return self.failed(arrival, route, reason, begun);
+                return self.ended(arrival, &way, None, Err(reason), begun);
             }
         };
         let copied = copy_both(&mut near, &mut far.connection, IDLE).await;
-        let endpoint = far.pick.as_ref().map(|pick| pick.endpoint().clone());
-        self.observer.tcp(&TcpEnd {
-            arrival,
-            route,
-            endpoint: endpoint.as_deref(),
-            upstream: Some(far.address),
-            copied: Some(&copied),
-            reason: copied.end.is_err().then_some("tunnel_broken"),
-            duration: begun.elapsed(),
-        });
+        self.ended(arrival, &way, Some(&far), Ok(&copied), begun);
         if let Some(pick) = far.pick {
             pick.finish(TryResult::Success, far.latency, Instant::now());
         }
     }
 
-    fn failed(&self, arrival: &Arrival, route: Option<&str>, reason: &'static str, begun: Instant) {
+    fn ended(
+        &self,
+        arrival: &Arrival,
+        way: &Way,
+        far: Option<&Far>,
+        copied: Result<&Copied, &'static str>,
+        begun: Instant,
+    ) {
         self.observer.tcp(&TcpEnd {
             arrival,
-            route,
-            endpoint: None,
-            upstream: None,
-            copied: None,
-            reason: Some(reason),
+            listener: way.listener.as_deref(),
+            route: way.route.as_ref().map(|(route, _)| &**route),
+            rule: way.route.as_ref().map(|(_, rule)| &**rule),
+            backend: way.backend.as_ref(),
+            endpoint: far.and_then(|far| far.pick.as_ref()).map(|pick| &**pick.endpoint()),
+            upstream: far.map(|far| far.address),
+            copied: copied.ok(),
+            reason: copied.map_or_else(Some, |copied| copied.reason()),
             duration: begun.elapsed(),
         });
     }
 
-    async fn connect(&self, backend: &Backend, tls: &UpstreamTls, source: u64) -> Result<Far, &'static str> {
+    async fn connect(&self, way: &Way, client: &Arrival) -> Result<Far, &'static str> {
+        let Some(backend) = &way.backend else { return Err("no_backend") };
+        let tls = &way.tls;
         match backend {
             Backend::Address { address, .. } => {
                 let begun = Instant::now();
-                let connection = super::upstream::plain(*address, CONNECT_TIMEOUT).await;
+                let to = To { address: *address, announce: None };
+                let connection = super::upstream::plain(to, CONNECT_TIMEOUT).await;
                 let connection = connection.map_err(|_| "connect_failed")?;
                 Ok(Far { connection, address: *address, pick: None, latency: begun.elapsed() })
             }
             Backend::Service { service, port, labels, .. } => {
-                self.connect_service(service, *port, labels, tls, source).await
+                self.connect_service((service, *port, labels), tls, client).await
             }
         }
     }
 
     async fn connect_service(
         &self,
-        service: &ServiceKey,
-        port: u16,
-        labels: &Labels,
+        (service, port, labels): (&ServiceKey, u16, &Labels),
         tls: &UpstreamTls,
-        source: u64,
+        client: &Arrival,
     ) -> Result<Far, &'static str> {
         let mut avoid = Vec::new();
         for _ in 0..TRIES {
             let begun = Instant::now();
             // Raw bytes carry no lane.
-            let hash = Some(source);
+            let hash = Some(hash_of_address(client.peer.ip()));
             let wanted = Wanted { service, port, labels, lane: None, prefer: None, hash, avoid: &avoid };
             let mut pick = self.picker.pick(&wanted, begun)?;
             if avoid.contains(&pick.endpoint().id) {
                 break;
             }
-            if let Some((connection, address)) = self.connect_endpoint(pick.endpoint(), tls).await {
+            if let Some((connection, address)) = self.connect_endpoint(pick.endpoint(), tls, client).await {
                 pick.connected();
                 return Ok(Far { connection, address, pick: Some(pick), latency: begun.elapsed() });
             }
@@ -144,13 +164,15 @@ impl Tunnels {
         &self,
         endpoint: &Endpoint,
         tls: &UpstreamTls,
+        client: &Arrival,
     ) -> Option<(Connection, std::net::SocketAddr)> {
         let mut tried = Vec::new();
         let spread = random();
         while let Some(address) =
             self.upstream.address(endpoint, &tried, spread).filter(|_| tried.len() < TRIES)
         {
-            match self.upstream.connect(endpoint, address, MeshProtocol::Tcp, tls).await {
+            let client = Some(client);
+            match self.upstream.connect(endpoint, address, MeshProtocol::Tcp, tls, client).await {
                 Ok(connection) => return Some((connection, address)),
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.id, %error, "no tunnel");

@@ -1,8 +1,10 @@
 //! The access log: one JSON object a line for each request and raw connection.
 
 use std::{
+    borrow::Cow,
     fs::OpenOptions,
     io::{self, BufWriter, Write},
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -47,6 +49,10 @@ pub struct AccessLog {
 struct Line<'a> {
     time: String,
     direction: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,6 +160,8 @@ impl AccessLog {
         self.send(&Line {
             time: now(),
             direction: direction(end.arrival.map(|a| &*a.entry)),
+            listener: None,
+            sni: None,
             method: Some(end.method.as_str()),
             host: Some(clip(end.host)),
             path: Some(clip(end.path)),
@@ -192,9 +200,12 @@ impl AccessLog {
         self.send(&Line {
             time: now(),
             direction: direction(Some(&*end.arrival.entry)),
+            listener: end.listener.map(Cow::Borrowed).or_else(|| socket(&end.arrival.entry).map(Cow::Owned)),
+            sni: end.arrival.sni.as_deref().map(clip),
             protocol: "TCP",
-            host: end.arrival.sni.as_deref().map(clip),
             route: end.route,
+            rule: end.rule,
+            service: end.backend.and_then(service),
             reason: end.reason,
             endpoint: end.endpoint.map(|e| &*e.id),
             cluster: end.endpoint.map(|e| &*e.cluster),
@@ -232,6 +243,14 @@ pub(super) fn direction(entry: Option<&Entry>) -> &'static str {
         Some(Entry::Passed) => "passed",
         None => "unknown",
     }
+}
+
+/// A public socket as its Gateways name it.
+fn socket(entry: &Entry) -> Option<String> {
+    let Entry::Edge(key) = entry else { return None };
+    Some(
+        key.address.map_or_else(|| format!("*:{}", key.port), |ip| SocketAddr::new(ip, key.port).to_string()),
+    )
 }
 
 fn service(backend: &Backend) -> Option<String> {

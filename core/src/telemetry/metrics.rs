@@ -27,6 +27,7 @@ use super::{
     acme::AcmeMetrics,
     arms::Arms,
     ocsp::OcspMetrics,
+    tcp::TcpMetrics,
 };
 use crate::{
     decide::{Backend, Decision},
@@ -53,12 +54,6 @@ struct RequestLabels {
 struct DurationLabels {
     direction: &'static str,
     service: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TcpLabels {
-    direction: &'static str,
-    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,7 +99,7 @@ pub struct Telemetry {
     access: AccessLog,
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, Seconds>,
-    tcp: Family<TcpLabels, Counter>,
+    tcp: TcpMetrics,
     received: Counter,
     sent: Counter,
     bad_input: Family<Kind, Counter>,
@@ -151,7 +146,6 @@ impl Telemetry {
                 Family::default()
             ),
             durations: metric!("request_duration_seconds", "From a request's head to its end", durations),
-            tcp: metric!("tcp_connections", "Raw TCP connections that have ended", Family::default()),
             received: bytes_of("received"),
             sent: bytes_of("sent"),
             bad_input: metric!("bad_input", "What was refused because it was malformed", Family::default()),
@@ -188,6 +182,7 @@ impl Telemetry {
             acme: AcmeMetrics::register(&mut registry),
             ocsp: OcspMetrics::register(&mut registry),
             arms: Arms::default(),
+            tcp: TcpMetrics::register(&mut registry),
             handles: DashMap::new(),
             known: AtomicUsize::new(0),
             others: DashMap::new(),
@@ -373,8 +368,7 @@ impl Observer for Telemetry {
     }
 
     fn tcp(&self, end: &TcpEnd<'_>) {
-        let direction = direction(Some(&*end.arrival.entry));
-        self.tcp.get_or_create(&TcpLabels { direction, reason: end.reason.unwrap_or_default() }).inc();
+        self.tcp.count(end);
         if let Some(copied) = end.copied {
             self.count_bytes(copied.sent, copied.received);
         }

@@ -7,6 +7,7 @@ mod logging;
 mod metrics;
 mod ocsp;
 mod samples;
+mod tcp;
 
 pub use access::{AccessLog, Sink};
 pub use acme::AcmeMetrics;

@@ -123,6 +123,7 @@ mod tests {
             sni: None,
             claimed_lane: None,
             random: 7,
+            now: 0,
         };
         samples.keep(BindKey { address: None, port: 80 }, &head, &caller, &Deciding::default(), 1);
     }

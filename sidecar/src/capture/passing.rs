@@ -74,7 +74,10 @@ impl Passing {
         };
         self.observer.tcp(&TcpEnd {
             arrival: &arrival,
+            listener: None,
             route: None,
+            rule: None,
+            backend: None,
             endpoint: None,
             upstream: Some(to),
             copied: Some(&copied),
@@ -127,7 +130,10 @@ pub(crate) fn refuse(
 ) {
     observer.tcp(&TcpEnd {
         arrival: &arrival(&accepted, entry),
+        listener: None,
         route: None,
+        rule: None,
+        backend: None,
         endpoint: None,
         upstream: to,
         copied: None,

@@ -168,7 +168,7 @@ impl Ask {
 }
 
 impl Tls {
-    fn config(&self, http2: bool) -> ClientConfig {
+    pub fn config(&self, http2: bool) -> ClientConfig {
         let builder =
             ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
         let builder = match &self.roots {

@@ -2,7 +2,7 @@
 
 use super::{
     client::get,
-    world::{INFRA, World},
+    world::{INFRA, World, says},
 };
 
 const ROUTE: &str = r#"
@@ -31,4 +31,17 @@ async fn a_route_of_the_same_namespace_is_served() {
     assert_eq!((echo.path.as_str(), echo.header("x-one").as_deref()), ("/a?b=c", Some("1")));
     // Nothing of another Gateway's answers there.
     world.answers(world.address("all-namespaces", 80), &get("example.org", "/"), 404).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_gateway_does_not_take_a_share_of_the_firsts_connections() {
+    let mut world = World::with(ROUTE).await;
+    let (_second, output) = world.launch(&[]);
+    says(&output, "another process of this user listens there");
+    assert!(!std::fs::read_to_string(&output).unwrap().contains("gateway ready"));
+    drop(world.start(&["--share-ports"]));
+    // Where the first has gone, the second has its place.
+    world.stop();
+    says(&output, "gateway ready");
+    world.reaches(world.address("same-namespace", 80), &get("x", "/"), "infra-backend-v1").await;
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -182,10 +182,17 @@ impl World {
         self.publish(namespace, name, &[("https", 443, "")], vec![pod]);
     }
 
+    /// A Service whose port 8080 is spoken to as its application protocol says (empty: HTTP/1.1), at this address.
+    pub fn add_backend(&self, namespace: &str, name: &str, protocol: &str, address: SocketAddr) {
+        let ports = [("port", 8080, protocol)];
+        let text = service(namespace, name, &ports) + &slice(namespace, name, &ports, name, address);
+        self.write(&format!("service-{namespace}-{name}"), &text);
+    }
+
     fn publish(&mut self, namespace: &str, name: &str, ports: &[(&str, u16, &str)], pods: Vec<Pod>) {
         let mut text = service(namespace, name, ports);
         for pod in &pods {
-            text += &slice(namespace, name, ports, pod);
+            text += &slice(namespace, name, ports, &pod.name, pod.address);
         }
         self.write(&format!("service-{namespace}-{name}"), &text);
         self.pods.extend(pods);
@@ -196,8 +203,20 @@ impl World {
         self.gateway = Some(self.start(&[]));
     }
 
+    /// Ends the gateway.
+    pub fn stop(&mut self) {
+        self.gateway = None;
+    }
+
     /// Starts a gateway process with more arguments, and waits until it is ready.
     pub fn start(&self, more: &[&str]) -> Running {
+        let (running, output) = self.launch(more);
+        says(&output, "ready");
+        running
+    }
+
+    /// Starts a gateway process with more arguments. Gives where it writes what it says.
+    pub fn launch(&self, more: &[&str]) -> (Running, PathBuf) {
         static STARTED: AtomicU16 = AtomicU16::new(0);
         let output = self.dir.path().join(format!("output-{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = fs::File::create(&output).unwrap();
@@ -205,11 +224,7 @@ impl World {
         let mut command =
             command(["gateway", "--config", config.to_str().unwrap(), "--port-offset", &offset]);
         command.args(more).stdout(file.try_clone().unwrap()).stderr(Stdio::from(file));
-        let running = Running::start(&mut command);
-        wait_until("the gateway is ready", SOON, || {
-            fs::read_to_string(&output).is_ok_and(|text| text.contains("ready"))
-        });
-        running
+        (Running::start(&mut command), output)
     }
 
     /// What the documents' status is.
@@ -298,6 +313,14 @@ impl World {
     }
 }
 
+/// Waits until a process has said so.
+#[track_caller]
+pub fn says(output: &Path, text: &str) {
+    wait_until(&format!("the gateway says {text:?}"), SOON, || {
+        fs::read_to_string(output).is_ok_and(|said| said.contains(text))
+    });
+}
+
 fn service(namespace: &str, name: &str, ports: &[(&str, u16, &str)]) -> String {
     let ports: Vec<_> = ports
         .iter()
@@ -315,20 +338,24 @@ fn service(namespace: &str, name: &str, ports: &[(&str, u16, &str)]) -> String {
     )
 }
 
-fn slice(namespace: &str, service: &str, ports: &[(&str, u16, &str)], pod: &Pod) -> String {
+fn slice(
+    namespace: &str,
+    service: &str,
+    ports: &[(&str, u16, &str)],
+    name: &str,
+    address: SocketAddr,
+) -> String {
     let ports: Vec<_> = ports
         .iter()
-        .map(
-            |(name, _, _)| serde_json::json!({ "name": name, "port": pod.address.port(), "protocol": "TCP" }),
-        )
+        .map(|(name, _, _)| serde_json::json!({ "name": name, "port": address.port(), "protocol": "TCP" }))
         .collect();
     let ports = serde_json::json!(ports);
     format!(
         "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {}\n  namespace: {namespace}\n  \
          labels: {{ kubernetes.io/service-name: {service} }}\naddressType: IPv4\nports: {ports}\nendpoints: \
          [{{ addresses: [\"{}\"], conditions: {{ ready: true }} }}]\n",
-        pod.name,
-        pod.address.ip()
+        name,
+        address.ip()
     )
 }
 

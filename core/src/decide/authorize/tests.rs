@@ -43,6 +43,7 @@ fn judge(policies: Vec<Policy>, caller: Option<&str>, request: Option<(Method, &
         sni: None,
         claimed_lane: None,
         random: 0,
+        now: 0,
     };
     let headers = HeaderMap::new();
     let head = request.as_ref().map(|(method, path)| RequestHead {

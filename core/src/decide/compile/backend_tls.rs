@@ -19,6 +19,7 @@ use crate::{
     decide::{
         ShownCertificate,
         backend_tls::{BackendName, BackendTls, BackendTlsTable, BackendTrust, InvalidTls},
+        policy::PolicyTable,
         services::{rule_services, weighted_services},
     },
     model::ServiceKey,
@@ -89,13 +90,17 @@ impl<'a> BackendTlsPolicies<'a> {
         out
     }
 
-    /// What decisions look up.
-    pub(super) fn table(&self) -> BackendTlsTable {
+    /// What decisions look up, with the TrafficPolicies that hold for Services.
+    pub(super) fn table(&self, traffic: &PolicyTable) -> BackendTlsTable {
         let mut table = BackendTlsTable::default();
+        for (service, policy) in &traffic.services {
+            let key = (service.namespace.clone(), service.name.clone());
+            table.announced.extend(policy.announce.map(|version| (key, version)));
+        }
         for (service, ports) in &self.holding {
             let key = (service.namespace.as_str().into(), service.name.as_str().into());
             let of = |at: &usize| self.policies.get(*at).map_or(Err(InvalidTls), |p| p.compiled.clone());
-            table.0.insert(key, ports.iter().map(|(port, at)| (*port, of(at))).collect());
+            table.policies.insert(key, ports.iter().map(|(port, at)| (*port, of(at))).collect());
         }
         table
     }

@@ -60,6 +60,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     status.extend(issuers);
     status.extend(backend_tls.status(&gateways));
     let binds = gateways::binds(&mut gateways);
+    let backend_tls = backend_tls.table(&edge_policies);
     Compiled {
         apart: gateways.iter().filter_map(|draft| draft.addresses.own).collect(),
         deciding: super::Deciding::of(&binds),
@@ -71,7 +72,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         service_policies,
         acme: certificates,
         proxied: super::proxied::proxied_table(resources),
-        backend_tls: backend_tls.table(),
+        backend_tls,
     }
 }
 

@@ -13,16 +13,19 @@ use super::{
     traffic_service,
 };
 use crate::{
-    decide::policy::{
-        Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
-        RateKey, RateLimit, RequestLimits, ServicePolicies,
+    decide::{
+        ProxyVersion,
+        policy::{
+            Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
+            RateKey, RateLimit, RequestLimits, ServicePolicies,
+        },
     },
     model::{Scope, ServiceKey},
     resources::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
         kinds::{
-            CompressionAlgorithm, CompressionSpec, IpAccessSpec, RateLimitSpec, TrafficPolicy,
-            TrafficTargetRef,
+            CompressionAlgorithm, CompressionSpec, IpAccessSpec, ProxyProtocolVersion, RateLimitSpec,
+            TrafficPolicy, TrafficTargetRef,
         },
         parse_duration,
     },
@@ -49,6 +52,7 @@ const TYPES: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Target {
     Gateway(Arc<str>, Option<Arc<str>>),
+    Set(Arc<str>, Option<Arc<str>>),
     Route(Arc<str>, Option<Arc<str>>),
     Service(ServiceKey),
 }
@@ -75,7 +79,7 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Service
     let status = resources.traffic_policies.keys().filter_map(|key| status.remove(key)).collect();
     let services = found.iter().filter_map(|(target, policy)| match target {
         Target::Service(key) => Some((key.clone(), Arc::new(policy.service_policy()?))),
-        Target::Gateway(..) | Target::Route(..) => None,
+        Target::Gateway(..) | Target::Set(..) | Target::Route(..) => None,
     });
     let services = ServicePolicies(services.collect());
     (table(found), services, status)
@@ -98,6 +102,11 @@ fn find(resources: &ResourceSet, namespace: &str, reference: &TrafficTargetRef) 
             let gateway = resources.gateways.get(&key).ok_or_else(absent)?;
             has(Box::new(gateway.spec.listeners.iter().map(|listener| listener.name.as_str())))?;
             Ok(Target::Gateway(key.to_string().into(), section))
+        }
+        (GATEWAY_GROUP, "ListenerSet") => {
+            let set = resources.listener_sets.get(&key).ok_or_else(absent)?;
+            has(Box::new(set.spec.listeners.iter().map(|listener| listener.name.as_str())))?;
+            Ok(Target::Set(key.to_string().into(), section))
         }
         (GATEWAY_GROUP, "HTTPRoute") => {
             let route = resources.http_routes.get(&key).ok_or_else(absent)?;
@@ -166,6 +175,7 @@ fn table(found: HashMap<Target, EdgePolicy>) -> PolicyTable {
     for (target, policy) in all {
         match target {
             Target::Gateway(key, section) => add(out.gateways.entry(key).or_default(), section, policy),
+            Target::Set(key, section) => add(out.sets.entry(key).or_default(), section, policy),
             Target::Route(key, section) => add(out.routes.entry(key).or_default(), section, policy),
             Target::Service(key) => drop(out.services.insert(key, Arc::new(policy))),
         }
@@ -217,6 +227,10 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         retries: spec.retry_budget.as_ref().map(traffic_service::retries),
         timeouts: spec.timeouts.as_ref().map(super::rules::timeouts),
         fault: spec.fault.as_ref().map(|spec| Arc::new(traffic_service::fault(spec))),
+        announce: spec.proxy_protocol.map(|version| match version {
+            ProxyProtocolVersion::V1 => ProxyVersion::V1,
+            ProxyProtocolVersion::V2 => ProxyVersion::V2,
+        }),
     };
     (compiled, unresolved)
 }

@@ -204,6 +204,7 @@ fn choose(
         sni: None,
         claimed_lane: None,
         random,
+        now: 0,
     };
     let lane = lane.map(|lane| Lane::parse(lane).unwrap());
     let key = key();
@@ -280,6 +281,7 @@ fn who_comes_back_with_the_issued_cookie_is_on_the_same_arm() {
             sni: None,
             claimed_lane: None,
             random,
+            now: 0,
         };
         let key = key();
         let first = release.choose(&head, &caller, None, Issuing::Signed(&key), &mut Untraced);
@@ -339,6 +341,7 @@ fn services_of_the_mesh_get_no_cookie() {
         sni: None,
         claimed_lane: None,
         random: 1,
+        now: 0,
     };
     for issuing in [Issuing::Mesh, Issuing::Never] {
         assert!(release.choose(&head, &caller, None, issuing, &mut Untraced).set_cookie.is_none());

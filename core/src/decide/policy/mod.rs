@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
-use super::Timeouts;
+use super::{ProxyVersion, Timeouts};
 
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
@@ -55,6 +55,8 @@ pub struct EdgePolicy {
     pub timeouts: Option<Timeouts>,
     /// Of services: what is done to some requests on purpose.
     pub fault: Option<Arc<Fault>>,
+    /// The PROXY protocol that the Service is spoken to by.
+    pub announce: Option<ProxyVersion>,
 }
 
 impl EdgePolicy {
@@ -75,6 +77,7 @@ impl EdgePolicy {
             retries: self.retries.or(other.retries),
             timeouts: self.timeouts.or(other.timeouts),
             fault: self.fault.clone().or_else(|| other.fault.clone()),
+            announce: self.announce.or(other.announce),
         }
     }
 
@@ -109,6 +112,7 @@ impl EdgePolicy {
             ("retryBudget", self.retries.is_some() && younger.retries.is_some()),
             ("timeouts", self.timeouts.is_some() && younger.timeouts.is_some()),
             ("fault", self.fault.is_some() && younger.fault.is_some()),
+            ("proxyProtocol", self.announce.is_some() && younger.announce.is_some()),
         ];
         *self = self.or(younger);
         both.into_iter().filter(|(_, both)| *both).map(|(name, _)| name).collect()
@@ -121,7 +125,10 @@ impl EdgePolicy {
 pub struct Policies {
     service: Option<Arc<EdgePolicy>>,
     rule: Option<Arc<EdgePolicy>>,
+    /// Of the listener with what holds for its whole Gateway, or for its whole ListenerSet.
     listener: Option<Arc<EdgePolicy>>,
+    /// Of the Gateway that a ListenerSet is attached to.
+    gateway: Option<Arc<EdgePolicy>>,
 }
 
 impl Policies {
@@ -131,7 +138,10 @@ impl Policies {
     }
 
     fn first<'a, T>(&'a self, field: impl Fn(&'a EdgePolicy) -> Option<T>) -> Option<T> {
-        [&self.service, &self.rule, &self.listener].into_iter().flatten().find_map(|policy| field(policy))
+        [&self.service, &self.rule, &self.listener, &self.gateway]
+            .into_iter()
+            .flatten()
+            .find_map(|policy| field(policy))
     }
 
     /// Which clients may come in.
@@ -171,7 +181,7 @@ impl Policies {
 
     /// True if nothing is asked of the request.
     pub fn is_empty(&self) -> bool {
-        self.service.is_none() && self.rule.is_none() && self.listener.is_none()
+        [&self.service, &self.rule, &self.listener, &self.gateway].into_iter().all(Option::is_none)
     }
 
     /// A line for each of what is asked of the request, in the order in which it is, for people.

@@ -29,6 +29,8 @@ impl Layers {
 pub(crate) struct PolicyTable {
     /// By `NAMESPACE/NAME`.
     pub(crate) gateways: HashMap<Arc<str>, Layers>,
+    /// Of ListenerSets, by `NAMESPACE/NAME`.
+    pub(crate) sets: HashMap<Arc<str>, Layers>,
     /// By the route's name in decisions, e.g. `httproute/shop/checkout`.
     pub(crate) routes: HashMap<Arc<str>, Layers>,
     /// By service of the scope `cluster`; they hold for both scopes.
@@ -37,7 +39,7 @@ pub(crate) struct PolicyTable {
 
 impl PolicyTable {
     fn is_empty(&self) -> bool {
-        self.gateways.is_empty() && self.routes.is_empty() && self.services.is_empty()
+        self.gateways.is_empty() && self.sets.is_empty() && self.routes.is_empty() && self.services.is_empty()
     }
 
     /// Puts a decision under its policies, or refuses the request by them. `rule` is none where no rule matched.
@@ -52,15 +54,19 @@ impl PolicyTable {
         if self.is_empty() {
             return outcome;
         }
+        let gateway = self.gateways.get(&listener.gateway);
+        let (listener, gateway) = match &listener.set {
+            // Its listener may bear the name of one of the Gateway's.
+            Some(set) => {
+                (self.sets.get(set).and_then(|set| set.of(&listener.name)), gateway.map(|all| &all.whole))
+            }
+            None => (gateway.and_then(|gateway| gateway.of(&listener.name)), None),
+        };
         let policies = Policies {
             service: self.service(&outcome).cloned(),
             rule: rule.and_then(|rule| self.routes.get(&rule.route)?.of(&rule.name)).cloned(),
-            listener: self
-                .gateways
-                .get(&listener.gateway)
-                // A ListenerSet's listener may bear the name of one of the Gateway's.
-                .and_then(|gateway| gateway.of(if listener.set.is_none() { &listener.name } else { "" }))
-                .cloned(),
+            listener: listener.cloned(),
+            gateway: gateway.cloned().flatten(),
         };
         let refused = if policies.access().is_some_and(|access| !access.permits(caller.address)) {
             Some((StatusCode::FORBIDDEN, "ip_denied"))
@@ -71,10 +77,17 @@ impl PolicyTable {
         };
         if let Some((status, reason)) = refused {
             let route = rule.map(|rule| rule.route.clone());
-            return Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason, route });
+            return Outcome::Local(LocalAnswer {
+                status,
+                headers: Vec::new(),
+                reason,
+                route,
+                policies: Default::default(),
+            });
         }
-        if let Outcome::Forward(decision) = &mut outcome {
-            decision.policies = policies;
+        match &mut outcome {
+            Outcome::Forward(decision) => decision.policies = policies,
+            Outcome::Local(answer) => answer.policies = policies,
         }
         outcome
     }

@@ -30,6 +30,8 @@ pub(in crate::proxy) struct Link {
 pub(in crate::proxy) struct HeadState {
     /// It is being read: its deadline holds.
     pub reading: AtomicBool,
+    /// Its answer has begun: its body may come in as slowly as it likes.
+    pub answered: AtomicBool,
 }
 
 impl HeadState {

@@ -3,6 +3,7 @@
 use std::{
     io,
     mem::MaybeUninit,
+    sync::atomic::Ordering,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,8 @@ use tokio::io::ReadBuf;
 use super::{Connection, READ_AHEAD};
 use crate::proxy::{
     HttpLimits,
-    strict::{Frame, HeadScan, Refused},
+    pace::{Pace, Wait},
+    strict::{Body, Frame, HeadScan, Refused},
 };
 
 /// So much of what a client still sends is taken when the connection is closed. Past it the kernel resets the
@@ -40,6 +42,11 @@ impl Connection {
             if let Some(head) = scan.scan(&self.read_ahead, limits).map_err(Unread::Refused)? {
                 self.read_ahead.advance(head.skip);
                 self.frame = Frame::of(&head);
+                let has_body = !matches!(head.body, Body::Length(0) | Body::Tunnel);
+                self.wait = has_body.then(|| Box::new(Wait::new(Pace::of_body(limits))));
+                if let Some(head) = &self.head {
+                    head.state.answered.store(false, Ordering::Relaxed);
+                }
                 return Ok(());
             }
             match self.fill().await {
@@ -81,11 +88,11 @@ impl Connection {
         }
         let before = buf.filled().len();
         if room == buf.remaining() {
-            ready!(self.poll_wire(cx, buf))?;
+            ready!(self.poll_body(cx, buf))?;
         } else {
             // The end of a body that is shorter than the buffer.
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-            ready!(self.poll_wire(cx, &mut part))?;
+            ready!(self.poll_body(cx, &mut part))?;
             let read = part.filled().len();
             buf.advance(read);
         }
@@ -94,6 +101,25 @@ impl Connection {
         self.read_ahead.extend_from_slice(read.get(taken..).unwrap_or_default());
         buf.set_filled(before + taken);
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads on, at a pace that has a bound until the answer begins.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.poll_wire(cx, buf);
+        let answered = self.head.as_ref().is_some_and(|head| head.state.answered.load(Ordering::Relaxed));
+        let Some(wait) = self.wait.as_mut().filter(|_| !answered) else { return polled };
+        match polled {
+            Poll::Pending if wait.is_late(cx) => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a request's body came in too slowly",
+            ))),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(result) => {
+                wait.came(buf.filled().len() - before);
+                Poll::Ready(result)
+            }
+        }
     }
 
     /// After a message: the next one waits for its turn, and only the connection's end is told. Where the next is longer

@@ -6,7 +6,7 @@ use pingora_proxy::{ProxyHttp, Session};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::proxy::tests::harness::{Setup, edge, forward};
+use crate::proxy::tests::harness::{SOON, Setup, edge, forward};
 
 async fn accepted() -> Accepted {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -17,7 +17,7 @@ async fn accepted() -> Accepted {
 }
 
 async fn connection() -> (Box<Connection>, Arc<Arrival>) {
-    let accepted = Acceptor::Plain.accept(accepted().await, Arc::new(edge())).await;
+    let accepted = Acceptor::Plain.accept(accepted().await, Arc::new(edge()), SOON).await;
     let (connection, arrival, _) = accepted.unwrap();
     (Box::new(connection), arrival)
 }

@@ -74,7 +74,7 @@ fn peer(
     match &decision.backend {
         Backend::Address { address, protocol } => {
             context.tries.address = Some(*address);
-            Ok(plaintext_peer(*address, spoken(*protocol, upgrade)))
+            Ok(plaintext_peer(*address, spoken(*protocol, upgrade), None))
         }
         Backend::Service { service, port, labels, protocol } => {
             let lane = decision.lane.as_ref();
@@ -94,7 +94,8 @@ fn peer(
             };
             let address = upstream.address(&endpoint, &context.tries.addresses, random());
             let address = address.ok_or(Failure::new(503, "no_address"))?;
-            let peer = upstream.peer(&endpoint, address, spoken(*protocol, upgrade), &decision.tls);
+            let (spoken, client) = (spoken(*protocol, upgrade), context.arrival.as_deref());
+            let peer = upstream.peer(&endpoint, address, spoken, &decision.tls, client);
             context.tries.endpoint = Some(endpoint);
             context.tries.address = Some(address);
             peer.map_err(|error| {
@@ -180,10 +181,15 @@ fn may_move(context: &Context) -> bool {
 /// side has certainly not begun with it, or doing it twice is the same as once (RFC 9110 section 9.2.2).
 pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) -> bool {
     let result = result(context, Some(error));
+    let repeatable = result != TryResult::Abandoned && !request.answered && !request.truncated;
+    let untouched = context.tries.is_untouched();
+    if untouched && request.reused {
+        // It closed a connection that was idle, which it may at any time: nothing is wrong with it.
+        end_try(context, TryResult::Abandoned);
+        return repeatable && context.may_try_again();
+    }
     end_try(context, result);
-    let repeatable =
-        result != TryResult::Abandoned && !request.answered && !request.truncated && may_move(context);
-    repeatable && (is_unprocessed(error) || request.method.is_idempotent())
+    repeatable && may_move(context) && (untouched || is_unprocessed(error) || request.method.is_idempotent())
 }
 
 /// What a request's end says of the endpoint. A client that goes away, or whose body is refused, says nothing: else anyone
@@ -205,6 +211,8 @@ pub(super) struct Sent<'a> {
     pub answered: bool,
     /// More of the body was read than is kept for another try.
     pub truncated: bool,
+    /// The connection had carried others before.
+    pub reused: bool,
 }
 
 /// True if this response is to be thrown away for another try: for its status, or because the sidecar over there says that

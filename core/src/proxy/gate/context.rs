@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     model::Endpoint,
     proxy::{
         Arrival, Observer, Picked, RequestEnd,
+        connection::{Fate, HeadState},
         stream::{STREAM, StreamState},
         upstream::Abort,
     },
@@ -24,6 +25,8 @@ use crate::{
 pub(in crate::proxy) struct Context {
     pub begun: Instant,
     pub arrival: Option<Arc<Arrival>>,
+    /// What its connection knows of it.
+    pub head: Option<Arc<HeadState>>,
     /// The request as it came, kept as the head is changed later.
     pub asked: Option<Asked>,
     pub decision: Option<Box<Decision>>,
@@ -45,6 +48,8 @@ pub(in crate::proxy) struct Context {
     pub stream: Option<Arc<StreamState>>,
     /// Ends the exchange with the backend where the body is refused.
     pub abort: Option<Abort>,
+    /// How many seconds the client's connection was to be kept before it was told to send its body.
+    pub keepalive: Option<u64>,
     /// Who is to be told if the request's future is dropped before its end.
     pub unlogged: Option<Arc<dyn Observer>>,
 }
@@ -79,6 +84,15 @@ pub(in crate::proxy) struct Tries {
     pub status: Option<u16>,
     /// A response was thrown away in order to try again.
     pub discarded: bool,
+    /// What becomes of the request on its connection, where that is HTTP/1.1.
+    pub fate: Option<Arc<Fate>>,
+}
+
+impl Tries {
+    /// True if the last endpoint has certainly not begun with the request.
+    pub fn is_untouched(&self) -> bool {
+        self.fate.as_ref().is_some_and(|fate| fate.is_untouched())
+    }
 }
 
 /// A request whose future is dropped came over HTTP/2, and its body did not come in. The client sees a reset.
@@ -114,6 +128,7 @@ impl Context {
         Self {
             begun: Instant::now(),
             arrival: None,
+            head: None,
             asked: None,
             decision: None,
             deadline: None,
@@ -126,6 +141,7 @@ impl Context {
             policy: Progress::default(),
             stream: STREAM.try_with(Arc::clone).ok(),
             abort: None,
+            keepalive: None,
             unlogged: None,
         }
     }
@@ -133,7 +149,23 @@ impl Context {
     /// The answer to a certificate authority's challenge.
     pub fn prove(&mut self, page: &str) -> LocalAnswer {
         self.page = Some(Bytes::copy_from_slice(page.as_bytes()));
-        LocalAnswer { status: StatusCode::OK, headers: Vec::new(), reason: "acme_challenge", route: None }
+        LocalAnswer {
+            status: StatusCode::OK,
+            headers: Vec::new(),
+            reason: "acme_challenge",
+            route: None,
+            policies: Default::default(),
+        }
+    }
+
+    /// The answer has begun: from now on the request's body may come in as slowly as it likes.
+    pub fn body_settled(&self) {
+        if let Some(head) = &self.head {
+            head.answered.store(true, Ordering::Relaxed);
+        }
+        if let Some(stream) = &self.stream {
+            stream.body_settled();
+        }
     }
 
     /// What is left of the request's total time, where it has a bound.

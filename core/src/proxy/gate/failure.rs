@@ -38,7 +38,13 @@ impl Failure {
 pub(super) fn classify(error: &Error) -> Failure {
     match error.esource() {
         ErrorSource::Upstream => of_upstream(error.etype()),
-        ErrorSource::Downstream if is_malformed(error) => Failure::new(400, "bad_chunk"),
+        ErrorSource::Downstream if has_cause(error, std::io::ErrorKind::TimedOut) => {
+            Failure::new(408, "client_too_slow")
+        }
+        // The connection found that the body has no single reading.
+        ErrorSource::Downstream if has_cause(error, std::io::ErrorKind::InvalidData) => {
+            Failure::new(400, "bad_chunk")
+        }
         ErrorSource::Downstream => of_downstream(error.etype()),
         ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
             ErrorType::HTTPStatus(status) => Failure::new(*status, "internal"),
@@ -76,10 +82,9 @@ fn of_downstream(kind: &ErrorType) -> Failure {
     }
 }
 
-/// The connection found that the body has no single reading.
-fn is_malformed(error: &Error) -> bool {
+fn has_cause(error: &Error, kind: std::io::ErrorKind) -> bool {
     let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidData)
+    cause.is_some_and(|cause| cause.kind() == kind)
 }
 
 /// By this name a proxy is known to have answered by itself.

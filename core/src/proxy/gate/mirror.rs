@@ -21,8 +21,8 @@ use crate::{
     decide::{Backend, Compiled, Decision, UpstreamTls},
     model::Lane,
     proxy::{
-        Connection, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
-        upstream::{CONNECT_TIMEOUT, plain, set_authority, strip_connection_fields},
+        Arrival, Connection, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
+        upstream::{CONNECT_TIMEOUT, To, plain, set_authority, strip_connection_fields},
     },
 };
 
@@ -75,6 +75,13 @@ impl Copies {
     }
 }
 
+/// What copies are sent by.
+pub(in crate::proxy) struct Means<'a> {
+    pub picker: &'a Arc<dyn Picker>,
+    pub upstream: &'a Arc<MeshUpstream>,
+    pub config: &'a Compiled,
+}
+
 impl Mirrors {
     /// Begins the copies that a decision asks for.
     pub fn begin(
@@ -82,10 +89,10 @@ impl Mirrors {
         request: &RequestHeader,
         empty: bool,
         decision: &Decision,
-        picker: &Arc<dyn Picker>,
-        upstream: &Arc<MeshUpstream>,
-        config: &Compiled,
+        client: Option<&Arc<Arrival>>,
+        means: &Means<'_>,
     ) -> Copies {
+        let Means { picker, upstream, config } = *means;
         let mut copies = Copies::default();
         for mirror in decision.mirrors.iter() {
             if random() % 10_000 >= u64::from(mirror.per_ten_thousand) {
@@ -108,6 +115,7 @@ impl Mirrors {
                 body,
                 backend: mirror.backend.clone(),
                 tls,
+                client: client.cloned(),
                 lane: decision.lane.clone(),
                 picker: picker.clone(),
                 upstream: upstream.clone(),
@@ -145,6 +153,7 @@ struct Copy {
     body: Body,
     backend: Backend,
     tls: UpstreamTls,
+    client: Option<Arc<Arrival>>,
     lane: Option<Lane>,
     picker: Arc<dyn Picker>,
     upstream: Arc<MeshUpstream>,
@@ -163,7 +172,8 @@ impl Copy {
     async fn send(self) -> Result<(), Error> {
         match &self.backend {
             Backend::Address { address, protocol } => {
-                let connection = plain(*address, CONNECT_TIMEOUT).await?;
+                let to = To { address: *address, announce: None };
+                let connection = plain(to, CONNECT_TIMEOUT).await?;
                 exchange(connection, spoken(*protocol, false), self.request, self.body).await
             }
             Backend::Service { service, port, labels, protocol } => {
@@ -179,7 +189,9 @@ impl Copy {
                 };
                 let mut pick = self.picker.pick(&wanted, begun)?;
                 let address = self.upstream.address(pick.endpoint(), &[], random()).ok_or("no address")?;
-                let connection = self.upstream.connect(pick.endpoint(), address, protocol, &self.tls).await;
+                let client = self.client.as_deref();
+                let connection =
+                    self.upstream.connect(pick.endpoint(), address, protocol, &self.tls, client).await;
                 let connection = match connection {
                     Ok(connection) => connection,
                     Err(error) => {

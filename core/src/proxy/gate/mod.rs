@@ -42,7 +42,8 @@ use policy::PolicyState;
 
 use super::upstream::for_upgrade;
 use super::{
-    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link,
+    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult,
+    connection::{Fate, Link},
     upstream::Abort,
 };
 use crate::model::Snapshot;
@@ -112,6 +113,7 @@ impl ProxyHttp for Gate {
         if let Some(link) = link {
             link.head.reading.store(false, Ordering::Relaxed);
             context.arrival = Some(link.arrival.clone());
+            context.head = Some(link.head.clone());
         }
         session.set_read_timeout(Some(self.limits.body_idle));
         session.set_write_timeout(Some(self.limits.write_stall));
@@ -130,10 +132,16 @@ impl ProxyHttp for Gate {
                     let abort = context.abort.insert(Abort::default()).clone();
                     session.req_header_mut().extensions_mut().insert(abort);
                 }
+                if let Some(head_only) = context.policy.watch_end() {
+                    session.req_header_mut().extensions_mut().insert(head_only);
+                }
                 self.begin_mirrors(session, context);
                 Ok(false)
             }
-            Some(answer) => Box::pin(self.answer(session, context, answer)).await.map(|()| true),
+            Some(answer) => {
+                let answer = self.bounded(session, context, answer);
+                Box::pin(self.answer(session, context, answer)).await.map(|()| true)
+            }
         }
     }
 
@@ -180,14 +188,19 @@ impl ProxyHttp for Gate {
         _reused: bool,
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         context: &mut Box<Context>,
     ) -> Result<()> {
         if let Some(pick) = &mut context.tries.pick {
             pick.connected();
         }
+        context.tries.fate = digest.and_then(fate);
+        if let Some(fate) = &context.tries.fate {
+            fate.begin();
+        }
         let expects = session.req_header().headers.contains_key(header::EXPECT);
         if expects && super::upstream::is_http2(peer) {
+            context.keepalive = session.get_keepalive();
             Box::pin(session.write_continue_response()).await?;
             session.req_header_mut().remove_header(&header::EXPECT);
         }
@@ -209,7 +222,7 @@ impl ProxyHttp for Gate {
             return Err(failure.error().into_down());
         }
         if let Some(stream) = &context.stream {
-            stream.body_moved(end);
+            stream.body_moved(body.as_ref().map_or(0, Bytes::len), end);
         }
         context.mirrors.body(body.as_ref(), end);
         Ok(())
@@ -252,13 +265,14 @@ impl ProxyHttp for Gate {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Box<Context>,
     ) -> Result<()> {
+        keep_alive(session, response, context);
         hop::clean_response(response);
-        if let Some(stream) = context.stream.as_ref().filter(|_| !response.status.is_informational()) {
-            stream.body_settled();
+        if !response.status.is_informational() {
+            context.body_settled();
         }
         let Some(decision) = &context.decision else { return Ok(()) };
         head::edit_response(response, &decision.filters.response)?;
@@ -303,7 +317,7 @@ impl ProxyHttp for Gate {
         session: &mut Session,
         mut error: Box<Error>,
         context: &mut Box<Context>,
-        _reused: bool,
+        reused: bool,
     ) -> Box<Error> {
         context.mirrors.stop();
         if context.failure.is_none() {
@@ -316,8 +330,9 @@ impl ProxyHttp for Gate {
             attempt::end_try(context, TryResult::Failure);
             true
         } else {
-            attempt::broke(context, &error, &sent(session))
-                && (attempt::is_unprocessed(&error) || self.may_spend(context))
+            let free = attempt::is_unprocessed(&error) || context.tries.is_untouched();
+            attempt::broke(context, &error, &Sent { reused, ..sent(session) })
+                && (free || self.may_spend(context))
         };
         error.set_retry(again);
         error
@@ -393,5 +408,23 @@ fn sent(session: &Session) -> Sent<'_> {
         method: &session.req_header().method,
         answered: answered(session).is_some(),
         truncated: session.retry_buffer_truncated(),
+        reused: false,
     }
+}
+
+/// pingora gives up a client's connection when it answers before the whole body is there, and takes `100 Continue` for
+/// such an answer. Where the body came in then, the connection is as good as before.
+fn keep_alive(session: &mut Session, response: &ResponseHeader, context: &mut Context) {
+    if response.status.is_informational() {
+        context.keepalive = context.keepalive.or_else(|| session.get_keepalive());
+    } else if let Some(seconds) = context.keepalive.take()
+        && session.is_body_done()
+    {
+        session.set_keepalive(Some(seconds));
+    }
+}
+
+/// What the connection to a backend knows of its requests.
+fn fate(digest: &Digest) -> Option<Arc<Fate>> {
+    digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref().cloned()
 }

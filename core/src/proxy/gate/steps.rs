@@ -12,7 +12,9 @@ use super::{
     deadline,
     failure::{self, Failure},
     forwarded::Believed,
-    head, hop, trace,
+    head, hop,
+    mirror::Means,
+    trace,
 };
 use crate::{
     decide::{Caller, LocalAnswer, Outcome, RequestHead, lane_from_baggage},
@@ -108,9 +110,10 @@ impl Gate {
             return;
         };
         let empty = session.is_body_empty();
-        let config = &self.snapshot.load().config;
-        let (picker, upstream) = (&self.picker, &self.upstream);
-        let copies = self.mirrors.begin(session.req_header(), empty, decision, picker, upstream, config);
+        let snapshot = self.snapshot.load();
+        let means = Means { picker: &self.picker, upstream: &self.upstream, config: &snapshot.config };
+        let (head, client) = (session.req_header(), context.arrival.as_ref());
+        let copies = self.mirrors.begin(head, empty, decision, client, &means);
         context.mirrors = copies;
     }
 
@@ -198,5 +201,6 @@ fn refusal(failure: Failure) -> LocalAnswer {
         headers: Vec::new(),
         reason: failure.reason,
         route: None,
+        policies: Default::default(),
     }
 }

@@ -35,7 +35,7 @@ impl Refused {
 
 /// What follows a head (RFC 9112 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(in crate::proxy) enum Body {
     /// So many bytes, perhaps none.
     Length(u64),
     /// Chunks.

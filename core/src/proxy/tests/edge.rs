@@ -176,6 +176,7 @@ async fn answers_made_here_are_short_and_say_nothing() {
             headers: vec![location],
             reason: "redirect",
             route: Some("r".into()),
+            policies: Default::default(),
         })
     });
     let answer = get(proxy.edge().address(), "").await.to_lowercase();

@@ -157,7 +157,13 @@ async fn the_inbound_decides_by_the_verified_caller() {
             return Outcome::Forward(Box::new(to_address(address, AppProtocol::Http1)));
         }
         let status = http::StatusCode::FORBIDDEN;
-        Outcome::Local(LocalAnswer { status, headers: Vec::new(), reason: "rbac_denied", route: None })
+        Outcome::Local(LocalAnswer {
+            status,
+            headers: Vec::new(),
+            reason: "rbac_denied",
+            route: None,
+            policies: Default::default(),
+        })
     });
     let inbound = called.inbound();
     for (account, expected) in [("front", 200), ("back", 403)] {

@@ -11,7 +11,8 @@ use tokio::{
 
 use super::{clients::*, harness::*};
 use crate::decide::{
-    Coding, Compression, ConnectionLimit, Decision, EdgePolicy, Policies, RateKey, RateLimit, RequestLimits,
+    Caller, Coding, Compression, ConnectionLimit, Decision, EdgePolicy, LocalAnswer, Outcome, Policies,
+    RateKey, RateLimit, RequestHead, RequestLimits,
 };
 
 fn under(policy: EdgePolicy) -> Decision {
@@ -213,4 +214,44 @@ async fn a_compressed_stream_arrives_part_by_part() {
     go.send(()).unwrap();
     read.extend(soon("the rest", body.collect()).await.unwrap().to_bytes());
     assert_eq!(unzip(&read), "firstsecond");
+}
+
+#[tokio::test]
+async fn answers_made_here_are_bounded_too() {
+    let redirect = |policy: &EdgePolicy| {
+        let policies = Policies::all(policy.clone());
+        move |_: &RequestHead<'_>, _: &Caller<'_>| {
+            Outcome::Local(LocalAnswer {
+                status: http::StatusCode::FOUND,
+                headers: vec![(http::header::LOCATION, "http://x/".parse().unwrap())],
+                reason: "redirect",
+                route: None,
+                policies: policies.clone(),
+            })
+        }
+    };
+    let proxy = Setup::default().decides(redirect(&rate(2, 3600, RateKey::Client)));
+    let listener = proxy.edge();
+    for left in [1, 0] {
+        let answer = get(listener.address(), "").await.to_lowercase();
+        assert_eq!(status(&answer), 302);
+        assert!(answer.contains("location: http://x/\r\n"), "{answer}");
+        assert!(answer.contains(&format!("ratelimit: \"default\";r={left};t=")), "{answer}");
+    }
+    let answer = get(listener.address(), "").await.to_lowercase();
+    assert_eq!(status(&answer), 429);
+    assert!(answer.contains("retry-after: ") && !answer.contains("location"), "{answer}");
+    assert_eq!(proxy.logged().await.reason, Some("rate_limited"));
+
+    let limit = ConnectionLimit { policy: "shop/p".into(), most: 1 };
+    let policy = EdgePolicy { connections: Some(Arc::new(limit)), ..Default::default() };
+    let proxy = Setup::default().decides(redirect(&policy));
+    let listener = proxy.edge();
+    let mut first = TcpStream::connect(listener.address()).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_head(&mut first).await), 302);
+    assert_eq!(status(&get(listener.address(), "").await), 503);
+    drop(first);
+    soon("its place is free again", async { while status(&get(listener.address(), "").await) != 302 {} })
+        .await;
 }

@@ -215,3 +215,25 @@ async fn a_connection_that_a_draining_listener_has_taken_still_upgrades() {
     assert_eq!(status(&head), 101, "{head}");
     echoes(&mut early).await;
 }
+
+#[tokio::test]
+async fn a_connection_is_kept_where_its_client_waited_to_be_told_to_go_on() {
+    let app = App::named("app").await;
+    for decision in [forward(), over_http2()] {
+        let proxy = Setup::default().forwards(decision).with([plain(app.address)]);
+        let mut client = TcpStream::connect(proxy.edge().address()).await.unwrap();
+        for last in [false, false, true] {
+            let close = if last { "connection: close\r\n" } else { "" };
+            let ask = format!(
+                "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n{close}content-length: 4\r\n\r\n"
+            );
+            client.write_all(ask.as_bytes()).await.unwrap();
+            assert_eq!(status(&read_head(&mut client).await), 100);
+            client.write_all(b"body").await.unwrap();
+            let head = read_head(&mut client).await.to_lowercase();
+            assert_eq!((status(&head), head.contains("connection: close")), (200, last), "{head}");
+            soon("the body", client.read_exact(&mut [0; 3])).await.unwrap();
+        }
+        assert_eq!(soon("the end", client.read(&mut [0])).await.unwrap(), 0);
+    }
+}

@@ -11,8 +11,8 @@ use pingora_core::{
 use pingora_error::{Error, ErrorType, Result};
 
 use super::{
-    BACKEND, CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, PLAIN, Profile, UPGRADE, dial,
-    pool::Pools, session::MeshSession,
+    ANNOUNCED, Announce, BACKEND, CONNECT_TIMEOUT, DialError, MeshProtocol, MeshUpstream, Name, Profile,
+    UPGRADE, dial, pool::Pools, session::MeshSession,
 };
 use crate::{model::SpiffeId, proxy::Connection};
 
@@ -27,6 +27,7 @@ pub struct MeshConnector {
 struct Target {
     address: SocketAddr,
     who: Who,
+    announce: Option<Announce>,
     protocol: MeshProtocol,
     limit: Duration,
 }
@@ -37,19 +38,26 @@ enum Who {
     Workload { sni: String, identity: SpiffeId },
     /// A backend outside of it.
     Backend(Arc<Profile>),
+    /// Anybody, in plaintext.
+    Anyone,
 }
 
 impl Target {
     fn of<P: Peer>(peer: &P, upstream: &MeshUpstream) -> Result<Self> {
         let wrong = || Error::explain(ErrorType::InternalError, "not a peer of this connector");
         let PingoraAddr::Inet(address) = peer.address() else { return Err(wrong()) };
-        let who = match peer.sni().strip_prefix(BACKEND) {
-            Some(number) => {
+        let (name, announce) = match peer.sni().rsplit_once(ANNOUNCED) {
+            Some((name, announce)) => (name, Some(announce.parse().map_err(|()| wrong())?)),
+            None => (peer.sni(), None),
+        };
+        let who = match (name, name.strip_prefix(BACKEND)) {
+            ("", _) => Who::Anyone,
+            (_, Some(number)) => {
                 let number = number.parse().map_err(|_| wrong())?;
                 Who::Backend(upstream.backends.numbered(number).ok_or_else(wrong)?)
             }
-            None => {
-                let (sni, identity) = peer.sni().split_once(' ').ok_or_else(wrong)?;
+            (name, None) => {
+                let (sni, identity) = name.split_once(' ').ok_or_else(wrong)?;
                 let identity = SpiffeId::parse(identity).map_err(|_| wrong())?;
                 Who::Workload { sni: sni.to_owned(), identity }
             }
@@ -57,6 +65,7 @@ impl Target {
         Ok(Self {
             address: *address,
             who,
+            announce,
             protocol: protocol_of(peer).ok_or_else(wrong)?,
             limit: peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT),
         })
@@ -70,12 +79,9 @@ fn protocol_of<P: Peer>(peer: &P) -> Option<MeshProtocol> {
     }
 }
 
-/// What is spoken to a peer made by [`super::for_upgrade`].
-fn upgrade_of<P: Peer>(peer: &P) -> Option<&[u8]> {
-    match peer.get_alpn()? {
-        ALPN::Custom(custom) => custom.protocol().strip_suffix(UPGRADE),
-        _ => None,
-    }
+/// True of a peer made by [`super::for_upgrade`].
+fn is_for_upgrade<P: Peer>(peer: &P) -> bool {
+    matches!(peer.get_alpn(), Some(ALPN::Custom(custom)) if custom.protocol().ends_with(UPGRADE))
 }
 
 impl MeshConnector {
@@ -84,20 +90,15 @@ impl MeshConnector {
         Self { upstream, pools: Arc::default() }
     }
 
-    async fn dial_plain<P: Peer>(peer: &P) -> Result<Connection, DialError> {
-        let PingoraAddr::Inet(address) = peer.address() else {
-            return Err(DialError::Name("not an address of IP".into()));
-        };
-        dial::plain(*address, peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT)).await
-    }
-
     async fn dial(upstream: Arc<MeshUpstream>, target: Arc<Target>) -> Result<Connection, DialError> {
-        let Target { address, who, protocol, limit } = &*target;
+        let Target { address, who, announce, protocol, limit } = &*target;
+        let to = dial::To { address: *address, announce: *announce };
         match who {
             Who::Workload { sni, identity } => {
                 upstream.connect_mesh(*address, Name { sni, identity }, *protocol, *limit).await
             }
-            Who::Backend(profile) => super::dial::backend(*address, profile, *protocol, *limit).await,
+            Who::Backend(profile) => dial::backend(to, profile, *protocol, *limit).await,
+            Who::Anyone => dial::plain(to, *limit).await,
         }
     }
 }
@@ -110,15 +111,10 @@ impl Connector for MeshConnector {
         &self,
         peer: &P,
     ) -> Result<(Made<MeshSession>, bool)> {
-        let upgrade = upgrade_of(peer);
-        if upgrade == Some(PLAIN) {
-            let made = Self::dial_plain(peer).await.map_err(|e| e.to_pingora())?;
-            return Ok((Made::Stream(Box::new(made.answer_in_turn())), false));
-        }
         let target = Arc::new(Target::of(peer, &self.upstream)?);
         if target.protocol != MeshProtocol::Http2 {
             let made = Self::dial(self.upstream.clone(), target).await.map_err(|e| e.to_pingora())?;
-            let made = if upgrade.is_some() { made.answer_in_turn() } else { made };
+            let made = if is_for_upgrade(peer) { made.answer_in_turn() } else { made.with_fate() };
             return Ok((Made::Stream(Box::new(made)), false));
         }
         let dial = || Self::dial(self.upstream.clone(), target.clone());

@@ -5,10 +5,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use pingora_error::{BError, Error, ErrorType};
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::{MeshProtocol, backend::Profile};
+use super::{Announce, MeshProtocol, backend::Profile};
 use crate::{
     proxy::{
         Connection,
@@ -96,9 +96,17 @@ pub(in crate::proxy) fn is_of_address(kind: &ErrorType) -> bool {
     matches!(kind, ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError)
 }
 
+/// Where a backend outside of the mesh is, and what it is told first.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct To {
+    pub address: SocketAddr,
+    pub announce: Option<Announce>,
+}
+
 /// A plaintext connection.
-pub(in crate::proxy) async fn plain(address: SocketAddr, limit: Duration) -> Result<Connection, DialError> {
-    let connecting = connect(address);
+pub(in crate::proxy) async fn plain(to: To, limit: Duration) -> Result<Connection, DialError> {
+    let address = to.address;
+    let connecting = connect(to);
     let (wire, local) =
         tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))??;
     Ok(Connection::upstream(Wire::Plain(wire), address, local))
@@ -114,7 +122,7 @@ pub(super) async fn mesh(
 ) -> Result<Connection, DialError> {
     let name = ServerName::try_from(sni.to_owned()).map_err(|_| DialError::Name(sni.into()))?;
     let connecting = async {
-        let (wire, local) = connect(address).await?;
+        let (wire, local) = connect(To { address, announce: None }).await?;
         let tls = TlsConnector::from(config)
             .connect(name, wire)
             .await
@@ -129,14 +137,14 @@ pub(super) async fn mesh(
 
 /// A connection over TLS to a backend outside of the mesh.
 pub(super) async fn backend(
-    address: SocketAddr,
+    to: To,
     profile: &Profile,
     protocol: MeshProtocol,
     limit: Duration,
 ) -> Result<Connection, DialError> {
-    let (name, config) = (profile.name.clone(), profile.config(protocol));
+    let (name, config, address) = (profile.name.clone(), profile.config(protocol), to.address);
     let connecting = async {
-        let (wire, local) = connect(address).await?;
+        let (wire, local) = connect(to).await?;
         let tls = TlsConnector::from(config)
             .connect(name, wire)
             .await
@@ -150,10 +158,15 @@ pub(super) async fn backend(
     tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))?
 }
 
-async fn connect(address: SocketAddr) -> Result<(Replay, SocketAddr), DialError> {
+async fn connect(to: To) -> Result<(Replay, SocketAddr), DialError> {
+    let address = to.address;
     let failed = |error| DialError::Connect { address, error };
     let tcp = TcpStream::connect(address).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     let local = tcp.local_addr().map_err(failed)?;
-    Ok((Replay::new(Bytes::new(), tcp), local))
+    let mut wire = Replay::new(Bytes::new(), tcp);
+    if let Some(announce) = &to.announce {
+        wire.write_all(&announce.header()).await.map_err(failed)?;
+    }
+    Ok((wire, local))
 }

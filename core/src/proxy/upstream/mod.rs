@@ -1,5 +1,6 @@
 //! Connections to endpoints: mutual TLS to sidecars, directly or through a peer's gateways, and plaintext.
 
+mod announce;
 mod backend;
 mod connector;
 mod dial;
@@ -20,15 +21,16 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Scheme},
 };
 
+use announce::Announce;
 pub use backend::ClientCertificates;
 use backend::{BackendProfiles, Profile};
 pub use connector::MeshConnector;
 pub use dial::DialError;
-pub(super) use dial::{OVERFLOW, is_of_address, plain};
+pub(super) use dial::{OVERFLOW, To, is_of_address, plain};
 use generation::Generations;
-pub(super) use session::{Abort, set_authority, strip_connection_fields};
+pub(super) use session::{Abort, HeadOnly, set_authority, strip_connection_fields};
 
-use super::Connection;
+use super::{Arrival, Connection};
 use crate::{
     decide::{Timeouts, UpstreamTls},
     identity,
@@ -77,10 +79,20 @@ impl MeshProtocol {
         }
     }
 
+    /// The same without TLS.
+    const fn over_nothing(self) -> &'static str {
+        match self {
+            Self::Http1 => "plain-h1",
+            Self::Http2 => "plain-h2",
+            Self::Tcp => "plain-tcp",
+        }
+    }
+
     /// By what a peer's ALPN says, with or without [`UPGRADE`].
     fn parse(alpn: &[u8]) -> Option<Self> {
         let alpn = alpn.strip_suffix(UPGRADE).unwrap_or(alpn);
-        let is_it = |p: &Self| p.alpn().as_bytes() == alpn || p.over_backend_tls().as_bytes() == alpn;
+        let names = |p: &Self| [p.alpn(), p.over_backend_tls(), p.over_nothing()];
+        let is_it = |p: &Self| names(p).iter().any(|name| name.as_bytes() == alpn);
         [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(is_it)
     }
 }
@@ -154,12 +166,16 @@ impl MeshUpstream {
         address: SocketAddr,
         protocol: MeshProtocol,
         tls: &UpstreamTls,
+        client: Option<&Arrival>,
     ) -> Result<HttpPeer, DialError> {
         match &endpoint.transport {
-            Transport::Plaintext => match self.backends.of(tls)? {
-                Some(profile) => Ok(backend_peer(address, protocol, &profile)),
-                None => Ok(plaintext_peer(address, protocol)),
-            },
+            Transport::Plaintext => {
+                let announce = Announce::of(tls.announce, client);
+                match self.backends.of(tls)? {
+                    Some(profile) => Ok(backend_peer(address, protocol, &profile, announce)),
+                    None => Ok(plaintext_peer(address, protocol, announce)),
+                }
+            }
             Transport::Mesh { identity, sni } => {
                 let current = self.generations.current()?;
                 let mut peer = new_peer(address, Name { sni, identity }.to_string());
@@ -172,18 +188,23 @@ impl MeshUpstream {
     }
 
     /// Makes a connection that is in no pool: over the mesh's mutual TLS, as a BackendTLSPolicy says, or in plaintext.
+    /// `client` is who asked for it, for backends that want to be told by the PROXY protocol.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
         address: SocketAddr,
         protocol: MeshProtocol,
         tls: &UpstreamTls,
+        client: Option<&Arrival>,
     ) -> Result<Connection, DialError> {
         match &endpoint.transport {
-            Transport::Plaintext => match self.backends.of(tls)? {
-                Some(profile) => dial::backend(address, &profile, protocol, CONNECT_TIMEOUT).await,
-                None => dial::plain(address, CONNECT_TIMEOUT).await,
-            },
+            Transport::Plaintext => {
+                let to = dial::To { address, announce: Announce::of(tls.announce, client) };
+                match self.backends.of(tls)? {
+                    Some(profile) => dial::backend(to, &profile, protocol, CONNECT_TIMEOUT).await,
+                    None => dial::plain(to, CONNECT_TIMEOUT).await,
+                }
+            }
             Transport::Mesh { identity, sni } => {
                 self.connect_mesh(address, Name { sni, identity }, protocol, CONNECT_TIMEOUT).await
             }
@@ -203,45 +224,53 @@ impl MeshUpstream {
 }
 
 /// A plaintext peer at an address.
-pub(super) fn plaintext_peer(address: SocketAddr, protocol: MeshProtocol) -> HttpPeer {
-    let mut peer = new_peer(address, String::new());
-    peer.options.alpn = match protocol {
-        MeshProtocol::Http2 => ALPN::H2,
-        MeshProtocol::Http1 | MeshProtocol::Tcp => ALPN::H1,
-    };
+pub(super) fn plaintext_peer(
+    address: SocketAddr,
+    protocol: MeshProtocol,
+    announce: Option<Announce>,
+) -> HttpPeer {
+    let mut peer = new_peer(address, announced(String::new(), announce));
+    peer.options.alpn = ALPN::Custom(CustomALPN::new(protocol.over_nothing().into()));
     peer.group_key = protocol as u64;
     peer
 }
 
 /// Ends the ALPN of a peer that a request to switch protocols is sent to. It is not what is said in the handshake.
 const UPGRADE: &[u8] = b"+upgrade";
-/// The ALPN of a plaintext peer whose connection is ours instead of pingora's.
-const PLAIN: &[u8] = b"plain-h1";
 /// Keeps the connections of such peers apart from others in pingora's pool.
 const UPGRADE_GROUP: u64 = 1 << 63;
 
 /// The same peer for a request to switch protocols: on a connection of its own kind, see [`Connection::answer_in_turn`].
 pub(super) fn for_upgrade(mut peer: HttpPeer) -> HttpPeer {
-    let label = match &peer.options.alpn {
-        ALPN::Custom(custom) => custom.protocol(),
-        ALPN::H1 | ALPN::H2 | ALPN::H2H1 => PLAIN,
-    };
-    let label = [label, UPGRADE].concat();
-    peer.options.alpn = ALPN::Custom(CustomALPN::new(label));
+    // Every peer that is made here has a label of its own.
+    if let ALPN::Custom(custom) = &peer.options.alpn {
+        peer.options.alpn = ALPN::Custom(CustomALPN::new([custom.protocol(), UPGRADE].concat()));
+    }
     peer.group_key |= UPGRADE_GROUP;
     peer
 }
 
 /// A peer outside of the mesh that is spoken to over TLS. What pingora tells its pools apart by is the profile's number.
-fn backend_peer(address: SocketAddr, protocol: MeshProtocol, profile: &Profile) -> HttpPeer {
-    let mut peer = new_peer(address, format!("{BACKEND}{}", profile.number));
+fn backend_peer(
+    address: SocketAddr,
+    protocol: MeshProtocol,
+    profile: &Profile,
+    announce: Option<Announce>,
+) -> HttpPeer {
+    let mut peer = new_peer(address, announced(format!("{BACKEND}{}", profile.number), announce));
     peer.options.alpn = ALPN::Custom(CustomALPN::new(protocol.over_backend_tls().into()));
     peer.group_key = profile.number << 2 | protocol as u64;
     peer
 }
 
-/// Begins the name of a peer outside of the mesh; no name of the mesh begins so.
+/// Begins the name of a peer outside of the mesh that TLS is spoken to; no name of the mesh begins so.
 const BACKEND: &str = "#";
+/// Begins what is announced to a peer, at the end of its name.
+const ANNOUNCED: char = '@';
+
+fn announced(name: String, announce: Option<Announce>) -> String {
+    announce.map_or(name.clone(), |announce| format!("{name}{ANNOUNCED}{announce}"))
+}
 
 /// True if HTTP/2 is spoken to this peer.
 pub(super) fn is_http2(peer: &HttpPeer) -> bool {

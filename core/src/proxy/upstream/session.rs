@@ -1,6 +1,13 @@
 //! One HTTP/2 request to a sidecar, in the form of pingora's custom sessions.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,10 +26,13 @@ use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio_util::sync::CancellationToken;
 
+use crate::proxy::stream::hold;
+
 /// An HTTP/2 request over mutual TLS.
 pub struct MeshSession {
     exchange: Http2Session,
     abort: Option<Abort>,
+    head_only: Option<HeadOnly>,
 }
 
 /// Ends an exchange in the middle of its request's body: put among the request's extensions. The engine does not do it by
@@ -37,9 +47,23 @@ impl Abort {
     }
 }
 
+/// Says that an answer has ended with its head: put among the request's extensions.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy) struct HeadOnly(Arc<AtomicBool>);
+
+impl HeadOnly {
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    pub fn clear(&self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
 impl MeshSession {
     pub(super) fn new(exchange: Http2Session) -> Self {
-        Self { exchange, abort: None }
+        Self { exchange, abort: None, head_only: None }
     }
 }
 
@@ -114,6 +138,7 @@ impl Session for MeshSession {
     async fn write_request_header(&mut self, mut request: Box<RequestHeader>, end: bool) -> Result<()> {
         clean(&mut request)?;
         self.abort = request.extensions_mut().remove::<Abort>();
+        self.head_only = request.extensions_mut().remove::<HeadOnly>();
         self.exchange.write_request_header(request, end)
     }
 
@@ -134,7 +159,11 @@ impl Session for MeshSession {
     }
 
     async fn read_response_header(&mut self) -> Result<()> {
-        unless(self.abort.as_ref(), self.exchange.read_response_header()).await
+        unless(self.abort.as_ref(), self.exchange.read_response_header()).await?;
+        if let Some(HeadOnly(ended)) = self.head_only.as_ref().filter(|_| self.exchange.response_finished()) {
+            ended.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
@@ -221,7 +250,10 @@ struct Body {
 impl BodyWrite for Body {
     async fn write_all_buf(&mut self, data: &mut Bytes) -> Result<()> {
         let all = data.split_to(data.len());
-        write_body(&mut self.stream, all, false, self.timeout).await
+        hold(true);
+        let written = write_body(&mut self.stream, all, false, self.timeout).await;
+        hold(false);
+        written
     }
 
     /// A second call is an error: with request trailers pingora calls this again and again, and would never stop.

@@ -55,8 +55,8 @@ pub use stream::{
     SubjectAltNameType, TcpRoute, TlsRoute,
 };
 pub use traffic::{
-    CompressionAlgorithm, CompressionSpec, IpAccessSpec, RateKeySpec, RateLimitSpec, RequestLimitsSpec,
-    TrafficPolicy, TrafficTargetRef,
+    CompressionAlgorithm, CompressionSpec, IpAccessSpec, ProxyProtocolVersion, RateKeySpec, RateLimitSpec,
+    RequestLimitsSpec, TrafficPolicy, TrafficTargetRef,
 };
 pub use traffic_service::{
     CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,

@@ -10,7 +10,8 @@ use super::{
 /// TrafficPolicy: limits, access and encoding for what it targets.
 ///
 /// Each field beside `targetRefs` counts as a whole. Of several policies that cover a request the one with the most
-/// specific target wins, field by field: a Service, then a rule, a route, a listener, a Gateway.
+/// specific target wins, field by field: a Service, then a rule, a route, a listener, a ListenerSet, a Gateway. Answers
+/// made here, such as redirects, are bounded by `rateLimit` and `maxConnections` as well.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicy {
@@ -59,6 +60,10 @@ pub struct TrafficPolicy {
     /// Of Services only: what is done to some requests on purpose, to try their callers.
     #[serde(default)]
     pub fault: Option<FaultSpec>,
+    /// Connections to the Service's endpoints begin with a PROXY header that names the client: over HTTP, TLSRoutes and
+    /// TCPRoutes, before TLS. Only where every target is a Service; endpoints in the mesh get none.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
 /// What a policy applies to.
@@ -68,11 +73,11 @@ pub struct TrafficTargetRef {
     /// Empty for a Service, else `gateway.networking.k8s.io`.
     #[serde(default)]
     pub group: String,
-    /// `Gateway`, `HTTPRoute`, `GRPCRoute` or `Service`.
+    /// `Gateway`, `ListenerSet`, `HTTPRoute`, `GRPCRoute` or `Service`.
     pub kind: String,
     /// Its name, in the policy's namespace.
     pub name: String,
-    /// A listener of the Gateway, or a rule of the route by its name.
+    /// A listener of the Gateway or ListenerSet, or a rule of the route by its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
 }
@@ -153,6 +158,16 @@ pub struct CompressionSpec {
     /// Shorter responses stay as they are; 1024 where absent.
     #[serde(default)]
     pub min_bytes: Option<u64>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocolVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// A content coding.

@@ -70,6 +70,11 @@ fn a_traffic_policy_has_to_make_sense() {
             "targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: a }], locality: {}",
             "spec.locality",
         ),
+        ("T, proxyProtocol: v3", "spec.proxyProtocol"),
+        (
+            "targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: a }], proxyProtocol: v1",
+            "spec.proxyProtocol",
+        ),
     ] {
         let spec = spec.replace("T,", &format!("{to},"));
         assert_eq!(fields(&policy(&spec)), [wrong], "{spec}");

@@ -36,6 +36,7 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
         || policy.jwt.is_some()
         || policy.external_auth.is_some()
         || policy.compression.is_some()
+        || policy.proxy_protocol.is_some()
         || super::traffic_service::says(policy);
     c.require(says, "asks for nothing", "add rateLimit, ipAccess or another field, or remove it");
     if let Some(access) = &policy.ip_access {
@@ -56,6 +57,11 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
     if let Some(auth) = &policy.external_auth {
         c.at("externalAuth", |c| external_auth(c, auth, true));
     }
+    if policy.proxy_protocol.is_some() {
+        let fits = policy.target_refs.iter().all(|target| target.kind == "Service");
+        let hint = "put it into a TrafficPolicy of its own whose targets are Services";
+        c.at("proxyProtocol", |c| c.require(fits, "is said to backends, and a target is none", hint));
+    }
     if let Some(compression) = &policy.compression {
         c.at("compression", |c| self::compression(c, compression));
     }
@@ -65,9 +71,10 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
 fn target(c: &mut Checker, target: &TrafficTargetRef) {
     let known = matches!(
         (target.group.as_str(), target.kind.as_str()),
-        ("gateway.networking.k8s.io", "Gateway" | "HTTPRoute" | "GRPCRoute") | ("", "Service")
+        ("gateway.networking.k8s.io", "Gateway" | "ListenerSet" | "HTTPRoute" | "GRPCRoute")
+            | ("", "Service")
     );
-    let hint = "use a Gateway, HTTPRoute or GRPCRoute of group gateway.networking.k8s.io, or a Service of group \"\"";
+    let hint = "use a Gateway, ListenerSet, HTTPRoute or GRPCRoute of group gateway.networking.k8s.io, or a Service of group \"\"";
     c.at("kind", |c| c.require(known, format!("{:?} of group {:?}", target.kind, target.group), hint));
     c.dns_name("name", &target.name);
     let fits = target.kind != "Service" || target.section_name.is_none();

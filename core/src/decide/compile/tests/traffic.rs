@@ -103,3 +103,49 @@ data: {{ jwks.json: '{text}' }}
         assert_eq!(with(&documents), (format!("ResolvedRefs=False/{expected}"), KeySource::Missing));
     }
 }
+
+#[test]
+fn listener_sets_are_targets_and_their_gateways_policies_hold_behind_theirs() {
+    let set = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: { name: more, namespace: shop }
+spec: { parentRef: { name: edge }, listeners: [{ name: extra, port: 8080, protocol: HTTP }] }
+";
+    let to = "group: gateway.networking.k8s.io, kind: ListenerSet, name: more";
+    let refs = format!(
+        "targetRefs: [{{ {to} }}, {{ {to}, sectionName: extra }}, {{ {to}, sectionName: http }}, \
+         {{ group: gateway.networking.k8s.io, kind: ListenerSet, name: none }}], maxConnections: 3"
+    );
+    let compiled = world(&[gateway("edge", HTTP), set.into(), policy("p", OLD, &refs)]);
+    let (yes, no) = ("Accepted=True/Accepted", "Accepted=False/TargetNotFound");
+    assert_eq!(ancestors(&compiled, "p"), [[yes], [yes], [no], [no]]);
+    let policy = compiled.edge_policies.sets["shop/more"].whole.as_ref().unwrap();
+    assert_eq!(policy.connections.as_ref().unwrap().most, 3);
+}
+
+#[test]
+fn services_may_want_to_be_told_who_the_client_is() {
+    use crate::{
+        decide::{Backend, ProxyVersion},
+        model::{AppProtocol, ServiceKey},
+    };
+    let compiled = world(&[
+        gateway("edge", HTTP),
+        policy("b", NEW, "targetRefs: [{ kind: Service, name: web }], proxyProtocol: v1"),
+        policy("a", OLD, "targetRefs: [{ kind: Service, name: web }], proxyProtocol: v2"),
+    ]);
+    assert_eq!(ancestors(&compiled, "a"), [["Accepted=True/Accepted"]]);
+    assert_eq!(ancestors(&compiled, "b"), [["Accepted=False/Conflicted", "Conflicted=True/Conflicted"]]);
+    let announce = |name: &str| {
+        let service = ServiceKey::new(crate::model::Scope::Cluster, "shop", name).unwrap();
+        let (labels, protocol) = (Default::default(), AppProtocol::Http1);
+        let backend = Backend::Service { service, port: 80, labels, protocol };
+        let shown = Default::default();
+        let of = compiled.backend_tls.of(&backend, &shown).unwrap();
+        assert_eq!(of.announce, compiled.backend_tls.of_passed(&backend).announce);
+        of.announce
+    };
+    assert_eq!((announce("web"), announce("other")), (Some(ProxyVersion::V2), None));
+}

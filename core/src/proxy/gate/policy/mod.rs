@@ -25,7 +25,7 @@ use super::{
 use crate::{
     decide::{Compression, LocalAnswer, Policies, RateLimit, TokenSource},
     jwt::Claims,
-    proxy::connection::Link,
+    proxy::{connection::Link, upstream::HeadOnly},
 };
 use compress::{Encoder, Wish};
 use rate::{Asker, Buckets, Taken};
@@ -54,6 +54,8 @@ pub(in crate::proxy) struct Progress {
     /// How the response may be compressed.
     compression: Option<(Arc<Compression>, Wish)>,
     encoder: Option<Encoder>,
+    /// Set where the answer has ended with its head, and so has nothing that could be compressed.
+    head_only: HeadOnly,
     /// What an authorization server adds to the response.
     response: Vec<auth::Change>,
     /// Of the verified token.
@@ -117,7 +119,8 @@ impl Gate {
         };
         let Refusal { status, reason, headers, body } = refusal;
         let Some(body) = body else {
-            let answer = LocalAnswer { status, headers, reason, route: Some(route) };
+            let answer =
+                LocalAnswer { status, headers, reason, route: Some(route), policies: Default::default() };
             return self.answer(session, context, answer).await.map(|()| true);
         };
         context.failure = Some(Failure::new(status.as_u16(), reason));
@@ -129,6 +132,39 @@ impl Gate {
         failure::send(session, head, body).await.map(|()| true)
     }
 
+    /// An answer made here, or the one of a policy whose bound the request is past.
+    pub(super) fn bounded(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        mut answer: LocalAnswer,
+    ) -> LocalAnswer {
+        let policies = std::mem::take(&mut answer.policies);
+        if policies.is_empty() {
+            return answer;
+        }
+        let refusal = self.crowd(session, &policies).or_else(|| self.count(session, context, &policies));
+        match refusal {
+            Some(Refusal { status, reason, headers, .. }) => {
+                LocalAnswer { status, reason, headers, ..answer }
+            }
+            None => {
+                answer.headers.append(&mut context.policy.rate);
+                answer
+            }
+        }
+    }
+
+    /// No place is left for the client's connection.
+    fn crowd(&self, session: &mut Session, policies: &Policies) -> Option<Refusal> {
+        let limit = policies.connections()?;
+        if link(session).is_none_or(|link| self.policies.connections.admit(limit, &link.places)) {
+            return None;
+        }
+        session.set_keepalive(None);
+        Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, "policy_connections"))
+    }
+
     /// What is bounded.
     fn bound(&self, session: &mut Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
         let most = policies.limits().body_bytes;
@@ -137,11 +173,8 @@ impl Gate {
             return Some(Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
         }
         context.policy.body_most = most;
-        if let Some(limit) = policies.connections()
-            && !link(session).is_none_or(|link| self.policies.connections.admit(limit, &link.places))
-        {
-            session.set_keepalive(None);
-            return Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, "policy_connections"));
+        if let Some(refusal) = self.crowd(session, policies) {
+            return Some(refusal);
         }
         context.policy.compression =
             policies.compression().map(|policy| (policy.clone(), Wish::of(session.req_header(), policy)));
@@ -171,6 +204,12 @@ impl Progress {
     /// Another try sends the body from its begin.
     pub fn begin_try(&mut self) {
         self.body_seen = 0;
+        self.head_only.clear();
+    }
+
+    /// What has to be told if the answer ends with its head; none where that is of no concern.
+    pub fn watch_end(&self) -> Option<HeadOnly> {
+        self.compression.is_some().then(|| self.head_only.clone())
     }
 
     /// True if the body has a bound.
@@ -198,7 +237,7 @@ impl Progress {
         for change in self.response.drain(..) {
             change.respond(response)?;
         }
-        if let Some((compression, wish)) = &self.compression {
+        if let Some((compression, wish)) = self.compression.as_ref().filter(|_| !self.head_only.is_set()) {
             self.encoder = compress::begin(response, compression, *wish)?;
         }
         Ok(())

@@ -24,7 +24,7 @@ use crate::{
     proxy::{
         Connection, MeshProtocol, MeshUpstream, Picked, Picker, TryResult, Wanted,
         gate::{attempt::spoken, random},
-        upstream::{CONNECT_TIMEOUT, plain},
+        upstream::{CONNECT_TIMEOUT, To, plain},
     },
 };
 
@@ -79,8 +79,9 @@ impl Client {
                 if let Some(answer) = self.over_kept(*address, protocol, request).await {
                     return Ok(answer);
                 }
+                let to = To { address: *address, announce: None };
                 return self
-                    .over_new(plain(*address, CONNECT_TIMEOUT).await?, Some(*address), protocol, request)
+                    .over_new(plain(to, CONNECT_TIMEOUT).await?, Some(*address), protocol, request)
                     .await;
             }
             Backend::Service { service, port, labels, protocol } => {
@@ -109,7 +110,7 @@ impl Client {
                 place.done(TryResult::Success);
                 return Ok(answer);
             }
-            match ways.upstream.connect(&endpoint, address, protocol, ways.tls).await {
+            match ways.upstream.connect(&endpoint, address, protocol, ways.tls, None).await {
                 Ok(connection) => {
                     let answer = self.over_new(connection, kept, protocol, request).await;
                     place.done(if answer.is_ok() { TryResult::Success } else { TryResult::Failure });
