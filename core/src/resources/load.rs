@@ -1,8 +1,10 @@
 //! Reading files and directories.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -13,8 +15,14 @@ use super::{
 /// Files beyond this many in one call are refused.
 const MAX_FILES: usize = 10_000;
 
+/// A file that was changed a shorter time ago may be half written: most programs empty a file before they write it anew.
+const SETTLED: Duration = Duration::from_millis(20);
+/// So often it is read again before it is taken as it is, half of [`SETTLED`] apart.
+const MAX_READS: u32 = 50;
+
 /// Reads files, and all `*.yaml`, `*.yml` and `*.json` in directories (not below them), in the order of their names.
-/// What cannot be read is a problem; the rest is read all the same. `-` is standard input.
+/// What cannot be read is a problem; the rest is read all the same. `-` is standard input. A file that is just being written
+/// is waited for, half a second at most. Blocks.
 pub fn load(paths: &[PathBuf]) -> (Vec<Source>, Vec<Problem>) {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
@@ -63,13 +71,80 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    use io::Read;
-    let limit = MAX_SOURCE_BYTES as u64 + 1;
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
-        io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
+        read_bounded(io::stdin().lock(), &mut bytes)?;
     } else {
-        fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        for again in 0..MAX_READS {
+            bytes.clear();
+            let mut file = fs::File::open(path)?;
+            read_bounded(&mut file, &mut bytes)?;
+            // A file that is emptied shows so a moment before its time does.
+            let just_emptied = bytes.is_empty() && again == 0;
+            if !just_emptied && !is_being_written(&file) {
+                break;
+            }
+            std::thread::sleep(SETTLED / 2);
+        }
     }
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
+fn read_bounded(from: impl Read, into: &mut Vec<u8>) -> io::Result<usize> {
+    from.take(MAX_SOURCE_BYTES as u64 + 1).read_to_end(into)
+}
+
+/// Asked after it was read: what changes it meanwhile shows in its time. A time in the future says nothing.
+fn is_being_written(file: &fs::File) -> bool {
+    let changed = file.metadata().and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|ago| ago < SETTLED))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        io::Write,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_never_seen_half_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        fs::write(&path, "one two").unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..15 {
+                    let mut file = fs::File::create(&path).unwrap();
+                    for part in ["one", " ", "two"] {
+                        // A slow writer.
+                        std::thread::sleep(SETTLED / 5);
+                        file.write_all(part.as_bytes()).unwrap();
+                    }
+                    std::thread::sleep(SETTLED * 2);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let (sources, problems) = load(std::slice::from_ref(&path));
+                assert!(problems.is_empty());
+                assert_eq!(sources[0].text, "one two");
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_of_the_future_is_read_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        fs::write(&path, "text").unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+        assert!(!is_being_written(&file));
+        assert_eq!(load(&[path]).0[0].text, "text");
+    }
 }
