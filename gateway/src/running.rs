@@ -151,7 +151,7 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
     tokio::select! {
         () = running.ready() => {
             let listeners: Vec<_> = running.listeners().values().map(ToString::to_string).collect();
-            println!("tombolo gateway ready: listening on {}", listeners.join(", "));
+            lifecycle::say(format_args!("tombolo gateway ready: listening on {}", listeners.join(", ")));
             lifecycle::notify_ready();
         }
         () = stop.signalled() => {}

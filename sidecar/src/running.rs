@@ -149,7 +149,7 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
             let Addresses { inbound, dns, captured, .. } = running.addresses();
             let dns = dns.map(|dns| format!(", DNS on {dns}")).unwrap_or_default();
             let captured = captured.map(|(outbound, inbound)| format!(", captured traffic on {outbound} and {inbound}"));
-            println!("tombolo sidecar ready: inbound on {inbound}{dns}{}", captured.unwrap_or_default());
+            lifecycle::say(format_args!("tombolo sidecar ready: inbound on {inbound}{dns}{}", captured.unwrap_or_default()));
         }
         () = stop.signalled() => {}
     }

@@ -60,7 +60,11 @@ pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
     };
     let mut drain = process::drain_on_signal();
     let running = tombolo_federation::start(options).await.map_err(|e| Failure::new(e.to_string()))?;
-    println!("ready: controller on {}, operators' socket {}", running.address, running.socket.display());
+    tombolo_core::lifecycle::say(format_args!(
+        "ready: controller on {}, operators' socket {}",
+        running.address,
+        running.socket.display()
+    ));
     drain.signalled().await;
     if !running.shutdown().await {
         tracing::warn!("the end takes too long: what was not saved yet is lost");

@@ -9,6 +9,6 @@ mod signal;
 
 pub use drain::{Drain, DrainTrigger};
 pub use files::raise_file_limit;
-pub use notify::{notify_ready, notify_stopping};
+pub use notify::{notify_ready, notify_stopping, say};
 pub use readiness::{Readiness, Task};
 pub use signal::shutdown_signal;

@@ -1,7 +1,8 @@
 //! Telling the service manager what this process does: systemd's `sd_notify(3)` protocol.
 
 use std::{
-    io,
+    fmt,
+    io::{self, Write},
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -20,6 +21,13 @@ pub fn notify_ready() {
 /// Says that this process finishes what runs and ends.
 pub fn notify_stopping() {
     notify("STOPPING=1");
+}
+
+/// A line on standard output. Whoever started this process may have stopped reading: that ends nothing.
+pub fn say(line: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        tracing::debug!(%error, "nobody reads the standard output");
+    }
 }
 
 fn notify(state: &str) {
