@@ -72,5 +72,6 @@ fn refuse(status: StatusCode, reason: &'static str) -> Outcome {
         reason,
         route: None,
         policies: Default::default(),
+        verdict: None,
     })
 }

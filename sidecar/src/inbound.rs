@@ -15,7 +15,7 @@ use tombolo_core::{
         Policies, RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
     },
     model::{AppProtocol, Snapshot, TrustDomain},
-    proxy::{Arrival, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
+    proxy::{Arrival, DENIED, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
 };
 
 use crate::{
@@ -23,13 +23,22 @@ use crate::{
     lanes::Lanes,
 };
 
-/// The reason of a call that a policy does not let through.
-const DENIED: &str = "rbac_denied";
 /// The reason of a call to a name that is none of this workload's.
 const UNKNOWN: &str = "unknown_name";
 
 /// The reason of a call in plaintext where mutual TLS is asked for.
 const PLAINTEXT: &str = "plaintext_refused";
+
+/// A port of the application, and how policies judged the call; none where it is a probe's.
+type Admitted = (u16, Option<Verdict>);
+
+/// Why a call does not come in.
+enum Refused {
+    /// By policies.
+    Denied(Verdict),
+    /// For this reason.
+    Otherwise(&'static str),
+}
 
 /// The workload's ports by the server names that lead to them.
 pub(crate) type Names = BTreeMap<String, u16>;
@@ -83,25 +92,21 @@ impl InboundDirector {
         arrival: &Arrival,
         head: Option<&RequestHead<'_>>,
         caller: &Caller<'_>,
-    ) -> Result<u16, &'static str> {
+    ) -> Result<Admitted, Refused> {
         let port = match &*arrival.entry {
             Entry::Captured { port, .. } => match self.captured(*port, head) {
-                Admission::Everything => return Ok(*port),
+                Admission::Everything => return Ok((*port, None)),
                 Admission::Policies => *port,
-                Admission::Probes | Admission::Nothing => return Err(PLAINTEXT),
+                Admission::Probes | Admission::Nothing => return Err(Refused::Otherwise(PLAINTEXT)),
             },
             _ => {
                 let names = self.names.load();
-                *arrival.sni.as_deref().and_then(|name| names.get(name)).ok_or(UNKNOWN)?
+                let port = arrival.sni.as_deref().and_then(|name| names.get(name));
+                *port.ok_or(Refused::Otherwise(UNKNOWN))?
             }
         };
-        match authorize(snapshot, &self.own, &self.workload, port, head, caller) {
-            Verdict::Allow => Ok(port),
-            Verdict::Deny { policy } => {
-                tracing::debug!(policy = &*policy, caller = ?caller.identity, port, "not allowed");
-                Err(DENIED)
-            }
-        }
+        let verdict = authorize(snapshot, &self.own, &self.workload, port, head, caller);
+        if verdict.is_allow() { Ok((port, Some(verdict))) } else { Err(Refused::Denied(verdict)) }
     }
 
     /// What is admitted of a call that nobody vouches for.
@@ -112,7 +117,7 @@ impl InboundDirector {
         }
     }
 
-    fn decision(&self, port: u16, arrival: &Arrival, head: &RequestHead<'_>) -> Decision {
+    fn decision(&self, (port, verdict): Admitted, arrival: &Arrival, head: &RequestHead<'_>) -> Decision {
         let found = matches!(*arrival.entry, Entry::Captured { http2: true, .. });
         let protocol = if arrival.http2 || found { AppProtocol::Http2 } else { AppProtocol::Http1 };
         // Who is not known does not say in which lane a request is.
@@ -137,6 +142,7 @@ impl InboundDirector {
             mirrors: Arc::clone(&self.shared.mirrors),
             tls: Default::default(),
             policies: Policies::default(),
+            verdict,
         }
     }
 }
@@ -149,11 +155,11 @@ impl Director for InboundDirector {
         head: &RequestHead<'_>,
         caller: &Caller<'_>,
     ) -> Outcome {
-        let port = match self.admit(snapshot, arrival, Some(head), caller) {
-            Ok(port) => port,
-            Err(reason) => return refuse(reason),
+        let admitted = match self.admit(snapshot, arrival, Some(head), caller) {
+            Ok(admitted) => admitted,
+            Err(refused) => return refuse(refused),
         };
-        let decision = self.decision(port, arrival, head);
+        let decision = self.decision(admitted, arrival, head);
         if let Some(lane) = &decision.lane
             && !self.lanes.begin(head.headers, lane, Instant::now())
         {
@@ -163,17 +169,22 @@ impl Director for InboundDirector {
     }
 
     fn direct_tcp(&self, snapshot: &Snapshot, arrival: &Arrival, caller: &Caller<'_>) -> TcpOutcome {
+        let to =
+            |port| Backend::Address { address: SocketAddr::new(self.app, port), protocol: AppProtocol::Tcp };
         match self.admit(snapshot, arrival, None, caller) {
-            Ok(port) => TcpOutcome::Forward(Backend::Address {
-                address: SocketAddr::new(self.app, port),
-                protocol: AppProtocol::Tcp,
-            }),
-            Err(reason) => TcpOutcome::Refuse(reason),
+            Ok((port, Some(verdict))) => TcpOutcome::Allow(to(port), verdict),
+            Ok((port, None)) => TcpOutcome::Forward(to(port)),
+            Err(Refused::Denied(verdict)) => TcpOutcome::Deny(verdict),
+            Err(Refused::Otherwise(reason)) => TcpOutcome::Refuse(reason),
         }
     }
 }
 
-fn refuse(reason: &'static str) -> Outcome {
+fn refuse(refused: Refused) -> Outcome {
+    let (reason, verdict) = match refused {
+        Refused::Denied(verdict) => (DENIED, Some(verdict)),
+        Refused::Otherwise(reason) => (reason, None),
+    };
     let status = if reason == UNKNOWN { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::FORBIDDEN };
     Outcome::Local(LocalAnswer {
         status,
@@ -181,6 +192,7 @@ fn refuse(reason: &'static str) -> Outcome {
         reason,
         route: None,
         policies: Default::default(),
+        verdict,
     })
 }
 
@@ -284,9 +296,12 @@ mod tests {
         assert_eq!(status(&ask(&director, &arrival(Some("x.t"), ours, false), &none)), (421, UNKNOWN));
         assert_eq!(status(&ask(&director, &arrival(Some(NAME), foreign, false), &none)), (403, DENIED));
         let tcp = |arrival: &Arrival| director.direct_tcp(&Snapshot::default(), arrival, &arrival.caller(0));
-        assert_eq!(tcp(&arrival(Some(NAME), foreign, false)), TcpOutcome::Refuse(DENIED));
+        let denied = tcp(&arrival(Some(NAME), foreign, false));
+        assert!(
+            matches!(denied, TcpOutcome::Deny(verdict) if verdict.enforced.policy() == "foreign-trust-domain")
+        );
         assert_eq!(tcp(&arrival(None, ours, false)), TcpOutcome::Refuse(UNKNOWN));
-        assert!(matches!(tcp(&arrival(Some(NAME), ours, false)), TcpOutcome::Forward(_)));
+        assert!(matches!(tcp(&arrival(Some(NAME), ours, false)), TcpOutcome::Allow(..)));
     }
 
     #[test]
@@ -326,7 +341,7 @@ mod tests {
             director.direct_tcp(&Snapshot::default(), &arrival, &arrival.caller(0))
         };
         assert_eq!(tcp(8080), TcpOutcome::Refuse(PLAINTEXT));
-        assert!(matches!(tcp(8081), TcpOutcome::Forward(_)));
+        assert!(matches!(tcp(8081), TcpOutcome::Allow(..)));
         assert!(matches!(tcp(9000), TcpOutcome::Forward(_)));
     }
 

@@ -98,6 +98,7 @@ fn not_outbound() -> Outcome {
         reason: "no_route",
         route: None,
         policies: Default::default(),
+        verdict: None,
     })
 }
 

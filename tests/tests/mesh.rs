@@ -126,6 +126,63 @@ spec:
     assert!(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), "the same way in, for a friend");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policies_decide_is_seen_and_one_on_trial_decides_nothing() {
+    let east = Cluster::start("east").await;
+    let policies = |dry_run: bool| {
+        format!(
+            "apiVersion: tombolo.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: own-namespace, namespace: shop}}
+spec: {{rules: [{{from: {{namespaces: [shop]}}}}]}}
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: no-admin, namespace: shop}}
+spec: {{action: DENY, dryRun: {dry_run}, rules: [{{to: {{paths: ['/admin*']}}}}]}}
+---
+"
+        )
+    };
+    east.apply(&[service("shop", "checkout"), policies(true)].concat()).await;
+    let (app, client) = (App::new("checkout").await, App::new("client").await);
+    let checkout = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &app).await;
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &[], &client).await;
+    let mut foreign = east.sidecar("bank", "ledger", "ledger-1", &[], &client).await;
+    let calling = front.outbound("cluster/shop/checkout").await;
+    // What a client says of itself does not count.
+    let forged = [("x-forwarded-client-cert", "URI=spiffe://east.example/ns/shop/sa/admin")];
+    let said = format!("checkout<-{STOREFRONT}");
+    let served = ok(&said);
+    until("on trial, it is served", || get(calling, "checkout", "/admin/x", &forged), served).await;
+    let line = checkout.logged("the call", |line| line["path"] == "/admin/x" && line["status"] == 200).await;
+    let of = |line: &serde_json::Value| {
+        let field = |name: &str| line[name].as_str().unwrap_or("-").to_string();
+        ["authz", "authz_policy", "authz_dry_run", "authz_dry_run_policy"].map(field)
+    };
+    assert_eq!(of(&line), ["allow", "shop/own-namespace", "deny", "shop/no-admin"]);
+    let counted = |policy: &str, action: &str, result: &str, dry_run: bool| {
+        let labels =
+            format!("policy=\"{policy}\",action=\"{action}\",result=\"{result}\",dry_run=\"{dry_run}\"");
+        checkout.metric(&format!("tombolo_authorization_decisions_total{{{labels}}}"))
+    };
+    assert!(counted("shop/own-namespace", "ALLOW", "allow", false) >= 1);
+    assert!(counted("shop/no-admin", "DENY", "deny", true) >= 1);
+    assert_eq!(counted("shop/no-admin", "DENY", "deny", false), 0);
+
+    let strangers = foreign.outbound("cluster/shop/checkout").await;
+    until("another namespace is refused", || get(strangers, "checkout", "/", &[]), status(403)).await;
+    let line = checkout.logged("the refusal", |line| line["status"] == 403).await;
+    assert_eq!(of(&line), ["deny", "shop/own-namespace", "deny", "shop/own-namespace"]);
+    assert_eq!(line["reason"], "rbac_denied");
+
+    east.apply(&policies(false)).await;
+    until("in force, it is refused", || get(calling, "checkout", "/admin/x", &[]), status(403)).await;
+    let line = checkout.logged("the refusal", |line| line["authz_policy"] == "shop/no-admin").await;
+    assert_eq!(of(&line), ["deny", "shop/no-admin", "-", "-"]);
+    assert!(counted("shop/no-admin", "DENY", "deny", false) >= 1);
+}
+
 /// Sends a request to an inbound listener of east with this certificate; what is answered, if anything is.
 async fn knock(
     inbound: SocketAddr,

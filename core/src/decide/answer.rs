@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, CorsAnswer, ExternalAuth, Policies, RetryBudget, Sticky, UpstreamTls};
+use super::{Cors, CorsAnswer, ExternalAuth, Policies, RetryBudget, Sticky, UpstreamTls, Verdict};
 use crate::model::{AppProtocol, Labels, Lane, ServiceKey};
 
 /// What to do with a request.
@@ -57,6 +57,8 @@ pub struct Decision {
     pub cors: Option<Box<CorsAnswer>>,
     /// What TrafficPolicies ask of the request, at the edge.
     pub policies: Policies,
+    /// How AuthorizationPolicies judged it, at the inbound of a workload.
+    pub verdict: Option<Verdict>,
 }
 
 /// Why an arm was chosen.
@@ -114,6 +116,8 @@ pub struct LocalAnswer {
     pub route: Option<Arc<str>>,
     /// TrafficPolicies whose bounds of requests and connections hold for it as well, at the edge.
     pub policies: Policies,
+    /// How AuthorizationPolicies judged it, at the inbound of a workload.
+    pub verdict: Option<Verdict>,
 }
 
 /// Changes to header fields, applied in the order set, add, remove (Gateway API HTTPHeaderFilter).

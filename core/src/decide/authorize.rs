@@ -1,5 +1,7 @@
 //! Who may call a workload (AuthorizationPolicy), decided at its inbound.
 
+mod verdict;
+
 use std::{borrow::Cow, sync::Arc};
 
 use super::{
@@ -10,6 +12,8 @@ use super::{
 };
 use crate::model::{Labels, Snapshot, SpiffeId, TrustDomain};
 
+pub use verdict::{Basis, Judgement, Verdict};
+
 /// The workload that is called.
 #[derive(Debug, Clone, Default)]
 pub struct InboundWorkload {
@@ -17,26 +21,6 @@ pub struct InboundWorkload {
     pub namespace: Arc<str>,
     /// Its labels, which policies select by.
     pub labels: Labels,
-}
-
-/// Whether a call goes through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does.
-    Allow,
-    /// It does not: 403, or the connection is closed.
-    Deny {
-        /// `NAMESPACE/NAME` of the policy that denied it, or why nothing allowed it: `no-policy-allows`,
-        /// `foreign-trust-domain`.
-        policy: Arc<str>,
-    },
-}
-
-impl Verdict {
-    /// True for [`Verdict::Allow`].
-    pub fn is_allow(&self) -> bool {
-        matches!(self, Self::Allow)
-    }
 }
 
 /// Decides whether a call to `port` of a workload goes through.
@@ -47,6 +31,8 @@ impl Verdict {
 ///
 /// A caller without an identity came in plaintext, which the inbound listener has to have admitted (permissive): it is
 /// then held to the policies alone, and no rule that asks for an identity matches it.
+///
+/// Policies with `dryRun` decide nothing: the verdict tells beside what is done what they would change.
 ///
 /// `head` is none for raw TCP: an ALLOW rule with conditions on HTTP does not match then, and a DENY rule is taken
 /// without them, as what it wants to keep out cannot be told apart.
@@ -72,6 +58,8 @@ pub(crate) struct Policy {
     /// `NAMESPACE/NAME`.
     pub(crate) name: Arc<str>,
     pub(crate) deny: bool,
+    /// It is not enforced, only told of.
+    pub(crate) dry_run: bool,
     /// Labels that the workload must have; none: all of the namespace.
     pub(crate) selector: Labels,
     /// Any of these matches. None: nothing does, so that an ALLOW policy without rules closes the workload.
@@ -104,6 +92,12 @@ pub(crate) struct Operation {
     pub(crate) paths: Box<[Pattern]>,
     pub(crate) ports: Box<[u16]>,
     pub(crate) headers: Box<[HeaderMatch]>,
+}
+
+impl Policy {
+    fn selects(&self, workload: &InboundWorkload) -> bool {
+        self.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    }
 }
 
 /// `prefix*` (so that `*` is everything), or an exact text.
@@ -146,28 +140,40 @@ impl Call<'_> {
         trace: &mut T,
     ) -> Verdict {
         let policies = policies.0.get(&of.namespace).map(Vec::as_slice).unwrap_or_default();
-        let selects =
-            |policy: &&Policy| policy.selector.iter().all(|(key, value)| of.labels.get(key) == Some(value));
-        for policy in policies.iter().filter(|policy| policy.deny).filter(selects) {
+        let selected = |dry_run: bool| {
+            policies.iter().filter(move |policy| policy.dry_run == dry_run && policy.selects(of))
+        };
+        let enforced = self.judge(selected(false), trace);
+        let on_trial = selected(true).next().is_some();
+        // Those in force come first: where they decide the same, it is theirs.
+        let dry_run = on_trial.then(|| self.judge(selected(false).chain(selected(true)), &mut Untraced));
+        Verdict { enforced, dry_run }
+    }
+
+    fn judge<'p, T: Trace>(
+        &self,
+        policies: impl Iterator<Item = &'p Policy> + Clone,
+        trace: &mut T,
+    ) -> Judgement {
+        let by = |policy: &Policy| Basis::Policy { name: policy.name.clone(), deny: policy.deny };
+        for policy in policies.clone().filter(|policy| policy.deny) {
             if self.meets(policy) {
-                return Verdict::Deny { policy: policy.name.clone() };
+                return Judgement { allowed: false, basis: by(policy) };
             }
             trace.lost(|| format!("DENY policy {}", policy.name), "no rule matches");
         }
-        let mut closed = false;
-        for policy in policies.iter().filter(|policy| !policy.deny).filter(selects) {
+        let mut closed_by = None;
+        for policy in policies.filter(|policy| !policy.deny) {
             if self.meets(policy) {
-                return Verdict::Allow;
+                return Judgement { allowed: true, basis: by(policy) };
             }
-            closed = true;
+            closed_by = closed_by.or(Some(policy));
             trace.lost(|| format!("ALLOW policy {}", policy.name), "no rule matches");
         }
-        match self.caller.identity {
-            _ if closed => Verdict::Deny { policy: "no-policy-allows".into() },
-            Some(identity) if identity.trust_domain() != self.own => {
-                Verdict::Deny { policy: "foreign-trust-domain".into() }
-            }
-            _ => Verdict::Allow,
+        match closed_by {
+            Some(policy) => Judgement { allowed: false, basis: by(policy) },
+            None if self.is_foreign() => Judgement { allowed: false, basis: Basis::ForeignTrustDomain },
+            None => Judgement { allowed: true, basis: Basis::NoPolicy },
         }
     }
 

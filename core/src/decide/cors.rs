@@ -127,6 +127,7 @@ impl Cors {
             reason: "cors_preflight",
             route,
             policies: Default::default(),
+            verdict: None,
         })
     }
 

@@ -30,6 +30,10 @@ pub struct Explanation {
     pub lost: Vec<Lost>,
     /// What is done.
     pub result: ExplainedResult,
+    /// What would be done with an inbound call if policies with `dryRun` were enforced too, e.g. `deny (shop/no-admin)`; none
+    /// where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<String>,
 }
 
 /// A candidate that did not win.
@@ -87,7 +91,7 @@ pub enum ExplainedResult {
     Allow,
     /// An inbound call is refused.
     Deny {
-        /// As in [`Verdict::Deny`].
+        /// As of [`Judgement::why`](super::Judgement::why).
         policy: String,
     },
 }
@@ -124,6 +128,7 @@ impl Watch {
             service: last("service"),
             host: last("host"),
             result,
+            dry_run: None,
             lost: self.lost,
         }
     }
@@ -167,23 +172,26 @@ pub fn explain_authorize(
 ) -> Explanation {
     let mut watch = Watch::default();
     let call = Call { own, port, head, caller };
-    let result = match call.verdict(&snapshot.config.policies, workload, &mut watch) {
-        Verdict::Allow => ExplainedResult::Allow,
-        Verdict::Deny { policy } => ExplainedResult::Deny { policy: policy.to_string() },
+    let Verdict { enforced, dry_run } = call.verdict(&snapshot.config.policies, workload, &mut watch);
+    let result = match enforced.allowed {
+        true => ExplainedResult::Allow,
+        false => ExplainedResult::Deny { policy: enforced.why().into() },
     };
-    watch.explain(head, result)
+    Explanation { dry_run: dry_run.map(|judged| judged.to_string()), ..watch.explain(head, result) }
 }
 
 impl From<&Outcome> for ExplainedResult {
     fn from(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Forward(decision) => forward(decision),
-            Outcome::Local(LocalAnswer { status, headers, reason, route, policies: _ }) => Self::Answer {
-                status: status.as_u16(),
-                reason: (*reason).into(),
-                route: route.as_ref().map(ToString::to_string),
-                headers: headers.iter().map(|(name, value)| field(name, value)).collect(),
-            },
+            Outcome::Local(LocalAnswer { status, headers, reason, route, policies: _, verdict: _ }) => {
+                Self::Answer {
+                    status: status.as_u16(),
+                    reason: (*reason).into(),
+                    route: route.as_ref().map(ToString::to_string),
+                    headers: headers.iter().map(|(name, value)| field(name, value)).collect(),
+                }
+            }
         }
     }
 }
@@ -287,6 +295,7 @@ impl Display for Explanation {
         line(f, "listener", &self.listener)?;
         line(f, "service", &self.service)?;
         line(f, "host", &self.host)?;
+        line(f, "dry run", &self.dry_run)?;
         for lost in &self.lost {
             writeln!(f, "  not     {}: {}", lost.candidate, lost.reason)?;
         }

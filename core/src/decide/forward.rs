@@ -300,6 +300,7 @@ impl Request<'_> {
             sticky: None,
             cors: filters.cors.as_ref().map(|cors| Box::new(cors.answer_for(self.head))),
             policies: Policies::default(),
+            verdict: None,
         }))
     }
 
@@ -339,6 +340,7 @@ fn refuse(course: Course<'_>, status: StatusCode, reason: &'static str) -> Outco
         reason,
         route: Some(course.route.clone()),
         policies: Default::default(),
+        verdict: None,
     })
 }
 
@@ -350,5 +352,6 @@ pub(crate) fn unrouted(status: StatusCode, reason: &'static str) -> Outcome {
         reason,
         route: None,
         policies: Default::default(),
+        verdict: None,
     })
 }

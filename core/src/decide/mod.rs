@@ -42,7 +42,7 @@ pub use answer::{
     ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
     Rewrite, Timeouts,
 };
-pub use authorize::{InboundWorkload, Verdict, authorize};
+pub use authorize::{Basis, InboundWorkload, Judgement, Verdict, authorize};
 pub use backend_tls::{BackendName, BackendTls, BackendTrust, ProxyVersion, ShownCertificate, UpstreamTls};
 pub use compile::{acme_certificates, acme_status, compile, compile_at};
 pub use compiled::{

@@ -32,7 +32,14 @@ impl Redirect {
         match headers {
             Ok(headers) => {
                 let (reason, route) = ("redirect", Some(route.clone()));
-                LocalAnswer { status: self.status, headers, reason, route, policies: Default::default() }
+                LocalAnswer {
+                    status: self.status,
+                    headers,
+                    reason,
+                    route,
+                    policies: Default::default(),
+                    verdict: None,
+                }
             }
             Err(_) => LocalAnswer {
                 status: StatusCode::BAD_REQUEST,
@@ -40,6 +47,7 @@ impl Redirect {
                 reason: "redirect_invalid",
                 route: Some(route.clone()),
                 policies: Default::default(),
+                verdict: None,
             },
         }
     }

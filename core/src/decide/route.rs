@@ -103,6 +103,7 @@ fn secured(snapshot: &Snapshot, listener: &Listener, mut outcome: Outcome) -> Ou
                 reason: "invalid_tls_policy",
                 route: Some(decision.route.clone()),
                 policies: Default::default(),
+                verdict: None,
             });
         }
     }

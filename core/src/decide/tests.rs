@@ -10,6 +10,7 @@ use crate::{
     resources::{Source, parse, static_services},
 };
 
+mod authorization;
 mod edge;
 mod gray;
 mod grpc;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision},
+    decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision, Verdict},
     model::{ServiceKey, Snapshot, SpiffeId},
 };
 
@@ -75,6 +75,9 @@ impl Arrival {
     }
 }
 
+/// The reason, in access log and metrics, of what AuthorizationPolicies do not let in.
+pub const DENIED: &str = "rbac_denied";
+
 /// What to do with a raw TCP connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TcpOutcome {
@@ -82,6 +85,10 @@ pub enum TcpOutcome {
     Forward(Backend),
     /// As a TLSRoute or TCPRoute says.
     Routed(StreamDecision),
+    /// AuthorizationPolicies let it in: copy to and from this backend.
+    Allow(Backend, Verdict),
+    /// They do not: close it.
+    Deny(Verdict),
     /// Close it; the reason goes into the access log and metrics.
     Refuse(&'static str),
 }

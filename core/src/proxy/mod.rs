@@ -45,7 +45,7 @@ pub use behind::Behind;
 pub use chooser::{TlsChoice, TlsChooser};
 pub use connection::Connection;
 pub use copy::{Copied, copy_both};
-pub use director::{Arrival, Director, Entry, TcpOutcome};
+pub use director::{Arrival, DENIED, Director, Entry, TcpOutcome};
 pub use engine::{EngineError, EngineParts, HttpEngine};
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use limits::HttpLimits;

@@ -76,6 +76,7 @@ impl Passthrough {
             copied: end.copied,
             reason: end.reason.or_else(|| end.copied.and_then(Copied::reason)),
             duration: end.begun.elapsed(),
+            verdict: None,
         });
     }
 

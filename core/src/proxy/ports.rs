@@ -10,7 +10,7 @@ use http::Method;
 
 use super::{Arrival, Copied};
 use crate::{
-    decide::{Backend, Decision},
+    decide::{Backend, Decision, Verdict},
     model::{Endpoint, Labels, Lane, ServiceKey},
 };
 
@@ -112,6 +112,8 @@ pub struct RequestEnd<'a> {
     pub trace_id: Option<&'a str>,
     /// `user-agent`, where it is visible ASCII.
     pub user_agent: Option<&'a str>,
+    /// How AuthorizationPolicies judged it, at the inbound of a workload.
+    pub verdict: Option<&'a Verdict>,
 }
 
 /// A raw TCP connection that has ended.
@@ -137,4 +139,6 @@ pub struct TcpEnd<'a> {
     pub reason: Option<&'static str>,
     /// From the accept to the end.
     pub duration: Duration,
+    /// How AuthorizationPolicies judged it, at the inbound of a workload.
+    pub verdict: Option<&'a Verdict>,
 }

@@ -87,6 +87,7 @@ impl Refusal<'_> {
             request_id: None,
             trace_id: None,
             user_agent: None,
+            verdict: None,
         });
     }
 }

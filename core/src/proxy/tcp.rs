@@ -9,15 +9,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    Arrival, Connection, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd, TcpOutcome,
-    TryResult, Wanted,
+    Arrival, Connection, DENIED, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd,
+    TcpOutcome, TryResult, Wanted,
     copy::{Copied, copy_both},
     gate::random,
     listen::signalled,
     upstream::{CONNECT_TIMEOUT, To},
 };
 use crate::{
-    decide::{Backend, UpstreamTls, hash_of_address},
+    decide::{Backend, UpstreamTls, Verdict, hash_of_address},
     model::{Endpoint, Labels, Reach, ServiceKey, Snapshot},
 };
 
@@ -43,6 +43,7 @@ struct Way {
     route: Option<(Arc<str>, Arc<str>)>,
     backend: Option<Backend>,
     tls: UpstreamTls,
+    verdict: Option<Verdict>,
 }
 
 /// A tunnel's other end.
@@ -70,7 +71,16 @@ impl Tunnels {
                 route: Some((decision.route, decision.rule)),
                 backend: Some(decision.backend),
                 tls: decision.tls,
+                verdict: None,
             },
+            TcpOutcome::Allow(backend, verdict) => {
+                Way { backend: Some(backend), verdict: Some(verdict), ..Way::default() }
+            }
+            TcpOutcome::Deny(verdict) => {
+                near.reset();
+                let way = Way { verdict: Some(verdict), ..Way::default() };
+                return self.ended(arrival, &way, None, Err(DENIED), begun);
+            }
             TcpOutcome::Refuse(reason) => {
                 near.reset();
                 return self.ended(arrival, &Way::default(), None, Err(reason), begun);
@@ -114,6 +124,7 @@ impl Tunnels {
             copied: copied.ok(),
             reason: copied.map_or_else(Some, |copied| copied.reason()),
             duration: begun.elapsed(),
+            verdict: way.verdict.as_ref(),
         });
     }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    decide::Backend,
+    decide::{Backend, Judgement, Verdict},
     proxy::{Entry, RequestEnd, TcpEnd},
 };
 
@@ -95,12 +95,39 @@ struct Line<'a> {
     client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<String>,
+    #[serde(flatten)]
+    judged: Judged<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
+}
+
+/// What AuthorizationPolicies say.
+#[derive(Debug, Serialize, Default)]
+struct Judged<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authz: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authz_policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authz_dry_run: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authz_dry_run_policy: Option<&'a str>,
+}
+
+impl<'a> Judged<'a> {
+    fn of(verdict: Option<&'a Verdict>) -> Self {
+        let Some(Verdict { enforced, dry_run }) = verdict else { return Self::default() };
+        Self {
+            authz: Some(enforced.result()),
+            authz_policy: Some(enforced.policy()),
+            authz_dry_run: dry_run.as_ref().map(Judgement::result),
+            authz_dry_run_policy: dry_run.as_ref().map(Judgement::policy),
+        }
+    }
 }
 
 impl AccessLog {
@@ -185,6 +212,7 @@ impl AccessLog {
             bytes_out: end.sent,
             client: end.arrival.map(|a| a.peer.to_string()),
             caller: end.arrival.and_then(|a| a.identity.as_ref()).map(ToString::to_string),
+            judged: Judged::of(end.verdict),
             trace_id: end.trace_id.map(clip),
             request_id: end.request_id.map(clip),
             user_agent: end.user_agent.map(clip),
@@ -215,6 +243,7 @@ impl AccessLog {
             bytes_out: copied.map_or(0, |c| c.received),
             client: Some(end.arrival.peer.to_string()),
             caller: end.arrival.identity.as_ref().map(ToString::to_string),
+            judged: Judged::of(end.verdict),
             ..Default::default()
         });
     }
@@ -313,6 +342,7 @@ mod tests {
             request_id: None,
             trace_id: None,
             user_agent: None,
+            verdict: None,
         }
     }
 

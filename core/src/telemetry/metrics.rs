@@ -26,6 +26,7 @@ use super::{
     access::{AccessLog, direction},
     acme::AcmeMetrics,
     arms::Arms,
+    authorization::Decisions,
     ocsp::OcspMetrics,
     tcp::TcpMetrics,
 };
@@ -100,6 +101,7 @@ pub struct Telemetry {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, Seconds>,
     tcp: TcpMetrics,
+    authorization: Decisions,
     received: Counter,
     sent: Counter,
     bad_input: Family<Kind, Counter>,
@@ -183,6 +185,7 @@ impl Telemetry {
             ocsp: OcspMetrics::register(&mut registry),
             arms: Arms::default(),
             tcp: TcpMetrics::register(&mut registry),
+            authorization: Decisions::register(&mut registry),
             handles: DashMap::new(),
             known: AtomicUsize::new(0),
             others: DashMap::new(),
@@ -364,11 +367,17 @@ impl Observer for Telemetry {
         handles.duration.observe(end.duration.as_secs_f64());
         self.count_bytes(end.received, end.sent);
         self.arms.count(end);
+        if let Some(verdict) = end.verdict {
+            self.authorization.count(verdict);
+        }
         self.access.request(end);
     }
 
     fn tcp(&self, end: &TcpEnd<'_>) {
         self.tcp.count(end);
+        if let Some(verdict) = end.verdict {
+            self.authorization.count(verdict);
+        }
         if let Some(copied) = end.copied {
             self.count_bytes(copied.sent, copied.received);
         }
@@ -409,6 +418,7 @@ mod tests {
             request_id: None,
             trace_id: None,
             user_agent: None,
+            verdict: None,
         });
     }
 

@@ -3,6 +3,8 @@
 mod access;
 mod acme;
 mod arms;
+mod authorization;
+mod labels;
 mod logging;
 mod metrics;
 mod ocsp;

@@ -83,6 +83,7 @@ impl Passing {
             copied: Some(&copied),
             reason: copied.end.is_err().then_some("tunnel_broken"),
             duration: begun.elapsed(),
+            verdict: None,
         });
     }
 
@@ -139,6 +140,7 @@ pub(crate) fn refuse(
         copied: None,
         reason: Some(reason),
         duration: Duration::ZERO,
+        verdict: None,
     });
     // Where it fails, the connection is closed all the same.
     let _ = accepted.tcp.set_zero_linger();

@@ -8,7 +8,7 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
@@ -32,7 +32,7 @@ use tombolo_core::{
     lifecycle::DrainTrigger,
     member::JoinOptions,
     model::{ServiceKey, TrustDomain},
-    telemetry::{AccessLog, Telemetry},
+    telemetry::{AccessLog, Sink, Telemetry},
 };
 use tombolo_proto::v1::{
     ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
@@ -195,6 +195,8 @@ pub struct Proxy<R> {
     pub running: R,
     pub drain: DrainTrigger,
     pub telemetry: Arc<Telemetry>,
+    /// Where its access log is.
+    log: PathBuf,
 }
 
 impl<R> Proxy<R> {
@@ -203,6 +205,16 @@ impl<R> Proxy<R> {
         let text = self.telemetry.encode();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits for a line of the access log, of this process or one of its name before it.
+    pub async fn logged(&self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let lines = async || -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        };
+        until(what, lines, |lines| lines.iter().any(&wanted)).await;
+        lines().await.into_iter().find(&wanted).unwrap()
     }
 }
 
@@ -234,8 +246,15 @@ impl Cluster {
         self.controller = None;
     }
 
-    fn state(&self, of: &str) -> std::path::PathBuf {
+    fn state(&self, of: &str) -> PathBuf {
         self.state.path().join(of)
+    }
+
+    /// With an access log of its own.
+    fn logging(&self, name: &str) -> (Arc<Telemetry>, PathBuf) {
+        let log = self.state.path().join(format!("{name}.log"));
+        let access = AccessLog::open(&Sink::File(log.clone())).unwrap();
+        (Arc::new(Telemetry::new(access)), log)
     }
 
     async fn operator(&self) -> OperatorClient<Channel> {
@@ -296,7 +315,7 @@ impl Cluster {
     /// One of several.
     pub async fn gateway_named(&self, name: &str) -> Proxy<tombolo_gateway::Running> {
         let join = self.join("tombolo-system", "gateway", name).await;
-        let telemetry = telemetry();
+        let (telemetry, log) = self.logging(name);
         let mut options = tombolo_gateway::Options::from_controller(join, telemetry.clone());
         if let tombolo_gateway::Source::Controller { mesh_listen, name: registered, .. } = &mut options.source
         {
@@ -309,7 +328,7 @@ impl Cluster {
         let (drain, drained) = DrainTrigger::new();
         let mut running = soon("a gateway", tombolo_gateway::build(options, drained)).await.unwrap();
         soon("a gateway that is ready", running.ready()).await;
-        Proxy { running, drain, telemetry }
+        Proxy { running, drain, telemetry, log }
     }
 
     /// A sidecar beside an application. One of the same name again is the same one, restarted.
@@ -326,7 +345,7 @@ impl Cluster {
         let range = RANGES.fetch_add(1, Ordering::Relaxed);
         let join = self.join(namespace, account, workload).await;
         let ports = vec![(app.address.port(), "http".to_string())];
-        let telemetry = telemetry();
+        let (telemetry, log) = self.logging(workload);
         let mut options = tombolo_sidecar::Options::new(join, workload, ports, telemetry.clone());
         options.labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         options.inbound_listen = local();
@@ -337,7 +356,7 @@ impl Cluster {
         let (drain, drained) = DrainTrigger::new();
         let mut running = soon("a sidecar", tombolo_sidecar::build(options, drained)).await.unwrap();
         soon("a sidecar that is ready", running.ready()).await;
-        Proxy { running, drain, telemetry }
+        Proxy { running, drain, telemetry, log }
     }
 
     /// Where another gateway's or sidecar's state is.

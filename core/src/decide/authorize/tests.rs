@@ -29,7 +29,7 @@ fn to(methods: &[Method], paths: &[&str], ports: &[u16]) -> PolicyRule {
 }
 
 fn policy(name: &str, deny: bool, rules: Vec<PolicyRule>) -> Policy {
-    Policy { name: name.into(), deny, selector: Labels::default(), rules: rules.into() }
+    Policy { name: name.into(), deny, dry_run: false, selector: Labels::default(), rules: rules.into() }
 }
 
 /// What a call of `METHOD PATH` from `caller` ends with: `allow`, or what denied it.
@@ -57,10 +57,8 @@ fn judge(policies: Vec<Policy>, caller: Option<&str>, request: Option<(Method, &
     let workload =
         InboundWorkload { namespace: "shop".into(), labels: [("app".into(), "checkout".into())].into() };
     let call = Call { own: &own, port: 8080, head: head.as_ref(), caller: &caller };
-    match call.verdict(&policies, &workload, &mut Untraced) {
-        Verdict::Allow => "allow".into(),
-        Verdict::Deny { policy } => policy.to_string(),
-    }
+    let judged = call.verdict(&policies, &workload, &mut Untraced).enforced;
+    if judged.allowed { "allow".into() } else { judged.why().into() }
 }
 
 const FRONT: Option<&str> = Some("spiffe://east/ns/shop/sa/storefront");

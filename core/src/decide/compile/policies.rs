@@ -32,6 +32,7 @@ fn policy(key: &ObjectKey, spec: &AuthorizationPolicy) -> Policy {
     Policy {
         name: Arc::from(key.to_string()),
         deny,
+        dry_run: spec.dry_run,
         selector: spec
             .selector
             .iter()

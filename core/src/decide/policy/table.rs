@@ -83,6 +83,7 @@ impl PolicyTable {
                 reason,
                 route,
                 policies: Default::default(),
+                verdict: None,
             });
         }
         match &mut outcome {

@@ -122,16 +122,13 @@ spec: { action: DENY, rules: [{ to: { headers: [{ name: x-admin, type: Present }
         Ask { identity, ..ask }.with(|head, caller| {
             let verdict = authorize(&snapshot, &own, &workload, 80, Some(head), caller);
             let explained = explain_authorize(&snapshot, &own, &workload, 80, Some(head), caller);
-            match verdict {
-                Verdict::Allow => {
-                    assert_eq!(explained.result, ExplainedResult::Allow);
-                    "allow".to_string()
-                }
-                Verdict::Deny { policy } => {
-                    assert_eq!(explained.result, ExplainedResult::Deny { policy: policy.to_string() });
-                    policy.to_string()
-                }
+            let why = verdict.enforced.why().to_string();
+            if verdict.is_allow() {
+                assert_eq!(explained.result, ExplainedResult::Allow);
+                return "allow".to_string();
             }
+            assert_eq!(explained.result, ExplainedResult::Deny { policy: why.clone() });
+            why
         })
     };
     let front = "shop/sa/storefront";

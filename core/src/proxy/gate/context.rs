@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Version};
 
 use super::{failure::Failure, mirror::Copies, policy::Progress};
 use crate::{
-    decide::{Decision, LocalAnswer},
+    decide::{Decision, LocalAnswer, Verdict},
     model::Endpoint,
     proxy::{
         Arrival, Observer, Picked, RequestEnd,
@@ -37,6 +37,8 @@ pub(in crate::proxy) struct Context {
     pub failure: Option<Failure>,
     /// The route of an answer made here.
     pub local_route: Option<Arc<str>>,
+    /// How AuthorizationPolicies judged a request that is answered here.
+    pub local_verdict: Option<Verdict>,
     pub trace_id: Option<Box<str>>,
     /// The body of an answer made here, where it is not just its status in words.
     pub page: Option<Bytes>,
@@ -119,6 +121,7 @@ impl Drop for Context {
             request_id: None,
             trace_id: self.trace_id.as_deref(),
             user_agent: None,
+            verdict: self.verdict(),
         });
     }
 }
@@ -135,6 +138,7 @@ impl Context {
             tries: Tries::default(),
             failure: None,
             local_route: None,
+            local_verdict: None,
             trace_id: None,
             page: None,
             mirrors: Copies::default(),
@@ -155,6 +159,7 @@ impl Context {
             reason: "acme_challenge",
             route: None,
             policies: Default::default(),
+            verdict: None,
         }
     }
 
@@ -166,6 +171,12 @@ impl Context {
         if let Some(stream) = &self.stream {
             stream.body_settled();
         }
+    }
+
+    /// How AuthorizationPolicies judged it.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        let decided = self.decision.as_ref().and_then(|decision| decision.verdict.as_ref());
+        decided.or(self.local_verdict.as_ref())
     }
 
     /// What is left of the request's total time, where it has a bound.

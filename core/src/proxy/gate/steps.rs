@@ -142,6 +142,7 @@ impl Gate {
     ) -> Result<()> {
         context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
         context.local_route = answer.route;
+        context.local_verdict = answer.verdict;
         let (mut head, body) = failure::plain_answer(answer.status)?;
         let body = match context.page.take() {
             Some(page) => {
@@ -181,6 +182,7 @@ impl Gate {
             request_id: text(head::REQUEST_ID),
             trace_id: context.trace_id.as_deref(),
             user_agent: text(header::USER_AGENT),
+            verdict: context.verdict(),
         });
     }
 }
@@ -202,5 +204,6 @@ fn refusal(failure: Failure) -> LocalAnswer {
         reason: failure.reason,
         route: None,
         policies: Default::default(),
+        verdict: None,
     }
 }

@@ -177,6 +177,7 @@ async fn answers_made_here_are_short_and_say_nothing() {
             reason: "redirect",
             route: Some("r".into()),
             policies: Default::default(),
+            verdict: None,
         })
     });
     let answer = get(proxy.edge().address(), "").await.to_lowercase();

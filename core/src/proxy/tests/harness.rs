@@ -248,6 +248,7 @@ pub fn forward() -> Decision {
         mirrors: Arc::from([]),
         tls: Default::default(),
         policies: Default::default(),
+        verdict: None,
     }
 }
 

@@ -163,6 +163,7 @@ async fn the_inbound_decides_by_the_verified_caller() {
             reason: "rbac_denied",
             route: None,
             policies: Default::default(),
+            verdict: None,
         })
     });
     let inbound = called.inbound();

@@ -227,6 +227,7 @@ async fn answers_made_here_are_bounded_too() {
                 reason: "redirect",
                 route: None,
                 policies: policies.clone(),
+                verdict: None,
             })
         }
     };

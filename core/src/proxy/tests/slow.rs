@@ -288,6 +288,7 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
             reason: "denied",
             route: None,
             policies: Default::default(),
+            verdict: None,
         })
     });
     let listener = proxy.edge();

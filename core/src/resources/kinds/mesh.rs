@@ -299,6 +299,9 @@ pub struct AuthorizationPolicy {
     /// Whether a match allows or denies; a denial wins.
     #[serde(default)]
     pub action: AuthorizationAction,
+    /// It is not enforced: what it would change is only logged and counted.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Labels of the workloads it applies to; all of the namespace where absent.
     #[serde(default)]
     pub selector: Selector,

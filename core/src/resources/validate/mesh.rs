@@ -7,8 +7,8 @@ use crate::{
     model::{SpiffeId, TrustDomain, check_dns_label},
     resources::{
         kinds::{
-            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, ServicePatterns, Split,
-            TextMatchType, TextRule, Workload,
+            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PolicyFrom, PolicyTo,
+            ServicePatterns, Split, TextMatchType, TextRule, Workload,
         },
         parse_duration,
     },
@@ -206,41 +206,58 @@ pub(super) fn authorization_policy(c: &mut Checker, policy: &AuthorizationPolicy
     c.at_most("rules", policy.rules.len(), 256);
     c.each("rules", &policy.rules, |c, rule| {
         if let Some(from) = &rule.from {
-            c.at("from", |c| {
-                c.each("spiffeIds", &from.spiffe_ids, |c, id| {
-                    let fits = match id.strip_suffix('*') {
-                        Some(prefix) => prefix
-                            .strip_prefix("spiffe://")
-                            .and_then(|rest| rest.split_once('/'))
-                            .is_some_and(|(domain, _)| TrustDomain::parse(domain).is_ok()),
-                        None => SpiffeId::parse(id).is_ok(),
-                    };
-                    let hint =
-                        "write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT; a `*` may stand at its end";
-                    c.require(fits, format!("{id:?} is not a SPIFFE ID"), hint);
-                });
-                c.each("trustDomains", &from.trust_domains, |c, domain| {
-                    if let Err(error) = TrustDomain::parse(domain) {
-                        c.fail(error, "");
-                    }
-                });
-            });
+            c.at("from", |c| policy_from(c, from));
         }
         if let Some(to) = &rule.to {
-            c.at("to", |c| {
-                c.each("paths", &to.paths, |c, path| {
-                    c.require(
-                        path.starts_with('/') || path == "*",
-                        "does not begin with '/'",
-                        "begin with '/'",
-                    );
-                });
-                c.each("headers", &to.headers, |c, header| {
-                    c.header_name("name", &header.name);
-                    text_rule(c, header);
-                });
-            });
+            c.at("to", |c| policy_to(c, to));
         }
+    });
+}
+
+fn policy_from(c: &mut Checker, from: &PolicyFrom) {
+    c.each("spiffeIds", &from.spiffe_ids, |c, id| {
+        let fits = match id.strip_suffix('*') {
+            Some(prefix) => prefix
+                .strip_prefix("spiffe://")
+                .and_then(|rest| rest.split_once('/'))
+                .is_some_and(|(domain, _)| TrustDomain::parse(domain).is_ok()),
+            None => SpiffeId::parse(id).is_ok(),
+        };
+        let hint = "write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT; a `*` may stand at its end";
+        c.require(fits, format!("{id:?} is not a SPIFFE ID"), hint);
+    });
+    for (field, names) in [("namespaces", &from.namespaces), ("accounts", &from.accounts)] {
+        c.each(field, names, |c, name| {
+            let fits = match name.strip_suffix('*') {
+                Some(prefix) => !prefix.contains(['*', '/']),
+                None => check_dns_label(name).is_ok(),
+            };
+            let hint = "use a DNS label; a `*` may stand at its end";
+            c.require(fits, format!("{name:?} can match nothing"), hint);
+        });
+    }
+    c.each("trustDomains", &from.trust_domains, |c, domain| {
+        if let Err(error) = TrustDomain::parse(domain) {
+            c.fail(error, "");
+        }
+    });
+}
+
+fn policy_to(c: &mut Checker, to: &PolicyTo) {
+    c.each("methods", &to.methods, |c, method| {
+        let fits = method != "*" && http::Method::from_bytes(method.as_bytes()).is_ok();
+        let hint = "write a method such as GET; leave the list out for all of them";
+        c.require(fits, format!("{method:?} is not a method"), hint);
+    });
+    c.each("paths", &to.paths, |c, path| {
+        c.require(path.starts_with('/') || path == "*", "does not begin with '/'", "begin with '/'");
+    });
+    c.each("ports", &to.ports, |c, port| {
+        c.require(*port > 0, "0 is not a port", "use 1 to 65535");
+    });
+    c.each("headers", &to.headers, |c, header| {
+        c.header_name("name", &header.name);
+        text_rule(c, header);
     });
 }
 

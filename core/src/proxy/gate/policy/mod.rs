@@ -119,8 +119,14 @@ impl Gate {
         };
         let Refusal { status, reason, headers, body } = refusal;
         let Some(body) = body else {
-            let answer =
-                LocalAnswer { status, headers, reason, route: Some(route), policies: Default::default() };
+            let answer = LocalAnswer {
+                status,
+                headers,
+                reason,
+                route: Some(route),
+                policies: Default::default(),
+                verdict: None,
+            };
             return self.answer(session, context, answer).await.map(|()| true);
         };
         context.failure = Some(Failure::new(status.as_u16(), reason));
