@@ -11,6 +11,7 @@ pub mod member;
 pub mod model;
 pub mod ocsp;
 pub mod proxy;
+pub mod quota;
 pub mod resources;
 pub mod telemetry;
 pub mod tls;

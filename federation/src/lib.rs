@@ -10,6 +10,7 @@ pub mod index;
 mod operator;
 mod ordering;
 mod peering;
+mod quota;
 mod running;
 mod server;
 mod state;

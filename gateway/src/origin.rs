@@ -19,11 +19,12 @@ use tombolo_core::{
     discovery::{Discovery, type_url},
     identity::{self, files::random_secret},
     member::{
-        Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, Reporting, advertised,
-        random_seed,
+        Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, Reporting, Sharing,
+        advertised, random_seed,
     },
     model::{Locality, Snapshot, check_dns_label},
-    proxy::{Inherited, ListenLimits, Serving, Sharing, open, serve},
+    proxy::{Inherited, ListenLimits, Serving, Sharing as SocketSharing, open, serve},
+    quota::Quotas,
     resources::ResourceSet,
     telemetry::{Samples, Telemetry},
 };
@@ -50,6 +51,8 @@ pub(crate) struct Origin {
     pub certificates: Arc<ArcSwap<Certificates>>,
     /// Changes after each snapshot. The first value is empty.
     pub state: Receiver<Arc<State>>,
+    /// This process's shares of limits that the cluster holds together.
+    pub quotas: Arc<Quotas>,
     /// The membership in a mesh; none: there is no controller.
     pub membership: Option<Membership>,
 }
@@ -60,6 +63,7 @@ pub(crate) struct Membership {
     registration: Registration,
     _discovering: Discovering,
     _reporting: Reporting,
+    _sharing: Sharing,
     /// The mesh listener.
     pub mesh: Serving,
 }
@@ -137,7 +141,7 @@ impl Origin {
             StaticSource::new(Files::new(paths), ordering, Arc::clone(telemetry), feeder, into, book)
                 .with_cookies(cookies);
         tokio::spawn(source.watch(poll, states));
-        Ok(Self { snapshot, pools, certificates, state, membership: None })
+        Ok(Self { snapshot, pools, certificates, state, quotas: Quotas::alone(), membership: None })
     }
 }
 
@@ -166,7 +170,7 @@ impl Joining {
             return Err(Error::NoGateway(member.id().clone()));
         }
         let failed = |source| Error::Listen { what: "the mesh listener", address: self.listen, source };
-        let listener = open(self.listen, inherited, Sharing::None).map_err(failed)?;
+        let listener = open(self.listen, inherited, SocketSharing::None).map_err(failed)?;
         let mut registration = self.register(&member, &listener).await?;
         let registered = registration.registered().await;
         let placement = Placement {
@@ -195,9 +199,17 @@ impl Joining {
         let into = Followed { shown, book: self.book };
         tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
         let reporting = Reporting::start(member.connect(), Arc::clone(telemetry), Some(self.samples));
-        let membership =
-            Membership { member, registration, _discovering: discovering, _reporting: reporting, mesh };
-        Ok(Origin { snapshot, pools, certificates, state, membership: Some(membership) })
+        let quotas = Quotas::together();
+        let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
+        let membership = Membership {
+            member,
+            registration,
+            _discovering: discovering,
+            _reporting: reporting,
+            _sharing: sharing,
+            mesh,
+        };
+        Ok(Origin { snapshot, pools, certificates, state, quotas, membership: Some(membership) })
     }
 
     async fn register(&self, member: &Member, listener: &TcpListener) -> Result<Registration, Error> {

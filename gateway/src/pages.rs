@@ -9,8 +9,9 @@ use tombolo_core::{
     balance::Pools,
     decide::{Bind, BindKey, ListenerProtocol, explain_edge},
     lifecycle::admin::{Page, Pages},
-    member::{Question, QuestionError, view},
+    member::{Question, QuestionError, shares, view},
     model::Snapshot,
+    quota::Quotas,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) struct GatewayPages {
     pub served: Arc<ArcSwap<Served>>,
     pub pools: Arc<Pools>,
+    pub quotas: Arc<Quotas>,
     pub staples: Arc<ArcSwap<Staples>>,
 }
 
@@ -50,6 +52,7 @@ impl GatewayPages {
             "staples": show(&staples),
             "listenerProblems": served.problems,
             "keptAsBefore": state.kept,
+            "sharedRateLimits": shares(&self.quotas),
         });
         if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
             config.extend(more);

@@ -174,7 +174,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let seen = (&telemetry, &samples);
     let origin =
         Origin::new(options.source.clone(), ordering, book, seen, &inherited, stopped.clone()).await?;
-    let Origin { snapshot, pools, certificates, state, membership } = origin;
+    let Origin { snapshot, pools, certificates, state, quotas, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
     let parts = EngineParts {
         snapshot: Arc::clone(&snapshot),
@@ -186,6 +186,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         picker: Arc::clone(&pools) as _,
         upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
         observer: Arc::clone(&telemetry) as _,
+        quotas: Arc::clone(&quotas),
     };
     let limits = HttpLimits {
         trusted_hops: options.trusted_hops,
@@ -197,7 +198,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();
     let served: Arc<ArcSwap<Served>> = Arc::default();
-    let pages = GatewayPages { served: Arc::clone(&served), pools, staples };
+    let pages = GatewayPages { served: Arc::clone(&served), pools, quotas, staples };
     let admin = open_admin(&options, &inherited)?;
     let admin_socket = admin.as_ref().and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
     let admin = serve_admin(&options, admin, &readiness, pages, stopped)?;

@@ -83,6 +83,6 @@ impl Living {
         if !finished {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
-        drop((member, (core.discovering, core.reporting), probe, config, dns));
+        drop((member, (core.discovering, core.reporting, core.sharing), probe, config, dns));
     }
 }

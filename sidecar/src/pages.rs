@@ -9,8 +9,9 @@ use tombolo_core::{
     balance::Pools,
     decide::{Caller, InboundWorkload, explain_authorize, explain_mesh},
     lifecycle::admin::{Page, Pages},
-    member::{Question, view},
+    member::{Question, shares, view},
     model::{Scope, ServiceKey, Snapshot, SpiffeId},
+    quota::Quotas,
 };
 
 use crate::inbound::Names;
@@ -34,6 +35,7 @@ pub(crate) struct SidecarPages {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub served: Arc<ArcSwap<Served>>,
     pub pools: Arc<Pools>,
+    pub quotas: Arc<Quotas>,
 }
 
 impl Pages for SidecarPages {
@@ -60,6 +62,7 @@ impl SidecarPages {
             "dns": self.dns.map(|address| address.to_string()),
             "outbound": outbound.collect::<Vec<_>>(),
             "listenerProblems": served.problems,
+            "sharedRateLimits": shares(&self.quotas),
         });
         if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
             config.extend(more);

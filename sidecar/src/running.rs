@@ -16,13 +16,14 @@ use tombolo_core::{
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::{
         Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
-        RegistrationParts, Reporting, advertised, random_seed,
+        RegistrationParts, Reporting, Sharing, advertised, random_seed,
     },
     model::{NameError, ServiceKey, opaque_sni},
     proxy::{
         Acceptor, EngineError, EngineParts, Entry, HttpEngine, ListenLimits, MeshProtocol, MeshUpstream,
         bind, serve,
     },
+    quota::Quotas,
     tls::TlsError,
 };
 use tombolo_proto::v1;
@@ -193,6 +194,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         snapshot: Arc::clone(core.discovery.snapshot()),
         served: Arc::clone(&served),
         pools: Arc::clone(core.feeder.pools()),
+        quotas: Arc::clone(&core.quotas),
     };
     let admin = serve_admin(&options, &readiness, pages, stopped.clone()).await?;
     let ports = captured.as_ref().and_then(|captured| captured.ports());
@@ -229,6 +231,8 @@ pub(crate) struct Core {
     pub discovery: Discovery,
     pub discovering: Discovering,
     pub reporting: Reporting,
+    pub quotas: Arc<Quotas>,
+    pub sharing: Sharing,
 }
 
 impl Core {
@@ -252,7 +256,9 @@ impl Core {
         let workload =
             InboundWorkload { namespace: member.id().namespace().into(), labels: labels.collect() };
         let reporting = Reporting::start(member.connect(), Arc::clone(&options.telemetry), None);
-        Self { workload, feeder, discovery, discovering, reporting }
+        let quotas = Quotas::together();
+        let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
+        Self { workload, feeder, discovery, discovering, reporting, quotas, sharing }
     }
 }
 
@@ -296,6 +302,7 @@ impl Parts {
             picker: Arc::clone(pools) as _,
             upstream: Arc::clone(&upstream),
             observer: Arc::clone(&options.telemetry) as _,
+            quotas: Arc::clone(&core.quotas),
         })?;
         let inbound = HttpEngine::new(EngineParts {
             snapshot: Arc::clone(snapshot),
@@ -303,6 +310,7 @@ impl Parts {
             picker: Arc::clone(pools) as _,
             upstream,
             observer: Arc::new(observer),
+            quotas: Arc::clone(&core.quotas),
         })?;
         let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
         let uses = Uses::new(core.discovery.clone());

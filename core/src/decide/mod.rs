@@ -62,7 +62,7 @@ pub use policy::{
     Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression,
     ConnectionLimit, EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource,
     Localities, Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share,
-    TokenSource, hash_of_address,
+    SharedLimit, TokenSource, hash_of_address,
 };
 pub use preview::{ChangeKind, Example, Preview, preview};
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};

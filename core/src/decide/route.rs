@@ -153,9 +153,10 @@ pub(crate) fn mesh<T: Trace>(
     let request = Request { snapshot, head, host, port, caller, avail, lane, issuing: Issuing::Mesh };
     trace.place("service", || format!("{service} port {port}"));
     let namespace = caller.identity.map(|identity| identity.namespace());
+    let policies = &snapshot.config.edge_policies;
     if let Some(table) = snapshot.config.mesh.table(service, port, namespace) {
         return match table.find(host, head, trace) {
-            Some(entry) => request.carry_out(&entry.rule, trace),
+            Some(entry) => policies.govern_call(request.carry_out(&entry.rule, trace)),
             None => unrouted(StatusCode::NOT_FOUND, "no_route"),
         };
     }
@@ -187,5 +188,5 @@ pub(crate) fn mesh<T: Trace>(
         release: known.and_then(|known| known.release.clone()),
         ..Target::plain(backend, known.and_then(|known| known.protocol(port)))
     };
-    request.to_target(course, &target, trace)
+    policies.govern_call(request.to_target(course, &target, trace))
 }

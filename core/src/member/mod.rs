@@ -6,9 +6,11 @@ mod explain;
 mod feed;
 mod join;
 mod listeners;
+mod pauses;
 mod place;
 mod registration;
 mod server_config;
+mod sharing;
 mod traffic;
 mod view;
 
@@ -20,8 +22,9 @@ pub use listeners::{ListenerSet, Wanted};
 pub use place::place_of;
 pub use registration::{Registered, Registration, RegistrationParts};
 pub use server_config::MeshServerConfig;
+pub use sharing::Sharing;
 pub use traffic::Reporting;
-pub use view::view;
+pub use view::{shares, view};
 
 /// A number that differs from process to process, for the choices of `balance`.
 pub fn random_seed() -> u64 {

@@ -1,20 +1,16 @@
 //! Telling the controller what this process sees of traffic, when it asks.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::v1::{TrafficQuestion, TrafficReport, traffic_client::TrafficClient};
 
-use super::random_seed;
+use super::pauses::Pauses;
 use crate::{
     discovery::Connect,
     telemetry::{Samples, Telemetry},
 };
-
-/// Between tries to reach the controller: the first pause, doubled each time, with jitter, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A stream of answers that is kept up. Ends when it is dropped.
 #[derive(Debug)]
@@ -42,18 +38,15 @@ struct Answering {
 
 impl Answering {
     async fn run(self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let mut asked = false;
             let Err(reason) = self.stream(&mut asked).await;
             tracing::debug!(reason, "the controller cannot ask of traffic");
             if asked {
-                pause = FIRST_PAUSE;
+                pauses.again_short();
             }
-            // Half of it fixed, half by chance, so that a cluster does not come back in step.
-            let part = (random_seed() % 1000) as f64 / 2000.0;
-            sleep(pause.mul_f64(0.5 + part)).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            pauses.pause().await;
         }
     }
 

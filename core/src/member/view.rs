@@ -1,8 +1,13 @@
 //! A snapshot as the admin pages show it.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use crate::model::{Endpoint, EndpointHealth, Reach, ServiceEntry, Snapshot, Transport};
+use crate::{
+    model::{Endpoint, EndpointHealth, Reach, ServiceEntry, Snapshot, Transport},
+    quota::{Quotas, Use, WHOLE},
+};
 
 /// Services with their endpoints, and trust domains. Nothing in it is secret.
 pub fn view(snapshot: &Snapshot) -> Value {
@@ -23,6 +28,20 @@ pub fn view(snapshot: &Snapshot) -> Value {
         "services": services.iter().map(|entry| service(entry)).collect::<Vec<_>>(),
         "trust": trust.iter().map(|b| bundle(b)).collect::<Vec<_>>(),
     })
+}
+
+/// The shares that this process works with of limits that the cluster holds together, in percent.
+pub fn shares(quotas: &Quotas) -> Value {
+    let percent = |part: u64| part as f64 * 100.0 / f64::from(WHOLE);
+    let share = |used: Use| {
+        json!({
+            "policy": &*used.policy,
+            "sharePercent": percent(used.share.into()),
+            "demandPercent": percent(used.demand),
+            "leased": used.lease > 0,
+        })
+    };
+    quotas.uses(Instant::now()).into_iter().map(share).collect()
 }
 
 fn service(entry: &ServiceEntry) -> Value {

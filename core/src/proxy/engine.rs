@@ -30,7 +30,7 @@ use super::{
     tcp,
     upstream::MeshConnector,
 };
-use crate::model::Snapshot;
+use crate::{model::Snapshot, quota::Quotas};
 
 /// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
 /// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
@@ -54,6 +54,8 @@ pub struct EngineParts {
     pub upstream: Arc<MeshUpstream>,
     /// Who is told what happened.
     pub observer: Arc<dyn Observer>,
+    /// This process's shares of limits that the cluster holds together.
+    pub quotas: Arc<Quotas>,
 }
 
 pub(super) type Proxy = HttpProxy<Gate, MeshConnector>;

@@ -36,6 +36,7 @@ use crate::{
     operator::OperatorService,
     ordering,
     peering::Peering,
+    quota::Quota,
     state::{Clock, State, StateParts, Tokens},
     status,
     store::{Saved, Store, StoreError},
@@ -58,6 +59,9 @@ pub struct Bounds {
     pub peer_lease: Duration,
     /// A peer that is silent for so long has no endpoints any more.
     pub peer_drop: Duration,
+    /// A proxy that is silent for so long has no share any more of limits that proxies hold together; and for so long
+    /// after a start nobody's share grows, as not all may have been heard of.
+    pub quota_lease: Duration,
     /// How often files of configuration are looked at.
     pub look: Duration,
     /// When certificates that could not be ordered are tried for again.
@@ -65,13 +69,14 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// 15 s, 60 s, 15 s, 24 h, 1 s.
+    /// 15 s, 60 s, 15 s, 24 h, 10 s, 1 s.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
             restart_grace: Duration::from_secs(60),
             peer_lease: Duration::from_secs(15),
             peer_drop: Duration::from_secs(24 * 3600),
+            quota_lease: Duration::from_secs(10),
             look: Duration::from_secs(1),
             patience: Patience::default(),
         }
@@ -207,7 +212,8 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     tokio::spawn(tasks::renew(Arc::clone(&state), stopped.clone()));
     let peering = Peering::start(Arc::clone(&state), stopped.clone());
     let traffic = Traffic::new(state.trust_domain.clone(), stopped.clone());
-    serve::mesh(&state, listener, &discovery, &peering, &traffic, stopped.clone());
+    let quota = Quota::start(state.trust_domain.clone(), bounds.quota_lease, stopped.clone());
+    serve::mesh(&state, listener, (&discovery, &peering, &traffic, quota), stopped.clone());
     let pages = status::ControllerPages { state: Arc::clone(&state), discovery: discovery.clone() };
     tokio::spawn(analysis::run(Arc::clone(&state), traffic.clone(), stopped.clone()));
     let operator = OperatorService { state, peering, discovery, traffic };

@@ -20,7 +20,7 @@ use tombolo_core::tls::grpc;
 use tombolo_proto::{
     v1::{
         identity_server::IdentityServer, operator_server::OperatorServer, peering_server::PeeringServer,
-        registry_server::RegistryServer, traffic_server::TrafficServer,
+        quota_server::QuotaServer, registry_server::RegistryServer, traffic_server::TrafficServer,
     },
     xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
 };
@@ -31,8 +31,8 @@ use tonic::transport::{
 
 use super::{StartError, stopped};
 use crate::{
-    discovery::DeltaServer, operator::OperatorService, peering, peering::Peering, server::Services,
-    state::State, traffic::Traffic,
+    discovery::DeltaServer, operator::OperatorService, peering, peering::Peering, quota::Quota,
+    server::Services, state::State, traffic::Traffic,
 };
 
 /// A link with nothing to say is asked this often whether it is still there, and is dead when it does not answer.
@@ -52,9 +52,7 @@ const MAX_OPERATOR_MESSAGE: usize = 64 << 20;
 pub(super) fn mesh(
     state: &Arc<State>,
     listener: TcpListener,
-    discovery: &DeltaServer,
-    peering: &Peering,
-    traffic: &Traffic,
+    (discovery, peering, traffic, quota): (&DeltaServer, &Peering, &Traffic, Quota),
     stop: watch::Receiver<bool>,
 ) {
     let services = Services::new(Arc::clone(state), stop.clone());
@@ -72,7 +70,8 @@ pub(super) fn mesh(
         .add_service(registry)
         .add_service(discovery)
         .add_service(peering)
-        .add_service(traffic);
+        .add_service(traffic)
+        .add_service(QuotaServer::new(quota).max_decoding_message_size(MAX_SMALL_MESSAGE));
     let incoming = grpc::incoming(listener, state.server_config());
     tokio::spawn(serve("the mesh", router, incoming, stop));
 }

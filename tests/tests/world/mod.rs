@@ -236,7 +236,8 @@ impl Cluster {
         };
         let quick = Duration::from_millis(200);
         let patience = Patience { first: quick, challenge: quick, limited: quick, most: quick };
-        let bounds = tombolo_federation::Bounds { patience, ..Default::default() };
+        let quota_lease = Duration::from_secs(1);
+        let bounds = tombolo_federation::Bounds { patience, quota_lease, ..Default::default() };
         let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
         Self { name, controller: Some(controller), options, state }
     }

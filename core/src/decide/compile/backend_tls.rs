@@ -19,7 +19,7 @@ use crate::{
     decide::{
         ShownCertificate,
         backend_tls::{BackendName, BackendTls, BackendTlsTable, BackendTrust, InvalidTls},
-        policy::PolicyTable,
+        policy::ServicePolicies,
         services::{rule_services, weighted_services},
     },
     model::ServiceKey,
@@ -91,9 +91,9 @@ impl<'a> BackendTlsPolicies<'a> {
     }
 
     /// What decisions look up, with the TrafficPolicies that hold for Services.
-    pub(super) fn table(&self, traffic: &PolicyTable) -> BackendTlsTable {
+    pub(super) fn table(&self, traffic: &ServicePolicies) -> BackendTlsTable {
         let mut table = BackendTlsTable::default();
-        for (service, policy) in &traffic.services {
+        for (service, policy) in &traffic.0 {
             let key = (service.namespace.clone(), service.name.clone());
             table.announced.extend(policy.announce.map(|version| (key, version)));
         }

@@ -60,7 +60,7 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     status.extend(issuers);
     status.extend(backend_tls.status(&gateways));
     let binds = gateways::binds(&mut gateways);
-    let backend_tls = backend_tls.table(&edge_policies);
+    let backend_tls = backend_tls.table(&service_policies);
     Compiled {
         apart: gateways.iter().filter_map(|draft| draft.addresses.own).collect(),
         deciding: super::Deciding::of(&binds),

@@ -17,7 +17,7 @@ use crate::{
         ProxyVersion,
         policy::{
             Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
-            RateKey, RateLimit, RequestLimits, ServicePolicies,
+            RateKey, RateLimit, RequestLimits, ServiceFields, ServicePolicies, SharedLimit,
         },
     },
     model::{Scope, ServiceKey},
@@ -25,7 +25,7 @@ use crate::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
         kinds::{
             CompressionAlgorithm, CompressionSpec, IpAccessSpec, ProxyProtocolVersion, RateLimitSpec,
-            TrafficPolicy, TrafficTargetRef,
+            SharedRateLimitSpec, TrafficPolicy, TrafficTargetRef,
         },
         parse_duration,
     },
@@ -57,9 +57,30 @@ enum Target {
     Service(ServiceKey),
 }
 
+/// What the TrafficPolicies of one target say, each field as a whole.
+#[derive(Debug, Clone, Default)]
+struct Said {
+    of_requests: EdgePolicy,
+    of_service: ServiceFields,
+}
+
+impl Said {
+    /// Takes what is not yet said from a policy with the same target; the names of the fields that both say.
+    fn take(&mut self, younger: &Self) -> Vec<&'static str> {
+        let mut both = self.of_requests.take(&younger.of_requests);
+        both.extend(self.of_service.take(&younger.of_service));
+        both
+    }
+
+    /// How many fields it has.
+    fn count(&self) -> usize {
+        self.clone().take(self).len()
+    }
+}
+
 /// All policies by what they target, and their status.
 pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, ServicePolicies, Vec<ObjectStatus>) {
-    let mut found: HashMap<Target, EdgePolicy> = HashMap::new();
+    let mut found: HashMap<Target, Said> = HashMap::new();
     let mut status = HashMap::new();
     // The oldest first: what it says stays.
     for (key, object) in by_age(&resources.traffic_policies) {
@@ -78,7 +99,7 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Service
     }
     let status = resources.traffic_policies.keys().filter_map(|key| status.remove(key)).collect();
     let services = found.iter().filter_map(|(target, policy)| match target {
-        Target::Service(key) => Some((key.clone(), Arc::new(policy.service_policy()?))),
+        Target::Service(key) => Some((key.clone(), Arc::new(policy.of_service.policy()?))),
         Target::Gateway(..) | Target::Set(..) | Target::Route(..) => None,
     });
     let services = ServicePolicies(services.collect());
@@ -133,7 +154,7 @@ fn ancestor(
     object: &Object<TrafficPolicy>,
     reference: &TrafficTargetRef,
     taken: Result<Vec<&'static str>, Problem>,
-    compiled: &EdgePolicy,
+    compiled: &Said,
     unresolved: &[Problem],
 ) -> Value {
     let mut conditions = Conditions::new(object.meta.generation);
@@ -142,7 +163,7 @@ fn ancestor(
         Ok(fields) if fields.is_empty() => conditions.good("Accepted", &[]),
         Ok(fields) => {
             let message = format!("an older TrafficPolicy with this target has {}", fields.join(", "));
-            let nothing_left = fields.len() == said(compiled);
+            let nothing_left = fields.len() == compiled.count();
             let accepted =
                 if nothing_left { &[Problem::new("Conflicted", message.clone())][..] } else { &[] };
             conditions.good("Accepted", accepted);
@@ -162,14 +183,9 @@ fn ancestor(
     json!({ "ancestorRef": ancestor, "controllerName": CONTROLLER, "conditions": conditions.value() })
 }
 
-/// How many fields a policy has.
-fn said(policy: &EdgePolicy) -> usize {
-    policy.clone().take(policy).len()
-}
-
-fn table(found: HashMap<Target, EdgePolicy>) -> PolicyTable {
+fn table(found: HashMap<Target, Said>) -> PolicyTable {
     let mut out = PolicyTable::default();
-    let mut all: Vec<(Target, EdgePolicy)> = found.into_iter().collect();
+    let mut all: Vec<_> = found.into_iter().map(|(target, said)| (target, said.of_requests)).collect();
     // A whole before its sections.
     all.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (target, policy) in all {
@@ -177,7 +193,12 @@ fn table(found: HashMap<Target, EdgePolicy>) -> PolicyTable {
             Target::Gateway(key, section) => add(out.gateways.entry(key).or_default(), section, policy),
             Target::Set(key, section) => add(out.sets.entry(key).or_default(), section, policy),
             Target::Route(key, section) => add(out.routes.entry(key).or_default(), section, policy),
-            Target::Service(key) => drop(out.services.insert(key, Arc::new(policy))),
+            Target::Service(key) => {
+                out.mesh.extend(policy.in_mesh().map(|within| (key.clone(), Arc::new(within))));
+                if policy != EdgePolicy::default() {
+                    out.services.insert(key, Arc::new(policy));
+                }
+            }
         }
     }
     out
@@ -192,7 +213,7 @@ fn add(layers: &mut Layers, section: Option<Arc<str>>, policy: EdgePolicy) {
 }
 
 /// With what is wrong with its references.
-fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (EdgePolicy, Vec<Problem>) {
+fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (Said, Vec<Problem>) {
     let policy: Arc<str> = key.to_string().into();
     let from = Referrer { group: OWN_GROUP, kind: "TrafficPolicy", namespace: &key.namespace };
     let mut unresolved = Vec::new();
@@ -206,7 +227,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         unresolved.extend(problems);
         Arc::new(jwt)
     });
-    let compiled = EdgePolicy {
+    let of_requests = EdgePolicy {
         access: spec.ip_access.as_ref().map(|access| Arc::new(ip_access(access))),
         limits: spec.request_limits.as_ref().map(|limits| RequestLimits {
             body_bytes: limits.body_bytes,
@@ -216,11 +237,14 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
         connections: spec
             .max_connections
             .map(|most| Arc::new(ConnectionLimit { policy: policy.clone(), most })),
-        rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy, limit))),
+        rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy.clone(), limit))),
+        shared: spec.shared_rate_limit.as_ref().map(|limit| Arc::new(shared_limit(policy, limit))),
         jwt,
         external_auth,
         compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
-        balancing: spec.load_balancer.as_ref().map(|spec| Arc::new(traffic_service::balancing(spec))),
+    };
+    let of_service = ServiceFields {
+        balancing: spec.load_balancer.as_ref().map(traffic_service::balancing),
         localities: spec.locality.as_ref().map(traffic_service::localities),
         outliers: spec.outlier_detection.as_ref().map(traffic_service::outliers),
         breaker: spec.circuit_breaker.as_ref().map(traffic_service::breaker),
@@ -232,7 +256,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (E
             ProxyProtocolVersion::V2 => ProxyVersion::V2,
         }),
     };
-    (compiled, unresolved)
+    (Said { of_requests, of_service }, unresolved)
 }
 
 fn ip_access(spec: &IpAccessSpec) -> IpAccess {
@@ -241,12 +265,25 @@ fn ip_access(spec: &IpAccessSpec) -> IpAccess {
     IpAccess { allow: blocks(&spec.allow), deny: blocks(&spec.deny) }
 }
 
+fn per(text: Option<&str>) -> Duration {
+    text.and_then(|per| parse_duration(per).ok()).unwrap_or(Duration::from_secs(1))
+}
+
+fn shared_limit(policy: Arc<str>, spec: &SharedRateLimitSpec) -> SharedLimit {
+    SharedLimit {
+        policy,
+        requests: spec.requests.max(1),
+        per: per(spec.per.as_deref()),
+        burst: spec.burst.unwrap_or(spec.requests).max(1),
+    }
+}
+
 fn rate_limit(policy: Arc<str>, spec: &RateLimitSpec) -> RateLimit {
     let header = spec.key.header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
     RateLimit {
         policy,
         requests: spec.requests.max(1),
-        per: spec.per.as_deref().and_then(|per| parse_duration(per).ok()).unwrap_or(Duration::from_secs(1)),
+        per: per(spec.per.as_deref()),
         burst: spec.burst.unwrap_or(spec.requests).max(1),
         key: match (header, &spec.key.cookie, &spec.key.jwt_claim) {
             (Some(name), _, _) => RateKey::Header(name),

@@ -4,23 +4,21 @@ mod access;
 mod auth;
 mod fault;
 mod jwt;
+mod rate;
 mod service;
 mod table;
 
-use std::{fmt, sync::Arc, time::Duration};
-
-use http::HeaderName;
-
-use super::{ProxyVersion, Timeouts};
+use std::{fmt, sync::Arc};
 
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
 pub use fault::{Fault, Harm, Share};
 pub use jwt::{Jwt, JwtProvider, KeySource, TokenSource};
-pub(crate) use service::ServicePolicies;
+pub use rate::{RateKey, RateLimit, SharedLimit};
 pub use service::{
     Algorithm, Balancing, Breaker, HashKey, Localities, Outliers, RetryBudget, ServicePolicy, hash_of_address,
 };
+pub(crate) use service::{ServiceFields, ServicePolicies};
 pub(crate) use table::{Layers, PolicyTable};
 
 /// What the TrafficPolicies of one target say, each field as a whole. What is absent is said by a less specific target,
@@ -35,87 +33,57 @@ pub struct EdgePolicy {
     pub connections: Option<Arc<ConnectionLimit>>,
     /// How many requests a client may send.
     pub rate: Option<Arc<RateLimit>>,
+    /// How many requests all proxies of the cluster let through together.
+    pub shared: Option<Arc<SharedLimit>>,
     /// Tokens that requests have to carry.
     pub jwt: Option<Arc<Jwt>>,
     /// A server that is asked about each request.
     pub external_auth: Option<Arc<ExternalAuth>>,
     /// How responses are compressed.
     pub compression: Option<Arc<Compression>>,
-    /// Of services: which endpoint a request goes to.
-    pub balancing: Option<Arc<Balancing>>,
-    /// Of services: how load moves between tiers.
-    pub localities: Option<Localities>,
-    /// Of services: who is ejected.
-    pub outliers: Option<Outliers>,
-    /// Of services: how much is sent at a time.
-    pub breaker: Option<Breaker>,
-    /// Of services: tries beyond the first.
-    pub retries: Option<RetryBudget>,
-    /// Of services: bounds of time where the route says nothing.
-    pub timeouts: Option<Timeouts>,
-    /// Of services: what is done to some requests on purpose.
-    pub fault: Option<Arc<Fault>>,
-    /// The PROXY protocol that the Service is spoken to by.
-    pub announce: Option<ProxyVersion>,
 }
+
+/// Policies whose fields count each as a whole, with the names that documents have for them.
+macro_rules! told_by_field {
+    ($type:ident { $($field:ident $name:literal),* $(,)? }) => {
+        impl $type {
+            /// Takes what is not yet said from a policy with the same target; the names of the fields that both say.
+            pub(crate) fn take(&mut self, younger: &Self) -> Vec<&'static str> {
+                let mut both = Vec::new();
+                $(match (&self.$field, &younger.$field) {
+                    (Some(_), Some(_)) => both.push($name),
+                    (None, said) => self.$field.clone_from(said),
+                    (Some(_), None) => {}
+                })*
+                both
+            }
+        }
+    };
+}
+pub(crate) use told_by_field;
+
+told_by_field!(EdgePolicy {
+    access "ipAccess",
+    limits "requestLimits",
+    connections "maxConnections",
+    rate "rateLimit",
+    shared "sharedRateLimit",
+    jwt "jwt",
+    external_auth "externalAuth",
+    compression "compression",
+});
 
 impl EdgePolicy {
     /// This one, and where it says nothing, the other.
-    pub(crate) fn or(&self, other: &Self) -> Self {
-        Self {
-            access: self.access.clone().or_else(|| other.access.clone()),
-            limits: self.limits.or(other.limits),
-            connections: self.connections.clone().or_else(|| other.connections.clone()),
-            rate: self.rate.clone().or_else(|| other.rate.clone()),
-            jwt: self.jwt.clone().or_else(|| other.jwt.clone()),
-            external_auth: self.external_auth.clone().or_else(|| other.external_auth.clone()),
-            compression: self.compression.clone().or_else(|| other.compression.clone()),
-            balancing: self.balancing.clone().or_else(|| other.balancing.clone()),
-            localities: self.localities.or(other.localities),
-            outliers: self.outliers.or(other.outliers),
-            breaker: self.breaker.or(other.breaker),
-            retries: self.retries.or(other.retries),
-            timeouts: self.timeouts.or(other.timeouts),
-            fault: self.fault.clone().or_else(|| other.fault.clone()),
-            announce: self.announce.or(other.announce),
-        }
+    pub(crate) fn or(mut self, other: &Self) -> Self {
+        self.take(other);
+        self
     }
 
-    /// What it says of a service as such; none: nothing.
-    pub(crate) fn service_policy(&self) -> Option<ServicePolicy> {
-        let policy = ServicePolicy {
-            balancing: self.balancing.as_deref().cloned().unwrap_or_default(),
-            localities: self.localities.unwrap_or_default(),
-            outliers: self.outliers.unwrap_or_default(),
-            breaker: self.breaker.unwrap_or_default(),
-            retries: self.retries.unwrap_or_default(),
-            timeouts: self.timeouts.unwrap_or_default(),
-            fault: self.fault.clone(),
-        };
-        (policy != ServicePolicy::default()).then_some(policy)
-    }
-
-    /// Takes what is not yet said from a policy with the same target; the names of the fields that both say.
-    pub(crate) fn take(&mut self, younger: &Self) -> Vec<&'static str> {
-        let both = [
-            ("ipAccess", self.access.is_some() && younger.access.is_some()),
-            ("requestLimits", self.limits.is_some() && younger.limits.is_some()),
-            ("maxConnections", self.connections.is_some() && younger.connections.is_some()),
-            ("rateLimit", self.rate.is_some() && younger.rate.is_some()),
-            ("jwt", self.jwt.is_some() && younger.jwt.is_some()),
-            ("externalAuth", self.external_auth.is_some() && younger.external_auth.is_some()),
-            ("compression", self.compression.is_some() && younger.compression.is_some()),
-            ("loadBalancer", self.balancing.is_some() && younger.balancing.is_some()),
-            ("locality", self.localities.is_some() && younger.localities.is_some()),
-            ("outlierDetection", self.outliers.is_some() && younger.outliers.is_some()),
-            ("circuitBreaker", self.breaker.is_some() && younger.breaker.is_some()),
-            ("retryBudget", self.retries.is_some() && younger.retries.is_some()),
-            ("timeouts", self.timeouts.is_some() && younger.timeouts.is_some()),
-            ("fault", self.fault.is_some() && younger.fault.is_some()),
-            ("proxyProtocol", self.announce.is_some() && younger.announce.is_some()),
-        ];
-        *self = self.or(younger);
-        both.into_iter().filter(|(_, both)| *both).map(|(name, _)| name).collect()
+    /// What of it holds for calls inside the mesh as well; none: nothing.
+    pub(crate) fn in_mesh(&self) -> Option<Self> {
+        let within = Self { rate: self.rate.clone(), shared: self.shared.clone(), ..Self::default() };
+        (within != Self::default()).then_some(within)
     }
 }
 
@@ -132,6 +100,11 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// Those of a service alone: of a call inside the mesh.
+    pub(crate) fn of_service(service: Arc<EdgePolicy>) -> Self {
+        Self { service: Some(service), ..Self::default() }
+    }
+
     /// The same for everything, for those who test what is done with it.
     pub fn all(policy: EdgePolicy) -> Self {
         Self { listener: Some(Arc::new(policy)), ..Self::default() }
@@ -162,6 +135,11 @@ impl Policies {
     /// How many requests a client may send.
     pub fn rate(&self) -> Option<&Arc<RateLimit>> {
         self.first(|policy| policy.rate.as_ref())
+    }
+
+    /// How many requests all proxies of the cluster let through together.
+    pub fn shared(&self) -> Option<&Arc<SharedLimit>> {
+        self.first(|policy| policy.shared.as_ref())
     }
 
     /// Tokens that requests have to carry.
@@ -196,6 +174,7 @@ impl Policies {
             self.connections().map(|limit| format!("client connections: at most {limit}")),
             self.jwt().map(|jwt| format!("token of {jwt}")),
             self.rate().map(|limit| format!("rate limit: {limit}")),
+            self.shared().map(|limit| format!("shared rate limit: {limit}")),
             self.external_auth().map(|auth| format!("ask {auth}")),
         ]
         .into_iter()
@@ -231,48 +210,6 @@ pub struct ConnectionLimit {
 impl fmt::Display for ConnectionLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (TrafficPolicy {})", self.most, self.policy)
-    }
-}
-
-/// A token bucket for each key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RateLimit {
-    /// `NAMESPACE/NAME` of the policy: what it targets shares its buckets.
-    pub policy: Arc<str>,
-    /// Tokens that come in each `per`.
-    pub requests: u32,
-    /// In this time.
-    pub per: Duration,
-    /// Tokens that a bucket holds.
-    pub burst: u32,
-    /// What has a bucket of its own.
-    pub key: RateKey,
-}
-
-/// What has a bucket of its own. Where a request has not got it, its client's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RateKey {
-    /// The client's address; of IPv6, its /64.
-    Client,
-    /// The value of a header.
-    Header(HeaderName),
-    /// The value of a cookie.
-    Cookie(Box<str>),
-    /// A claim of the verified token.
-    Claim(Box<str>),
-}
-
-impl fmt::Display for RateLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { policy, requests, per, burst, key } = self;
-        write!(f, "{requests} in {per:?}, {burst} at once, for each ")?;
-        match key {
-            RateKey::Client => f.write_str("client address")?,
-            RateKey::Header(name) => write!(f, "value of header {name}")?,
-            RateKey::Cookie(name) => write!(f, "value of cookie {name}")?,
-            RateKey::Claim(name) => write!(f, "value of claim {name}")?,
-        }
-        write!(f, " (TrafficPolicy {policy})")
     }
 }
 

@@ -5,9 +5,9 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Fault;
+use super::{Fault, told_by_field};
 use crate::{
-    decide::{Caller, Timeouts, cookie},
+    decide::{Caller, ProxyVersion, Timeouts, cookie},
     model::{Scope, ServiceKey},
 };
 
@@ -28,6 +28,49 @@ pub struct ServicePolicy {
     pub timeouts: Timeouts,
     /// What is done to some requests on purpose.
     pub fault: Option<Arc<Fault>>,
+    /// The PROXY protocol that its endpoints outside of the mesh are spoken to by.
+    pub announce: Option<ProxyVersion>,
+}
+
+/// The same as TrafficPolicies say it, field by field. What is absent, none of them says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServiceFields {
+    pub(crate) balancing: Option<Balancing>,
+    pub(crate) localities: Option<Localities>,
+    pub(crate) outliers: Option<Outliers>,
+    pub(crate) breaker: Option<Breaker>,
+    pub(crate) retries: Option<RetryBudget>,
+    pub(crate) timeouts: Option<Timeouts>,
+    pub(crate) fault: Option<Arc<Fault>>,
+    pub(crate) announce: Option<ProxyVersion>,
+}
+
+told_by_field!(ServiceFields {
+    balancing "loadBalancer",
+    localities "locality",
+    outliers "outlierDetection",
+    breaker "circuitBreaker",
+    retries "retryBudget",
+    timeouts "timeouts",
+    fault "fault",
+    announce "proxyProtocol",
+});
+
+impl ServiceFields {
+    /// All of it for the service; none: nothing is said.
+    pub(crate) fn policy(&self) -> Option<ServicePolicy> {
+        let policy = ServicePolicy {
+            balancing: self.balancing.clone().unwrap_or_default(),
+            localities: self.localities.unwrap_or_default(),
+            outliers: self.outliers.unwrap_or_default(),
+            breaker: self.breaker.unwrap_or_default(),
+            retries: self.retries.unwrap_or_default(),
+            timeouts: self.timeouts.unwrap_or_default(),
+            fault: self.fault.clone(),
+            announce: self.announce,
+        };
+        (policy != ServicePolicy::default()).then_some(policy)
+    }
 }
 
 /// Which endpoint a request goes to.

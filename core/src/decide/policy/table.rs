@@ -35,6 +35,8 @@ pub(crate) struct PolicyTable {
     pub(crate) routes: HashMap<Arc<str>, Layers>,
     /// By service of the scope `cluster`; they hold for both scopes.
     pub(crate) services: HashMap<ServiceKey, Arc<EdgePolicy>>,
+    /// What of the same holds for calls inside the mesh.
+    pub(crate) mesh: HashMap<ServiceKey, Arc<EdgePolicy>>,
 }
 
 impl PolicyTable {
@@ -63,7 +65,7 @@ impl PolicyTable {
             None => (gateway.and_then(|gateway| gateway.of(&listener.name)), None),
         };
         let policies = Policies {
-            service: self.service(&outcome).cloned(),
+            service: of_service(&self.services, &outcome).cloned(),
             rule: rule.and_then(|rule| self.routes.get(&rule.route)?.of(&rule.name)).cloned(),
             listener: listener.cloned(),
             gateway: gateway.cloned().flatten(),
@@ -93,14 +95,26 @@ impl PolicyTable {
         outcome
     }
 
-    fn service(&self, outcome: &Outcome) -> Option<&Arc<EdgePolicy>> {
-        let Outcome::Forward(decision) = outcome else { return None };
-        let Backend::Service { service, .. } = &decision.backend else { return None };
-        if self.services.is_empty() {
-            return None;
+    /// Puts a call inside the mesh under the policies of the service that it goes to.
+    pub(crate) fn govern_call(&self, mut outcome: Outcome) -> Outcome {
+        let service = of_service(&self.mesh, &outcome).cloned();
+        if let (Outcome::Forward(decision), Some(service)) = (&mut outcome, service) {
+            decision.policies = Policies::of_service(service);
         }
-        self.services.get(&ServiceKey { scope: Scope::Cluster, ..service.clone() })
+        outcome
     }
+}
+
+fn of_service<'p>(
+    policies: &'p HashMap<ServiceKey, Arc<EdgePolicy>>,
+    outcome: &Outcome,
+) -> Option<&'p Arc<EdgePolicy>> {
+    let Outcome::Forward(decision) = outcome else { return None };
+    let Backend::Service { service, .. } = &decision.backend else { return None };
+    if policies.is_empty() {
+        return None;
+    }
+    policies.get(&ServiceKey { scope: Scope::Cluster, ..service.clone() })
 }
 
 fn is_over(limits: &RequestLimits, headers: &HeaderMap) -> bool {

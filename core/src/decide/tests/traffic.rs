@@ -61,6 +61,28 @@ fn the_most_specific_target_wins_field_by_field() {
 }
 
 #[test]
+fn calls_inside_the_mesh_are_counted_as_their_service_says() {
+    let gateway = policy("g", "Gateway", "sharedRateLimit: { requests: 1 }");
+    let service = policy(
+        "s",
+        "Service",
+        "maxConnections: 5, rateLimit: { requests: 2 }, sharedRateLimit: { requests: 30, per: 1m, burst: 4 }",
+    );
+    let snapshot = world(&format!("{ROUTE}{gateway}{service}"));
+    for service in ["cluster/shop/checkout", "clusterset/shop/checkout"] {
+        let policies = forward(get("checkout", "/buy").mesh(&snapshot, service)).policies;
+        assert_eq!((policies.rate().unwrap().requests, policies.connections()), (2, None));
+        let shared = policies.shared().unwrap();
+        assert_eq!((&*shared.policy, shared.requests, shared.burst), ("shop/s", 30, 4));
+        assert_eq!(shared.rate(), 0.5);
+    }
+    let other = forward(get("web", "/").mesh(&snapshot, "cluster/shop/web")).policies;
+    assert!(other.is_empty(), "what holds for a Gateway is the edge's affair");
+    let edge = forward(get("any.example", "/see").edge(&snapshot)).policies;
+    assert_eq!(edge.shared().unwrap().requests, 1);
+}
+
+#[test]
 fn addresses_are_judged_whatever_the_answer_would_be() {
     // The client of these tests is 192.0.2.1.
     let denied = policy("g", "Gateway", "ipAccess: { deny: [192.0.2.0/24] }");

@@ -78,7 +78,7 @@ impl Gate {
             observer: parts.observer,
             mirrors: Mirrors::default(),
             budgets: Budgets::default(),
-            policies: PolicyState::default(),
+            policies: PolicyState::new(parts.quotas),
             limits,
         }
     }

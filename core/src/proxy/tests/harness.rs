@@ -298,6 +298,7 @@ pub struct Setup {
     pub trust: Arc<TrustBundles>,
     pub tcp: Option<Backend>,
     pub limits: HttpLimits,
+    pub quotas: Option<Arc<crate::quota::Quotas>>,
 }
 
 impl Setup {
@@ -317,6 +318,7 @@ impl Setup {
             picker: picker.clone(),
             upstream: MeshUpstream::new(watched, snapshot.clone()),
             observer: log.clone(),
+            quotas: self.quotas.unwrap_or_else(crate::quota::Quotas::alone),
         };
         let engine = HttpEngine::within(parts, self.limits).unwrap();
         Proxy { engine, picker, log, snapshot, identity, drain: watch::channel(false).0 }
@@ -332,6 +334,7 @@ impl Setup {
             picker: Arc::new(Listed::default()),
             upstream: MeshUpstream::new(None, snapshot),
             observer: Arc::new(Log::default()),
+            quotas: crate::quota::Quotas::alone(),
         };
         super::super::gate::Gate::new(parts, self.limits)
     }

@@ -12,7 +12,7 @@ use tokio::{
 use super::{clients::*, harness::*};
 use crate::decide::{
     Caller, Coding, Compression, ConnectionLimit, Decision, EdgePolicy, LocalAnswer, Outcome, Policies,
-    RateKey, RateLimit, RequestHead, RequestLimits,
+    RateKey, RateLimit, RequestHead, RequestLimits, SharedLimit,
 };
 
 fn under(policy: EdgePolicy) -> Decision {
@@ -23,6 +23,28 @@ fn rate(requests: u32, per: u64, key: RateKey) -> EdgePolicy {
     let per = Duration::from_secs(per);
     let limit = RateLimit { policy: "shop/p".into(), requests, per, burst: requests, key };
     EdgePolicy { rate: Some(Arc::new(limit)), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_share_of_a_limit_is_kept_beside_ones_own() {
+    let app = App::named("app").await;
+    let shared =
+        SharedLimit { policy: "shop/p".into(), requests: 2, per: Duration::from_secs(3600), burst: 2 };
+    let policy = EdgePolicy { shared: Some(Arc::new(shared)), ..rate(5, 60, RateKey::Client) };
+    let proxy = Setup::default().forwards(under(policy)).with([plain(app.address)]);
+    let listener = proxy.edge();
+    for left in [1, 0] {
+        let answer = get(listener.address(), "").await.to_lowercase();
+        assert_eq!(status(&answer), 200);
+        assert!(answer.contains("ratelimit: \"default\";r="), "{answer}");
+        assert!(answer.contains(&format!("ratelimit: \"shared\";r={left};t=")), "{answer}");
+    }
+    let answer = get(listener.address(), "").await.to_lowercase();
+    assert_eq!(status(&answer), 429);
+    assert!(answer.contains("retry-after: 1800\r\n") || answer.contains("retry-after: 1799\r\n"), "{answer}");
+    assert!(answer.contains("ratelimit-policy: \"shared\";q=2;w=3600\r\n"), "{answer}");
+    assert_eq!(app.seen().len(), 2);
+    assert_eq!(proxy.logged().await.reason, Some("shared_rate_limited"));
 }
 
 fn at_most(bytes: u64) -> EdgePolicy {

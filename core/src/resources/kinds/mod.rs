@@ -56,7 +56,7 @@ pub use stream::{
 };
 pub use traffic::{
     CompressionAlgorithm, CompressionSpec, IpAccessSpec, ProxyProtocolVersion, RateKeySpec, RateLimitSpec,
-    RequestLimitsSpec, TrafficPolicy, TrafficTargetRef,
+    RequestLimitsSpec, SharedRateLimitSpec, TrafficPolicy, TrafficTargetRef,
 };
 pub use traffic_service::{
     CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,

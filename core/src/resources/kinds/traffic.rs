@@ -30,6 +30,9 @@ pub struct TrafficPolicy {
     /// How many requests a client may send.
     #[serde(default)]
     pub rate_limit: Option<RateLimitSpec>,
+    /// How many requests all proxies of the cluster let through together.
+    #[serde(default)]
+    pub shared_rate_limit: Option<SharedRateLimitSpec>,
     /// Tokens that requests have to carry.
     #[serde(default)]
     pub jwt: Option<JwtSpec>,
@@ -109,7 +112,8 @@ pub struct RequestLimitsSpec {
     pub header_count: Option<u32>,
 }
 
-/// A token bucket for each key, kept in each gateway by itself.
+/// A token bucket for each key, kept in each proxy by itself: in gateways, and of Services also in the sidecars of their
+/// callers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitSpec {
@@ -124,6 +128,21 @@ pub struct RateLimitSpec {
     /// What has a bucket of its own; the client's address where absent.
     #[serde(default)]
     pub key: RateKeySpec,
+}
+
+/// One bound for the whole cluster: gateways, and of Services also the sidecars of their callers, work with shares of it
+/// that the controller deals out by what each is asked for. A share that nobody renews is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SharedRateLimitSpec {
+    /// Requests in each `per`, of all clients through all proxies, 1 to 1,000,000,000.
+    pub requests: u32,
+    /// Duration, 1s to 24h; one second where absent.
+    #[serde(default)]
+    pub per: Option<String>,
+    /// Requests that may be saved up, by all together, 1 to 1,000,000,000; `requests` where absent.
+    #[serde(default)]
+    pub burst: Option<u32>,
 }
 
 /// The key of a bucket: exactly one, or none for the client's address. A request without the header, cookie or claim

@@ -40,6 +40,8 @@ fn a_traffic_policy_has_to_make_sense() {
         ("T, rateLimit: { requests: 1, per: soon }", "spec.rateLimit.per"),
         ("T, rateLimit: { requests: 1, key: { header: a, cookie: b } }", "spec.rateLimit.key"),
         ("T, rateLimit: { requests: 1, key: { header: \"a b\" } }", "spec.rateLimit.key.header"),
+        ("T, sharedRateLimit: { requests: 0 }", "spec.sharedRateLimit.requests"),
+        ("T, sharedRateLimit: { requests: 1, key: {} }", "spec.sharedRateLimit.key"),
         ("T, compression: { algorithms: [deflate] }", "spec.compression.algorithms[0]"),
         ("T, compression: { algorithms: [br, br] }", "spec.compression.algorithms"),
         ("T, compression: { contentTypes: [html] }", "spec.compression.contentTypes[0]"),

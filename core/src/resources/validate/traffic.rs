@@ -8,13 +8,16 @@ use crate::{
     resources::{
         duration::parse_duration,
         kinds::{
-            CompressionSpec, IpAccessSpec, RateLimitSpec, RequestLimitsSpec, TrafficPolicy, TrafficTargetRef,
+            CompressionSpec, IpAccessSpec, RateLimitSpec, RequestLimitsSpec, SharedRateLimitSpec,
+            TrafficPolicy, TrafficTargetRef,
         },
     },
 };
 
 /// Requests in a period or burst of a rate limit.
 const MOST_REQUESTS: u32 = 1_000_000;
+/// The same of one that a cluster shares.
+const MOST_SHARED: u32 = 1_000_000_000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
@@ -33,6 +36,7 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
         || policy.request_limits.is_some()
         || policy.max_connections.is_some()
         || policy.rate_limit.is_some()
+        || policy.shared_rate_limit.is_some()
         || policy.jwt.is_some()
         || policy.external_auth.is_some()
         || policy.compression.is_some()
@@ -50,6 +54,9 @@ pub(super) fn traffic_policy(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(limit) = &policy.rate_limit {
         c.at("rateLimit", |c| rate_limit(c, limit));
+    }
+    if let Some(limit) = &policy.shared_rate_limit {
+        c.at("sharedRateLimit", |c| shared_limit(c, limit));
     }
     if let Some(jwt) = &policy.jwt {
         c.at("jwt", |c| super::jwt::jwt(c, jwt));
@@ -99,11 +106,20 @@ fn request_limits(c: &mut Checker, limits: &RequestLimitsSpec) {
     c.require(!none, "limits nothing", "give bodyBytes, headerBytes or headerCount");
 }
 
-fn rate_limit(c: &mut Checker, limit: &RateLimitSpec) {
-    for (field, count) in [("requests", Some(limit.requests)), ("burst", limit.burst)] {
-        let fits = count.is_none_or(|count| (1..=MOST_REQUESTS).contains(&count));
-        c.at(field, |c| c.require(fits, "is out of bounds", &format!("use 1 to {MOST_REQUESTS}")));
+fn counts(c: &mut Checker, counts: [(&str, Option<u32>); 2], most: u32) {
+    for (field, count) in counts {
+        let fits = count.is_none_or(|count| (1..=most).contains(&count));
+        c.at(field, |c| c.require(fits, "is out of bounds", &format!("use 1 to {most}")));
     }
+}
+
+fn shared_limit(c: &mut Checker, limit: &SharedRateLimitSpec) {
+    counts(c, [("requests", Some(limit.requests)), ("burst", limit.burst)], MOST_SHARED);
+    duration(c, "per", limit.per.as_deref(), Duration::from_secs(1), DAY);
+}
+
+fn rate_limit(c: &mut Checker, limit: &RateLimitSpec) {
+    counts(c, [("requests", Some(limit.requests)), ("burst", limit.burst)], MOST_REQUESTS);
     duration(c, "per", limit.per.as_deref(), Duration::from_secs(1), DAY);
     let key = &limit.key;
     let given =

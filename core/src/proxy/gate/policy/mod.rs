@@ -7,7 +7,10 @@ mod jwt;
 mod places;
 mod rate;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -23,23 +26,37 @@ use super::{
     failure::{self, Failure},
 };
 use crate::{
-    decide::{Compression, LocalAnswer, Policies, RateLimit, TokenSource},
+    decide::{Compression, LocalAnswer, Policies, TokenSource},
     jwt::Claims,
     proxy::{connection::Link, upstream::HeadOnly},
+    quota::{Quotas, Taken},
 };
 use compress::{Encoder, Wish};
-use rate::{Asker, Buckets, Taken};
+use rate::{Asker, Buckets};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// What an engine remembers for its policies, over all requests.
-#[derive(Default)]
 pub(in crate::proxy) struct PolicyState {
     buckets: Buckets,
+    quotas: Arc<Quotas>,
     connections: places::Counts,
     client: auth::Client,
     key_sets: jwks::KeySets,
+}
+
+impl PolicyState {
+    /// Nothing yet, but the process's shares of limits.
+    pub fn new(quotas: Arc<Quotas>) -> Self {
+        Self {
+            quotas,
+            buckets: Buckets::default(),
+            connections: Default::default(),
+            client: Default::default(),
+            key_sets: Default::default(),
+        }
+    }
 }
 
 /// What is remembered for one request.
@@ -187,22 +204,23 @@ impl Gate {
         None
     }
 
-    /// What is counted.
+    /// What is counted: by this proxy, then by all proxies together.
     fn count(&self, session: &Session, context: &mut Context, policies: &Policies) -> Option<Refusal> {
+        let now = Instant::now();
         let client = context.arrival.as_ref().map(|arrival| arrival.caller(0).address);
         if let (Some(limit), Some(client)) = (policies.rate(), client) {
             let headers = &session.req_header().headers;
             let asker = Asker { headers, claims: context.policy.claims.as_ref(), client };
-            let taken = self.policies.buckets.take(limit, &asker, Instant::now());
-            let mut headers = rate_headers(limit, &taken);
-            if !taken.allowed {
-                headers.push((header::RETRY_AFTER, seconds_up(taken.retry_in).max(1).into()));
-                let refusal = Refusal::plain(StatusCode::TOO_MANY_REQUESTS, "rate_limited");
-                return Some(Refusal { headers, ..refusal });
+            let taken = self.policies.buckets.take(limit, &asker, now);
+            let named = Named { name: "default", requests: limit.requests, per: limit.per };
+            if let Some(refusal) = named.count(&taken, &mut context.policy.rate, "rate_limited") {
+                return Some(refusal);
             }
-            context.policy.rate = headers;
         }
-        None
+        let limit = policies.shared()?;
+        let taken = self.policies.quotas.take(limit, now)?;
+        let named = Named { name: "shared", requests: limit.requests, per: limit.per };
+        named.count(&taken, &mut context.policy.rate, "shared_rate_limited")
     }
 }
 
@@ -237,8 +255,14 @@ impl Progress {
         if response.status.is_informational() {
             return Ok(());
         }
+        if !self.rate.is_empty() {
+            // What the backend says of limits of its own is not what its client meets.
+            response.remove_header(&RATE_LIMIT);
+            response.remove_header(&RATE_LIMIT_POLICY);
+        }
         for (name, value) in self.rate.drain(..) {
-            response.insert_header(name, value)?;
+            // Lists: one member for each limit.
+            response.append_header(name, value)?;
         }
         for change in self.response.drain(..) {
             change.respond(response)?;
@@ -266,16 +290,41 @@ fn content_length(session: &Session) -> Option<u64> {
     session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10). The policy has one name for everybody: its
-/// real one is nothing for the outside.
-fn rate_headers(limit: &RateLimit, taken: &Taken) -> Vec<(HeaderName, HeaderValue)> {
-    let policy = format!("\"default\";q={};w={}", limit.requests, seconds_up(limit.per));
-    let rate = format!("\"default\";r={};t={}", taken.remaining, seconds_up(taken.full_in));
-    // Digits and quotes always make a valid value.
-    let field = |name, text: String| HeaderValue::try_from(text).ok().map(|value| (name, value));
-    [field(RATE_LIMIT_POLICY, policy), field(RATE_LIMIT, rate)].into_iter().flatten().collect()
+/// A limit as clients are told of it. It has one name for everybody: its real one is nothing for the outside.
+struct Named {
+    name: &'static str,
+    requests: u32,
+    per: Duration,
 }
 
-fn seconds_up(duration: std::time::Duration) -> u64 {
+impl Named {
+    /// Adds to the fields of the answer, which are those of a refusal where the request is one too many.
+    fn count(
+        &self,
+        taken: &Taken,
+        fields: &mut Vec<(HeaderName, HeaderValue)>,
+        reason: &'static str,
+    ) -> Option<Refusal> {
+        fields.extend(self.fields(taken));
+        if taken.allowed {
+            return None;
+        }
+        let mut headers = std::mem::take(fields);
+        headers.push((header::RETRY_AFTER, seconds_up(taken.retry_in).max(1).into()));
+        Some(Refusal { headers, ..Refusal::plain(StatusCode::TOO_MANY_REQUESTS, reason) })
+    }
+
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+    fn fields(&self, taken: &Taken) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let Self { name, requests, per } = self;
+        let policy = format!("\"{name}\";q={requests};w={}", seconds_up(*per));
+        let rate = format!("\"{name}\";r={};t={}", taken.remaining, seconds_up(taken.full_in));
+        // Digits and quotes always make a valid value.
+        let field = |name, text: String| HeaderValue::try_from(text).ok().map(|value| (name, value));
+        [field(RATE_LIMIT_POLICY, policy), field(RATE_LIMIT, rate)].into_iter().flatten()
+    }
+}
+
+fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

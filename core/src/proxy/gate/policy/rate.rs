@@ -16,6 +16,7 @@ use crate::{
     decide::{RateKey, RateLimit, cookie},
     jwt::Claims,
     proxy::gate::random,
+    quota::Taken,
 };
 
 /// Parts of the table, each with a lock of its own that is held for one look-up.
@@ -47,19 +48,6 @@ pub(super) struct Asker<'a> {
     /// Of its verified token.
     pub claims: Option<&'a Claims>,
     pub client: IpAddr,
-}
-
-/// What became of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// A token was there.
-    pub allowed: bool,
-    /// Tokens that are left.
-    pub remaining: u64,
-    /// Until the bucket is full.
-    pub full_in: Duration,
-    /// Until there is a token; zero where there is.
-    pub retry_in: Duration,
 }
 
 impl Buckets {

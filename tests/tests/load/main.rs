@@ -1,0 +1,7 @@
+//! What holds when much comes, or a server is not well: limits that a cluster shares, health checks, outliers, adaptive
+//! concurrency; on real clusters, over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod quota;
+#[path = "../world/mod.rs"]
+mod world;
