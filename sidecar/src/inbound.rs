@@ -15,7 +15,7 @@ use tombolo_core::{
         Policies, RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
     },
     model::{AppProtocol, Snapshot, TrustDomain},
-    proxy::{Arrival, DENIED, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome},
+    proxy::{Arrival, DENIED, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome, TraceParent},
 };
 
 use crate::{
@@ -203,6 +203,10 @@ pub(crate) struct LaneObserver {
 }
 
 impl Observer for LaneObserver {
+    fn records(&self, parent: &TraceParent) -> bool {
+        self.next.records(parent)
+    }
+
     fn request(&self, request: &RequestEnd<'_>) {
         let has_lane = request.decision.is_some_and(|decision| decision.lane.is_some());
         let is_inbound = request.arrival.is_some_and(|arrival| *arrival.entry == Entry::Inbound);

@@ -45,7 +45,7 @@ fn parse_domain(text: &str) -> Result<TrustDomain, String> {
 
 /// Runs until it is told to end.
 pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
-    let telemetry = args.common.start()?;
+    let telemetry = args.common.start(None)?;
     let options = Options {
         cluster: args.cluster,
         trust_domain: args.trust_domain,

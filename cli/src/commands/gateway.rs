@@ -92,18 +92,20 @@ pub struct GatewayArgs {
     zone: String,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tracing: process::Tracing,
 }
 
 /// Runs until it is told to end.
 pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
-    let telemetry = args.common.start()?;
+    let telemetry = args.common.start(args.tracing.start("tombolo-gateway")?)?;
     let acme = AcmeOptions {
         state_dir: args.state_dir.clone(),
         dns_hook: args.acme_dns_hook,
         ..AcmeOptions::default()
     };
     let mut options = if args.controller.is_empty() {
-        let mut options = Options::from_files(args.config, telemetry);
+        let mut options = Options::from_files(args.config, telemetry.clone());
         if let Source::Static { cookies, .. } = &mut options.source {
             *cookies = cookie_key(&args.state_dir);
         }
@@ -121,7 +123,7 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
             mesh_advertise: args.mesh_advertise,
             locality: Locality { region: args.region.into(), zone: args.zone.into() },
         };
-        Options { source, ..Options::from_controller(join, telemetry) }
+        Options { source, ..Options::from_controller(join, telemetry.clone()) }
     };
     options.address = (!args.address.is_unspecified()).then_some(args.address);
     options.ports = Ports::Offset(args.port_offset);
@@ -142,7 +144,9 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.body_rate = args.min_body_rate;
     options.share_ports = args.share_ports;
     let drain = process::drain_on_signal();
-    tombolo_gateway::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
+    let ran = tombolo_gateway::run(options, drain).await;
+    telemetry.flush(process::FLUSH_TIME).await;
+    ran.map_err(|e| Failure::new(e.to_string()))
 }
 
 /// The key that signs issued cookies, kept over restarts. A gateway that can keep none serves all the same.

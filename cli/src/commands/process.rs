@@ -6,13 +6,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tombolo_core::{
     identity::Token,
     lifecycle::{Drain, DrainTrigger, shutdown_signal},
-    telemetry::{AccessLog, LogFormat, Sink, Telemetry, init_logging},
+    telemetry::{AccessLog, LogFormat, Sink, SpanSettings, Spans, Telemetry, init_logging},
 };
 
 use crate::failure::Failure;
 
 /// How long a process that was told to end finishes what runs.
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// How long a process that has ended its work waits for the collector to take its last spans.
+pub const FLUSH_TIME: Duration = Duration::from_secs(3);
 
 /// Arguments of every process.
 #[derive(clap::Args, Debug)]
@@ -31,6 +34,35 @@ pub struct Common {
     pub access_log: Sink,
 }
 
+/// Arguments of proxies: which spans are recorded, and where they go.
+#[derive(clap::Args, Debug)]
+pub struct Tracing {
+    /// The collector that spans go to by OTLP over gRPC, http://HOST:PORT or https://HOST:PORT. Without it,
+    /// OpenTelemetry's variables count (OTEL_EXPORTER_OTLP_ENDPOINT and others); without both there are no spans
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces that begin here of which spans are recorded, 0 to 1; in others their beginning decides
+    #[arg(long, value_name = "SHARE")]
+    pub trace_sampling: Option<String>,
+}
+
+impl Tracing {
+    /// Starts recording, if anything is to be recorded. `service` is the process's name, unless variables name it.
+    pub fn start(&self, service: &str) -> Result<Option<Spans>, Failure> {
+        // Arguments count before variables.
+        let get = |name: &str| match (name, &self.otlp_endpoint, &self.trace_sampling) {
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", Some(endpoint), _) => Some(endpoint.clone()),
+            ("OTEL_TRACES_SAMPLER", _, Some(_)) => Some("parentbased_traceidratio".into()),
+            ("OTEL_TRACES_SAMPLER_ARG", _, Some(share)) => Some(share.clone()),
+            _ => std::env::var(name).ok(),
+        };
+        let spans = SpanSettings::from_env(service, &get)
+            .and_then(|settings| settings.map(Spans::start).transpose())
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(spans)
+    }
+}
+
 fn parse_sink(text: &str) -> Result<Sink, String> {
     match text {
         "" => Err("write stdout, off, or a path".into()),
@@ -42,12 +74,12 @@ fn parse_sink(text: &str) -> Result<Sink, String> {
 
 impl Common {
     /// Starts logging and counting.
-    pub fn start(&self) -> Result<Arc<Telemetry>, Failure> {
+    pub fn start(&self, spans: Option<Spans>) -> Result<Arc<Telemetry>, Failure> {
         let format = if self.log_json { LogFormat::Json } else { LogFormat::Text };
         init_logging(&self.log, format).map_err(Failure::usage)?;
         let access = AccessLog::open(&self.access_log)
             .map_err(|e| Failure::new(format!("cannot open the access log: {e}")))?;
-        Ok(Arc::new(Telemetry::new(access)))
+        Ok(Arc::new(Telemetry::new(access).with_spans(spans)))
     }
 }
 

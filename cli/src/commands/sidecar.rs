@@ -140,6 +140,8 @@ pub struct SidecarArgs {
     network: String,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tracing: process::Tracing,
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -189,7 +191,7 @@ pub async fn run(command: SidecarCommand) -> Result<(), Failure> {
 
 /// Runs until it is told to end.
 async fn serve(args: SidecarArgs) -> Result<(), Failure> {
-    let telemetry = args.common.start()?;
+    let telemetry = args.common.start(args.tracing.start(&args.workload)?)?;
     let join = JoinOptions {
         controllers: args.controller.iter().map(ToString::to_string).collect(),
         token: process::join_token(args.join_token.as_deref())?,
@@ -212,8 +214,10 @@ async fn serve(args: SidecarArgs) -> Result<(), Failure> {
         network: args.network,
         admin: args.common.admin,
         drain_limit: process::DRAIN_TIME,
-        ..Options::new(join, &args.workload, args.app_ports, telemetry)
+        ..Options::new(join, &args.workload, args.app_ports, telemetry.clone())
     };
     let drain = process::drain_on_signal();
-    tombolo_sidecar::run(options, drain).await.map_err(|e| Failure::new(e.to_string()))
+    let ran = tombolo_sidecar::run(options, drain).await;
+    telemetry.flush(process::FLUSH_TIME).await;
+    ran.map_err(|e| Failure::new(e.to_string()))
 }

@@ -75,3 +75,5 @@ pub use trust::carries;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+
+pub(crate) use matcher::percent_decode;

@@ -55,6 +55,6 @@ pub use listen::{
 };
 pub use original::original_destination;
 pub use passthrough::{NameTable, Passthrough};
-pub use ports::{Observer, Picked, Picker, RequestEnd, TcpEnd, TryResult, Wanted};
+pub use ports::{Observer, Picked, Picker, RequestEnd, SpanIds, TcpEnd, TraceParent, TryResult, Wanted};
 pub use sniff::{Opening, sniff};
 pub use upstream::{ClientCertificates, DialError, MeshProtocol, MeshUpstream};

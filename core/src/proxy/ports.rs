@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -63,8 +64,35 @@ pub enum TryResult {
     Abandoned,
 }
 
-/// Told of every request and every raw connection at its end: access log and metrics. Must not block.
+/// The trace that a request belongs to, before it is decided whether a span of it is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct TraceParent {
+    /// Its id.
+    pub trace: u128,
+    /// Whether the span that caused the request is recorded; none: that was left open, or the trace begins here.
+    pub sampled: Option<bool>,
+}
+
+/// A span that is recorded of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanIds {
+    /// Its trace.
+    pub trace: u128,
+    /// Its own id, which goes on as the parent of what comes next.
+    pub id: u64,
+    /// The span that caused the request; none: the trace begins here.
+    pub parent: Option<NonZeroU64>,
+    /// `tracestate`.
+    pub state: Option<Box<str>>,
+}
+
+/// Told of every request and every raw connection at its end: access log, metrics and spans. Must not block.
 pub trait Observer: Send + Sync + 'static {
+    /// Whether a span of a request is recorded; asked when its head has come in.
+    fn records(&self, parent: &TraceParent) -> bool {
+        let _ = parent;
+        false
+    }
     /// A request has ended.
     fn request(&self, request: &RequestEnd<'_>);
     /// A raw TCP connection has ended.
@@ -108,8 +136,12 @@ pub struct RequestEnd<'a> {
     pub sent: u64,
     /// `x-request-id`.
     pub request_id: Option<&'a str>,
-    /// Trace id of `traceparent`.
+    /// The id of its trace.
     pub trace_id: Option<&'a str>,
+    /// The span that is recorded of it, if one is.
+    pub span: Option<&'a SpanIds>,
+    /// Where it is a gRPC call: the `grpc-status` that it ended with, if it came that far.
+    pub grpc: Option<Option<u16>>,
     /// `user-agent`, where it is visible ASCII.
     pub user_agent: Option<&'a str>,
     /// How AuthorizationPolicies judged it, at the inbound of a workload.

@@ -86,6 +86,8 @@ impl Refusal<'_> {
             sent: sent as u64,
             request_id: None,
             trace_id: None,
+            span: None,
+            grpc: None,
             user_agent: None,
             verdict: None,
         });

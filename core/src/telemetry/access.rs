@@ -307,7 +307,7 @@ fn now() -> String {
     now.format(&Rfc3339).unwrap_or_default()
 }
 
-fn clip(text: &str) -> &str {
+pub(super) fn clip(text: &str) -> &str {
     match text.char_indices().find(|(at, _)| *at >= MAX_TEXT) {
         Some((at, _)) => text.get(..at).unwrap_or_default(),
         None => text,
@@ -341,6 +341,8 @@ mod tests {
             sent: 2,
             request_id: None,
             trace_id: None,
+            span: None,
+            grpc: None,
             user_agent: None,
             verdict: None,
         }

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -28,11 +29,12 @@ use super::{
     arms::Arms,
     authorization::Decisions,
     ocsp::OcspMetrics,
+    spans::Spans,
     tcp::TcpMetrics,
 };
 use crate::{
     decide::{Backend, Decision},
-    proxy::{ListenStats, Observer, RequestEnd, TcpEnd},
+    proxy::{ListenStats, Observer, RequestEnd, TcpEnd, TraceParent},
 };
 
 /// Label sets of requests; what comes after them is counted under `other`.
@@ -115,6 +117,9 @@ pub struct Telemetry {
     passthrough: Counter,
     unknown_names: Counter,
     dropped_lines: Counter,
+    spans: Option<Spans>,
+    exported_spans: Counter,
+    dropped_spans: Counter,
     acme: AcmeMetrics,
     ocsp: OcspMetrics,
     arms: Arms,
@@ -181,6 +186,13 @@ impl Telemetry {
                 Counter::default()
             ),
             dropped_lines: metric!("access_log_dropped", "Access log lines not written", Counter::default()),
+            spans: None,
+            exported_spans: metric!("spans_exported", "Spans taken by the collector", Counter::default()),
+            dropped_spans: metric!(
+                "spans_dropped",
+                "Spans lost: the queue was full, or the collector did not take them",
+                Counter::default()
+            ),
             acme: AcmeMetrics::register(&mut registry),
             ocsp: OcspMetrics::register(&mut registry),
             arms: Arms::default(),
@@ -192,6 +204,18 @@ impl Telemetry {
             listeners: Mutex::new(Vec::new()),
             registry,
             access,
+        }
+    }
+
+    /// Records spans as well.
+    pub fn with_spans(self, spans: Option<Spans>) -> Self {
+        Self { spans, ..self }
+    }
+
+    /// Waits until what was recorded so far is exported, no longer than this.
+    pub async fn flush(&self, most: Duration) {
+        if let Some(spans) = &self.spans {
+            spans.flush(most).await;
         }
     }
 
@@ -264,6 +288,10 @@ impl Telemetry {
         store(&self.passthrough, passed);
         store(&self.unknown_names, unknown);
         store(&self.dropped_lines, self.access.dropped());
+        if let Some(spans) = &self.spans {
+            store(&self.exported_spans, spans.exported());
+            store(&self.dropped_spans, spans.dropped());
+        }
     }
 
     fn handles(&self, end: &RequestEnd<'_>) -> Arc<Handles> {
@@ -361,6 +389,10 @@ fn other(end: &RequestEnd<'_>) -> RequestLabels {
 }
 
 impl Observer for Telemetry {
+    fn records(&self, parent: &TraceParent) -> bool {
+        self.spans.as_ref().is_some_and(|spans| spans.records(parent))
+    }
+
     fn request(&self, end: &RequestEnd<'_>) {
         let handles = self.handles(end);
         handles.requests.inc();
@@ -371,6 +403,9 @@ impl Observer for Telemetry {
             self.authorization.count(verdict);
         }
         self.access.request(end);
+        if let (Some(spans), Some(span)) = (&self.spans, end.span) {
+            spans.request(span, end);
+        }
     }
 
     fn tcp(&self, end: &TcpEnd<'_>) {
@@ -393,8 +428,6 @@ impl fmt::Debug for Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn request(telemetry: &Telemetry, status: u16, route: &str) {
@@ -417,6 +450,8 @@ mod tests {
             sent: 0,
             request_id: None,
             trace_id: None,
+            span: None,
+            grpc: None,
             user_agent: None,
             verdict: None,
         });

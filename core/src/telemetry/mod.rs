@@ -1,4 +1,4 @@
-//! Metrics, access log, logging.
+//! Metrics, access log, spans, logging.
 
 mod access;
 mod acme;
@@ -9,6 +9,7 @@ mod logging;
 mod metrics;
 mod ocsp;
 mod samples;
+mod spans;
 mod tcp;
 
 pub use access::{AccessLog, Sink};
@@ -18,3 +19,6 @@ pub use logging::{LogFormat, init_logging};
 pub use metrics::Telemetry;
 pub use ocsp::OcspMetrics;
 pub use samples::Samples;
+pub use spans::{Header, Sampler, SpanError, SpanSettings, Spans};
+
+use access::clip;

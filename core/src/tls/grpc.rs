@@ -105,12 +105,19 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 pub struct Connector {
     tls: TlsConnector,
+    /// The host's own name is asked for, and verified where `tls` verifies names.
+    by_host: bool,
 }
 
 impl Connector {
     /// A connector that shows and demands what `config` says.
     pub fn new(config: Arc<ClientConfig>) -> Self {
-        Self { tls: TlsConnector::from(config) }
+        Self { tls: TlsConnector::from(config), by_host: false }
+    }
+
+    /// One that asks each host for its own name, as servers outside the mesh want.
+    pub fn by_host(config: Arc<ClientConfig>) -> Self {
+        Self { by_host: true, ..Self::new(config) }
     }
 }
 
@@ -130,14 +137,15 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
+        let (tls, by_host) = (self.tls.clone(), self.by_host);
         let dial = async move {
             let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
             let host =
                 uri.host().ok_or_else(invalid)?.trim_start_matches('[').trim_end_matches(']').to_string();
+            let name = if by_host { host.clone() } else { SERVER_NAME.into() };
             let tcp = TcpStream::connect((host, uri.port_u16().ok_or_else(invalid)?)).await?;
             tcp.set_nodelay(true)?;
-            let name = ServerName::try_from(SERVER_NAME).map_err(|_| invalid())?;
+            let name = ServerName::try_from(name).map_err(|_| invalid())?;
             Ok(TokioIo::new(tls.connect(name, tcp).await?))
         };
         Box::pin(async move {

@@ -32,7 +32,7 @@ use tombolo_core::{
     lifecycle::DrainTrigger,
     member::JoinOptions,
     model::{ServiceKey, TrustDomain},
-    telemetry::{AccessLog, Sink, Telemetry},
+    telemetry::{AccessLog, Sink, SpanSettings, Spans, Telemetry},
 };
 use tombolo_proto::v1::{
     ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
@@ -186,6 +186,8 @@ async fn respond(
 pub struct Cluster {
     pub name: &'static str,
     pub controller: Option<tombolo_federation::Running>,
+    /// Where spans of the proxies go, if anywhere.
+    pub collector: Option<SocketAddr>,
     options: tombolo_federation::Options,
     state: tempfile::TempDir,
 }
@@ -239,7 +241,7 @@ impl Cluster {
         let quota_lease = Duration::from_secs(1);
         let bounds = tombolo_federation::Bounds { patience, quota_lease, ..Default::default() };
         let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
-        Self { name, controller: Some(controller), options, state }
+        Self { name, controller: Some(controller), collector: None, options, state }
     }
 
     /// The controller ends, and everything that it held in memory.
@@ -251,11 +253,15 @@ impl Cluster {
         self.state.path().join(of)
     }
 
-    /// With an access log of its own.
+    /// With an access log of its own, and spans under its name.
     fn logging(&self, name: &str) -> (Arc<Telemetry>, PathBuf) {
         let log = self.state.path().join(format!("{name}.log"));
         let access = AccessLog::open(&Sink::File(log.clone())).unwrap();
-        (Arc::new(Telemetry::new(access)), log)
+        let spans = self.collector.map(|collector| {
+            let settings = SpanSettings::to(&format!("http://{collector}"), name);
+            Spans::start(SpanSettings { delay: Duration::from_millis(50), ..settings }).unwrap()
+        });
+        (Arc::new(Telemetry::new(access).with_spans(spans)), log)
     }
 
     async fn operator(&self) -> OperatorClient<Channel> {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 
-use super::{failure::Failure, mirror::Copies, policy::Progress};
+use super::{failure::Failure, mirror::Copies, policy::Progress, trace::Spot};
 use crate::{
     decide::{Decision, LocalAnswer, Verdict},
     model::Endpoint,
@@ -39,7 +39,9 @@ pub(in crate::proxy) struct Context {
     pub local_route: Option<Arc<str>>,
     /// How AuthorizationPolicies judged a request that is answered here.
     pub local_verdict: Option<Verdict>,
-    pub trace_id: Option<Box<str>>,
+    pub trace: Option<Spot>,
+    /// The `grpc-status` of a call's answer, as far as it has come.
+    pub grpc_status: Option<u16>,
     /// The body of an answer made here, where it is not just its status in words.
     pub page: Option<Bytes>,
     /// Copies of the body on their way.
@@ -119,7 +121,9 @@ impl Drop for Context {
             received: 0,
             sent: 0,
             request_id: None,
-            trace_id: self.trace_id.as_deref(),
+            trace_id: self.trace.as_ref().map(Spot::trace_id),
+            span: self.trace.as_ref().and_then(|trace| trace.span.as_ref()),
+            grpc: None,
             user_agent: None,
             verdict: self.verdict(),
         });
@@ -139,7 +143,8 @@ impl Context {
             failure: None,
             local_route: None,
             local_verdict: None,
-            trace_id: None,
+            trace: None,
+            grpc_status: None,
             page: None,
             mirrors: Copies::default(),
             policy: Progress::default(),

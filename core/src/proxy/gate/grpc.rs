@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -14,6 +15,16 @@ pub(super) fn is_call(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE) else { return false };
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The `grpc-status` of headers or trailers.
+pub(super) fn status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// What a call ended with: as its trailers said, else the head of its answer, which may be all of it.
+pub(super) fn ended(session: &Session, trailers: Option<u16>) -> Option<u16> {
+    trailers.or_else(|| status(&session.response_written()?.headers))
 }
 
 /// An error in the words of gRPC: status 200 and only trailers, which stand where the head does. The headers that came

@@ -21,7 +21,6 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: &str = "x-forwarded-host";
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// A request id from outside is kept if it is no longer than this and visible ASCII; else it is replaced.
 const REQUEST_ID_LENGTH: usize = 128;

@@ -12,7 +12,7 @@ use super::{
     deadline,
     failure::{self, Failure},
     forwarded::Believed,
-    head, hop,
+    grpc, head, hop,
     mirror::Means,
     trace,
 };
@@ -81,7 +81,7 @@ impl Gate {
         match &*arrival.entry {
             Entry::Edge(_) => {
                 let client = arrival.peer.ip().to_canonical();
-                head::enter_edge(request, client, arrival.tls, || trace::TraceId::random().value())?;
+                head::enter_edge(request, client, arrival.tls, trace::request_id)?;
             }
             Entry::Outbound { .. } | Entry::Passed => {
                 request.remove_header(&head::CLIENT_CERT);
@@ -91,15 +91,7 @@ impl Gate {
                 head::enter_inbound(request, own.as_ref(), arrival.identity.as_ref())?;
             }
         }
-        let trace = match trace::trace_id(&request.headers) {
-            Some(trace) => trace.into(),
-            None => {
-                let trace = trace::TraceId::random();
-                request.insert_header("traceparent", trace.parent())?;
-                trace.text().into()
-            }
-        };
-        context.trace_id = Some(trace);
+        context.trace = Some(trace::enter(request, |parent| self.observer.records(parent))?);
         Ok(())
     }
 
@@ -180,7 +172,9 @@ impl Gate {
             received: session.body_bytes_read() as u64,
             sent: session.body_bytes_sent() as u64,
             request_id: text(head::REQUEST_ID),
-            trace_id: context.trace_id.as_deref(),
+            trace_id: context.trace.as_ref().map(trace::Spot::trace_id),
+            span: context.trace.as_ref().and_then(|trace| trace.span.as_ref()),
+            grpc: grpc::is_call(&request.headers).then(|| grpc::ended(session, context.grpc_status)),
             user_agent: text(header::USER_AGENT),
             verdict: context.verdict(),
         });

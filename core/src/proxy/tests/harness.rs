@@ -194,6 +194,8 @@ pub struct Logged {
     pub tries: u8,
     pub host: String,
     pub path: String,
+    /// Of a gRPC call.
+    pub grpc: Option<Option<u16>>,
 }
 
 /// A tunnel's end: bytes there and back, and what went wrong.
@@ -213,6 +215,7 @@ impl Observer for Log {
             tries: end.tries,
             host: end.host.into(),
             path: end.path.into(),
+            grpc: end.grpc,
         });
     }
     fn tcp(&self, end: &TcpEnd<'_>) {

@@ -348,7 +348,7 @@ async fn grpc() -> std::net::SocketAddr {
                 let body = request.into_body().collect().await.unwrap();
                 let asked = body.trailers().and_then(|t| t.get("x-asked").cloned());
                 let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                trailers.insert("grpc-status", HeaderValue::from_static("5"));
                 trailers.insert("x-asked", asked.unwrap_or(HeaderValue::from_static("none")));
                 let frames = [Frame::data(body.to_bytes()), Frame::trailers(trailers)];
                 let frames = frames.map(Ok::<_, std::convert::Infallible>);
@@ -385,11 +385,15 @@ async fn trailers_come_through() {
             frames.push(Ok(Frame::trailers(trailers)));
         }
         let body = StreamBody::new(futures::stream::iter(frames));
-        let request = Request::post("http://x/pkg.Service/Call").header("te", "trailers").body(body).unwrap();
+        let request = Request::post("http://x/pkg.Service/Call").header("te", "trailers");
+        let request = request.header("content-type", "application/grpc").body(body).unwrap();
         let response = soon("an answer", client.send_request(request)).await.unwrap();
         let answer = soon("a body", response.into_body().collect()).await.unwrap();
-        assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+        assert_eq!(answer.trailers().unwrap()["grpc-status"], "5");
         assert_eq!(answer.to_bytes(), "message");
+    }
+    for proxy in [&caller, &called] {
+        assert_eq!(proxy.logged().await.grpc, Some(Some(5)), "told of the call");
     }
 }
 

@@ -1,0 +1,200 @@
+//! Takes spans to the collector, in batches.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    common::v1::InstrumentationScope,
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+
+use super::{Counts, Message, SpanError, SpanSettings, attributes::Attributes};
+use crate::{
+    decide::{BackendTls, BackendTrust},
+    tls::{backend_client, grpc::Connector},
+};
+
+/// Tries of one batch; then it is dropped and counted. Meanwhile spans wait in the queue, and are dropped once it is full.
+const TRIES: u32 = 5;
+/// The pause after a first failure; twice as long after each further one.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The other end of the queue.
+pub(super) struct Exporter {
+    client: TraceServiceClient<Channel>,
+    settings: SpanSettings,
+    resource: Resource,
+    counts: Arc<Counts>,
+    /// The collector does not take spans at present: said once.
+    away: bool,
+}
+
+impl Exporter {
+    /// Connects at the first export. Call it inside a tokio runtime.
+    pub fn new(settings: SpanSettings, counts: Arc<Counts>) -> Result<Self, SpanError> {
+        let mut attributes = Attributes::default();
+        for (key, value) in &settings.resource {
+            attributes.text(key, value.as_str());
+        }
+        let resource = Resource { attributes: attributes.0, ..Default::default() };
+        let client = TraceServiceClient::new(channel(&settings)?);
+        Ok(Self { client, settings, resource, counts, away: false })
+    }
+
+    /// Until nobody sends any more.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(first) = messages.recv().await {
+            let (spans, flushed) = self.fill(first, &mut messages).await;
+            if !spans.is_empty() {
+                self.export(spans).await;
+            }
+            // Whoever waits may have given up.
+            let _heard = flushed.map(|flushed| flushed.send(()));
+        }
+    }
+
+    /// A batch: full, or as many as have come in time.
+    async fn fill(
+        &self,
+        first: Message,
+        messages: &mut mpsc::Receiver<Message>,
+    ) -> (Vec<Span>, Option<oneshot::Sender<()>>) {
+        let (mut spans, end) = (Vec::new(), Instant::now() + self.settings.delay);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Span(record) => spans.push(record.into_span()),
+                Message::Flush(done) => return (spans, Some(done)),
+            }
+            if spans.len() >= self.settings.batch {
+                break;
+            }
+            next = timeout_at(end, messages.recv()).await.unwrap_or_default();
+        }
+        (spans, None)
+    }
+
+    async fn export(&mut self, spans: Vec<Span>) {
+        let count = spans.len() as u64;
+        let scope = InstrumentationScope {
+            name: "tombolo".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..Default::default() }];
+        let of_all =
+            ResourceSpans { resource: Some(self.resource.clone()), scope_spans, ..Default::default() };
+        let request = ExportTraceServiceRequest { resource_spans: vec![of_all] };
+        match self.send(request).await {
+            Ok(refused) => {
+                let refused = refused.min(count);
+                self.counts.exported.fetch_add(count - refused, Relaxed);
+                self.counts.dropped.fetch_add(refused, Relaxed);
+                if std::mem::take(&mut self.away) {
+                    tracing::info!(collector = self.settings.endpoint, "spans are taken again");
+                }
+            }
+            Err(status) => {
+                self.counts.dropped.fetch_add(count, Relaxed);
+                if !std::mem::replace(&mut self.away, true) {
+                    let (code, error) = (status.code(), status.message());
+                    tracing::warn!(
+                        collector = self.settings.endpoint,
+                        ?code,
+                        error,
+                        "spans are not taken, and dropped"
+                    );
+                }
+            }
+        }
+    }
+
+    /// How many the collector has refused.
+    async fn send(&mut self, request: ExportTraceServiceRequest) -> Result<u64, tonic::Status> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let mut sending = Request::new(request.clone());
+            sending.set_timeout(self.settings.timeout);
+            for (name, value) in &self.settings.headers {
+                sending.metadata_mut().insert(name.clone(), value.clone());
+            }
+            match self.client.export(sending).await {
+                Ok(answer) => {
+                    let partial = answer.into_inner().partial_success;
+                    let refused = partial.map_or(0, |partial| partial.rejected_spans);
+                    return Ok(u64::try_from(refused).unwrap_or_default());
+                }
+                Err(status) if tried < TRIES && is_passing(status.code()) => {
+                    sleep(PAUSE * 2_u32.pow(tried - 1)).await;
+                }
+                Err(status) => return Err(status),
+            }
+        }
+    }
+}
+
+/// What may go well another time (OTLP specification, "Failures").
+fn is_passing(code: Code) -> bool {
+    use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable};
+    matches!(
+        code,
+        Cancelled | DeadlineExceeded | ResourceExhausted | Aborted | OutOfRange | Unavailable | DataLoss
+    )
+}
+
+fn channel(settings: &SpanSettings) -> Result<Channel, SpanError> {
+    let place = "the collector of spans";
+    let said = settings.endpoint.as_str();
+    let (tls, authority) = match said.split_once("://") {
+        None => (false, said),
+        Some(("http", authority)) => (false, authority),
+        Some(("https", authority)) => (true, authority),
+        Some(_) => {
+            return Err(SpanError::new(
+                place,
+                format!("{said:?}: write http://HOST:PORT or https://HOST:PORT"),
+            ));
+        }
+    };
+    let wrong = |error: &dyn std::fmt::Display| {
+        SpanError::new(place, format!("{said:?}: {error}; write http://HOST:PORT or https://HOST:PORT"))
+    };
+    let authority = authority.split('/').next().unwrap_or_default();
+    let port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    if port.is_none() {
+        return Err(wrong(&"no port"));
+    }
+    // Where there is TLS, it is the connector's: tonic must not add its own.
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|error| wrong(&error))?;
+    let endpoint = endpoint.connect_timeout(settings.timeout).timeout(settings.timeout);
+    if !tls {
+        return Ok(endpoint.connect_lazy());
+    }
+    let trust = match &settings.certificate {
+        None => BackendTrust::System,
+        Some(path) => {
+            let unread = |error| SpanError::new(place, format!("{}: {error}", path.display()));
+            let pem = std::fs::read(path).map_err(unread)?;
+            let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+            BackendTrust::Roots(certificates.map(|der| Arc::from(&*der)).collect())
+        }
+    };
+    // The name is the one that is connected to.
+    let policy = BackendTls { trust, hostname: "".into(), names: [].into() };
+    let config = backend_client(&policy, None, &["h2"]).map_err(|error| wrong(&error))?;
+    Ok(endpoint.connect_with_connector_lazy(Connector::by_host(config.into())))
+}
