@@ -2,6 +2,7 @@
 
 mod forward;
 mod message;
+mod names;
 mod server;
 mod zone;
 
@@ -29,6 +30,7 @@ pub use zone::TTL;
 use crate::addresses::Addresses;
 use forward::Forwarder;
 use message::Reply;
+use names::Names;
 use server::Server;
 use zone::Found;
 
@@ -87,7 +89,7 @@ impl Dns {
             own.push(listen);
         }
         let forwarder = Forwarder::new(resolvers, &own)?;
-        let server = Server::new(Answers { directory, forwarder }, telemetry);
+        let server = Server::new(Answers { directory, names: ArcSwap::default(), forwarder }, telemetry);
         let serve = |(udp, tcp)| {
             let (by_udp, by_tcp) = (Arc::clone(&server), Arc::clone(&server));
             [tokio::spawn(by_udp.udp(Arc::new(udp))), tokio::spawn(by_tcp.tcp(tcp))]
@@ -131,17 +133,18 @@ async fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 /// Knows all names.
 struct Answers {
     directory: Directory,
+    /// Of the snapshot that the last question met.
+    names: ArcSwap<Names>,
     forwarder: Forwarder,
 }
 
 impl Answers {
     /// The reply to a question about the mesh; none if it is not about the mesh.
     fn own(&self, name: &Name, kind: RecordType) -> Option<Reply> {
-        let Directory { snapshot, synced, addresses } = &self.directory;
         // Read first: a snapshot that is at least as new as the sync.
-        let synced = *synced.borrow();
+        let synced = *self.directory.synced.borrow();
         let code = |code| Reply { authoritative: true, ..Reply::code(code) };
-        match zone::find(&snapshot.load(), synced, addresses, name, kind) {
+        match zone::find(&self.names(), synced, &self.directory.addresses, name, kind) {
             Found::Foreign => None,
             Found::NotReady => Some(Reply::code(ResponseCode::ServFail)),
             Found::Records { answers, additionals } => {
@@ -150,6 +153,19 @@ impl Answers {
             Found::NoData(soa) => Some(Reply { authorities: vec![soa], ..code(ResponseCode::NoError) }),
             Found::NoName(soa) => Some(Reply { authorities: vec![soa], ..code(ResponseCode::NXDomain) }),
         }
+    }
+
+    /// The names of the snapshot in force.
+    fn names(&self) -> Arc<Names> {
+        let snapshot = self.directory.snapshot.load();
+        let names = self.names.load_full();
+        if names.are_of(&snapshot) {
+            return names;
+        }
+        // Of two that make them at a time, the later one stays; if that is the older, the next question makes them anew.
+        let names = Arc::new(Names::of(&snapshot));
+        self.names.store(Arc::clone(&names));
+        names
     }
 
     async fn foreign(&self, name: &Name, kind: RecordType) -> Reply {

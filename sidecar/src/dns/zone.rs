@@ -1,16 +1,22 @@
-//! Answers for the mesh's own names, from the snapshot alone (Kubernetes DNS-Based Service Discovery 1.1; Multi-Cluster
-//! Services, KEP-1645, for `clusterset.local`). Pure.
+//! Answers for the mesh's own names, from the snapshot alone (Kubernetes DNS-Based Service Discovery 1.1.0; its multicluster
+//! counterpart 1.0.0 of KEP-1645 for `clusterset.local`). Pure.
+//!
+//! The zones are `cluster.local` and `clusterset.local` as a whole: nothing below them is anybody else's to answer. So are
+//! the reverse names of virtual addresses.
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, SOA, SRV},
+    rdata::{A, AAAA, PTR, SOA, SRV, TXT},
 };
-use tombolo_core::model::{Scope, ServiceEntry, ServiceKey, ServicePort, Snapshot};
+use tombolo_core::model::{Scope, ServiceEntry, ServicePort};
 
+use super::names::Names;
 use crate::addresses::Addresses;
 
 /// Seconds for which an answer, or that there is none, may be kept: changes are seen after this long.
 pub const TTL: u32 = 5;
+/// The same of the version of the schema.
+const VERSION_TTL: u32 = 28_800;
 
 /// What is known of a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,21 +40,22 @@ pub enum Found {
 
 /// Answers a question of class IN. `synced`: the list of services is complete and from this process's own stream; before
 /// that a name that is not in the snapshot is not known not to exist.
-pub fn find(
-    snapshot: &Snapshot,
+pub(super) fn find(
+    names: &Names,
     synced: bool,
     addresses: &Addresses,
     name: &Name,
     kind: RecordType,
 ) -> Found {
-    let labels: Vec<String> =
-        name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    let Some((zone, below)) = Zone::of(&labels) else { return Found::Foreign };
-    let question = Question { snapshot, addresses, zone, name, kind };
-    match question.answer(below) {
-        Found::NoName(_) if !synced => Found::NotReady,
-        found => found,
+    let lower = name.to_lowercase();
+    // What is not text is no name of the mesh either, and is compared as such.
+    let labels: Vec<&str> = lower.iter().map(|label| std::str::from_utf8(label).unwrap_or("?")).collect();
+    let question = |zone| Question { names, synced, addresses, zone, name, kind };
+    match labels.as_slice() {
+        [below @ .., "cluster", "local"] => question(Zone(Scope::Cluster)).in_zone(below),
+        [below @ .., "clusterset", "local"] => question(Zone(Scope::Clusterset)).in_zone(below),
+        [.., "in-addr" | "ip6", "arpa"] => question(Zone(Scope::Cluster)).reverse(),
+        _ => Found::Foreign,
     }
 }
 
@@ -56,38 +63,36 @@ pub fn find(
 struct Zone(Scope);
 
 impl Zone {
-    /// The zone that a name lies in, and the labels below it.
-    fn of<'n>(labels: &'n [&'n str]) -> Option<(Self, &'n [&'n str])> {
-        match labels {
-            [below @ .., "svc", "cluster", "local"] => Some((Self(Scope::Cluster), below)),
-            [below @ .., "svc", "clusterset", "local"] => Some((Self(Scope::Clusterset), below)),
-            _ => None,
-        }
-    }
-
-    fn labels(self) -> [&'static str; 3] {
-        match self.0 {
-            Scope::Cluster => ["svc", "cluster", "local"],
-            Scope::Clusterset => ["svc", "clusterset", "local"],
-        }
-    }
-
     /// A name in this zone. The labels are checked ones, so that it always fits; the root stands for one that does not.
     fn name(self, below: &[&str]) -> Name {
-        let labels = below.iter().copied().chain(self.labels());
+        let zone = match self.0 {
+            Scope::Cluster => "cluster",
+            Scope::Clusterset => "clusterset",
+        };
+        let labels = below.iter().copied().chain([zone, "local"]);
         Name::from_labels(labels.map(str::as_bytes)).unwrap_or_else(|_| Name::root())
     }
 
-    fn soa(self) -> Record {
-        let (server, mail) = (self.name(&["dns"]), self.name(&["hostmaster"]));
+    /// The version of the schema that its names follow.
+    fn version(self) -> &'static str {
+        match self.0 {
+            Scope::Cluster => "1.1.0",
+            Scope::Clusterset => "1.0.0",
+        }
+    }
+
+    /// Says also how long it may be remembered that there is nothing (RFC 2308).
+    fn soa(self, owner: Name) -> Record {
+        let (server, mail) = (self.name(&["ns", "dns"]), self.name(&["hostmaster"]));
         let (refresh, retry, expire) = (7200, 1800, 86_400);
         let soa = SOA::new(server, mail, 1, refresh, retry, expire, TTL);
-        Record::from_rdata(self.name(&[]), TTL, RData::SOA(soa))
+        Record::from_rdata(owner, TTL, RData::SOA(soa))
     }
 }
 
 struct Question<'q> {
-    snapshot: &'q Snapshot,
+    names: &'q Names,
+    synced: bool,
     addresses: &'q Addresses,
     zone: Zone,
     name: &'q Name,
@@ -95,47 +100,53 @@ struct Question<'q> {
 }
 
 impl Question<'_> {
-    fn answer(&self, below: &[&str]) -> Found {
+    fn in_zone(&self, below: &[&str]) -> Found {
         match below {
-            [] if self.kind == RecordType::SOA => self.records(vec![self.zone.soa()]),
+            [] if self.asks(RecordType::SOA) => self.records([self.zone.soa(self.name.clone())].into()),
             [] => self.no_data(),
-            [namespace] => self.namespace(namespace),
-            [service, namespace] => match self.service(namespace, service) {
-                Some(service) => self.address(service),
-                None => self.no_name(),
-            },
-            // `_tcp.service...` exists as soon as there is a name below it (RFC 8020).
-            [protocol, service, namespace] => match self.service(namespace, service) {
-                Some(service) if service.ports.iter().any(|port| is_named(port, protocol)) => self.no_data(),
-                _ => self.no_name(),
-            },
-            [port, protocol, service, namespace] => match self.service(namespace, service) {
-                Some(service) => self.port(service, port, protocol),
-                None => self.no_name(),
-            },
+            ["dns-version"] => self.version(),
+            [below @ .., "svc"] => self.below_svc(below),
             _ => self.no_name(),
         }
     }
 
-    fn service(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
-        let key = ServiceKey::new(self.zone.0, namespace, name).ok()?;
-        self.snapshot.services.get(&key).map(|entry| &**entry)
-    }
-
-    /// A namespace exists where a service does.
-    fn namespace(&self, namespace: &str) -> Found {
-        let mut keys = self.snapshot.services.keys();
-        match keys.any(|key| key.scope == self.zone.0 && *key.namespace == *namespace) {
-            true => self.no_data(),
-            false => self.no_name(),
+    fn below_svc(&self, below: &[&str]) -> Found {
+        match below {
+            [] => self.no_data(),
+            [namespace] if self.names.has_namespace(self.zone.0, namespace) => self.no_data(),
+            [_] => self.missing(),
+            [rest @ .., service, namespace] if rest.len() <= 2 => {
+                match self.names.service(self.zone.0, namespace, service) {
+                    Some(service) => self.below_service(service, rest),
+                    None => self.missing(),
+                }
+            }
+            // No name is as long: typically another zone's, with a search domain behind it.
+            _ => self.no_name(),
         }
     }
 
-    fn address(&self, service: &ServiceEntry) -> Found {
-        match self.records_of(service, self.name, self.kind) {
-            records if records.is_empty() => self.no_data(),
-            records => self.records(records),
+    fn below_service(&self, service: &ServiceEntry, below: &[&str]) -> Found {
+        match below {
+            [] => self.found(self.records_of(service, self.name, self.kind)),
+            // `_tcp.service...` exists as soon as there is a name below it (RFC 8020).
+            [protocol] if service.ports.iter().any(|port| is_named(port, protocol)) => self.no_data(),
+            [port, protocol] => self.port(service, port, protocol),
+            _ => self.missing(),
         }
+    }
+
+    /// True if records of this type are asked for.
+    fn asks(&self, kind: RecordType) -> bool {
+        self.kind == kind || self.kind == RecordType::ANY
+    }
+
+    fn version(&self) -> Found {
+        if !self.asks(RecordType::TXT) {
+            return self.no_data();
+        }
+        let text = TXT::new(vec![self.zone.version().to_owned()]);
+        self.records(vec![Record::from_rdata(self.name.clone(), VERSION_TTL, RData::TXT(text))])
     }
 
     /// The address records of a service under this name.
@@ -150,11 +161,11 @@ impl Question<'_> {
     /// `_PORT._PROTOCOL.SERVICE...`: only ports that have a name.
     fn port(&self, service: &ServiceEntry, port: &str, protocol: &str) -> Found {
         let named = |p: &&ServicePort| is_named(p, protocol) && port.strip_prefix('_') == Some(&*p.name);
-        let Some(port) = service.ports.iter().find(named) else { return self.no_name() };
-        if !matches!(self.kind, RecordType::SRV | RecordType::ANY) {
+        let Some(port) = service.ports.iter().find(named) else { return self.missing() };
+        if !self.asks(RecordType::SRV) {
             return self.no_data();
         }
-        let target = self.zone.name(&[&*service.key.name, &*service.key.namespace]);
+        let target = self.target(service);
         let (priority, weight) = (0, 100);
         let srv = RData::SRV(SRV::new(priority, weight, port.port, target.clone()));
         Found::Records {
@@ -163,16 +174,47 @@ impl Question<'_> {
         }
     }
 
+    /// The name of a service.
+    fn target(&self, service: &ServiceEntry) -> Name {
+        Zone(service.key.scope).name(&[&service.key.name, &service.key.namespace, "svc"])
+    }
+
+    /// Whose a virtual address is. One that is nobody's is a name all the same: each is a zone of its own.
+    fn reverse(&self) -> Found {
+        let address = self.name.parse_arpa_name().ok().filter(|net| net.prefix_len() == net.max_prefix_len());
+        let Some(index) = address.and_then(|net| self.addresses.index_of(net.addr())) else {
+            return Found::Foreign;
+        };
+        match self.names.by_index(index) {
+            Some(service) if self.asks(RecordType::PTR) => {
+                let data = RData::PTR(PTR(self.target(service)));
+                self.records(vec![Record::from_rdata(self.name.clone(), TTL, data)])
+            }
+            None if !self.synced => Found::NotReady,
+            _ => Found::NoData(self.zone.soa(self.name.clone())),
+        }
+    }
+
+    fn found(&self, records: Vec<Record>) -> Found {
+        if records.is_empty() { self.no_data() } else { self.records(records) }
+    }
+
     fn records(&self, answers: Vec<Record>) -> Found {
         Found::Records { answers, additionals: Vec::new() }
     }
 
     fn no_data(&self) -> Found {
-        Found::NoData(self.zone.soa())
+        Found::NoData(self.zone.soa(self.zone.name(&[])))
     }
 
+    /// It never exists, whatever services there are.
     fn no_name(&self) -> Found {
-        Found::NoName(self.zone.soa())
+        Found::NoName(self.zone.soa(self.zone.name(&[])))
+    }
+
+    /// It does not exist as far as is known.
+    fn missing(&self) -> Found {
+        if self.synced { self.no_name() } else { Found::NotReady }
     }
 }
 

@@ -21,12 +21,16 @@ fn snapshot() -> Snapshot {
     snapshot
 }
 
+fn names() -> Names {
+    Names::of(&Arc::new(snapshot()))
+}
+
 fn ask(name: &str, kind: RecordType) -> Found {
-    find(&snapshot(), true, &Addresses::default(), &Name::from_ascii(name).unwrap(), kind)
+    find(&names(), true, &Addresses::default(), &Name::from_ascii(name).unwrap(), kind)
 }
 
 fn before_sync(name: &str) -> Found {
-    find(&snapshot(), false, &Addresses::default(), &Name::from_ascii(name).unwrap(), RecordType::A)
+    find(&names(), false, &Addresses::default(), &Name::from_ascii(name).unwrap(), RecordType::A)
 }
 
 fn addresses(found: &Found) -> Vec<Ipv4Addr> {
@@ -65,11 +69,13 @@ fn a_name_without_the_type_is_no_data_and_names_the_zone() {
         ("headless.shop.svc.cluster.local.", RecordType::A),
         ("shop.svc.cluster.local.", RecordType::A),
         ("svc.cluster.local.", RecordType::A),
+        ("cluster.local.", RecordType::A),
+        ("dns-version.cluster.local.", RecordType::A),
         ("_tcp.checkout.shop.svc.cluster.local.", RecordType::SRV),
         ("_http._tcp.checkout.shop.svc.cluster.local.", RecordType::A),
     ] {
         match ask(name, kind) {
-            Found::NoData(soa) => assert_eq!(soa.name.to_string(), "svc.cluster.local."),
+            Found::NoData(soa) => assert_eq!(soa.name.to_string(), "cluster.local."),
             other => panic!("{name} {kind}: {other:?}"),
         }
     }
@@ -89,6 +95,10 @@ fn what_does_not_exist_is_no_name() {
         "http._tcp.checkout.shop.svc.cluster.local.",
         "pod-1.checkout.shop.svc.cluster.local.",
         "check\\.out.shop.svc.cluster.local.",
+        "checkout.shop.pod.cluster.local.",
+        "example.com.cluster.local.",
+        "www.example.com.cluster.local.",
+        "www.example.com.svc.clusterset.local.",
     ] {
         assert!(matches!(ask(name, RecordType::A), Found::NoName(_)), "{name}");
         assert!(matches!(ask(name, RecordType::SRV), Found::NoName(_)), "{name}");
@@ -110,11 +120,66 @@ fn before_the_first_sync_nothing_is_said_not_to_exist() {
     assert_eq!(before_sync("cart.shop.svc.cluster.local."), Found::NotReady);
     assert_eq!(before_sync("other.svc.clusterset.local."), Found::NotReady);
     assert_eq!(addresses(&before_sync("checkout.shop.svc.cluster.local.")).len(), 1, "known from the cache");
+    // Whatever services there are: these are typically names outside with a search domain behind them.
+    for name in ["www.example.com.cluster.local.", "a.www.example.com.shop.svc.cluster.local."] {
+        assert!(matches!(before_sync(name), Found::NoName(_)), "{name}");
+    }
+    assert_eq!(before_sync("9.0.64.127.in-addr.arpa."), Found::NotReady);
+}
+
+#[test]
+fn the_zones_say_which_schema_they_follow() {
+    for (name, version) in
+        [("dns-version.cluster.local.", "1.1.0"), ("dns-version.clusterset.local.", "1.0.0")]
+    {
+        let Found::Records { answers, .. } = ask(name, RecordType::TXT) else { panic!("{name}") };
+        assert_eq!(answers[0].data, RData::TXT(TXT::new(vec![version.into()])));
+    }
+    let Found::Records { answers, .. } = ask("CLUSTER.local.", RecordType::SOA) else { panic!() };
+    assert_eq!(
+        (answers[0].name.to_string().as_str(), answers[0].record_type()),
+        ("CLUSTER.local.", RecordType::SOA)
+    );
+}
+
+#[test]
+fn a_virtual_address_leads_back_to_its_name() {
+    let Found::Records { answers, .. } = ask("8.0.64.127.in-addr.arpa.", RecordType::PTR) else { panic!() };
+    assert_eq!(answers[0].data.to_string(), "ledger.bank.svc.clusterset.local.");
+    // Nobody's, and another type: nobody else's to answer either.
+    for (name, kind) in
+        [("9.0.64.127.in-addr.arpa.", RecordType::PTR), ("8.0.64.127.in-addr.arpa.", RecordType::A)]
+    {
+        assert!(matches!(ask(name, kind), Found::NoData(_)), "{name}");
+    }
+    let both =
+        Addresses { v4: crate::loopback::Range::captured(), v6: Some(crate::addresses::Range6::default()) };
+    let reverse = |ip: &str| {
+        let name = Name::from(ip.parse::<std::net::IpAddr>().unwrap());
+        find(&names(), true, &both, &name, RecordType::PTR)
+    };
+    for ip in ["240.240.0.7", "fd74:6f6d:626f::7"] {
+        let Found::Records { answers, .. } = reverse(ip) else { panic!("{ip}") };
+        assert_eq!(answers[0].data.to_string(), "checkout.shop.svc.cluster.local.");
+    }
+    for ip in ["127.64.0.7", "192.0.2.1", "2001:db8::1"] {
+        assert_eq!(reverse(ip), Found::Foreign, "{ip}");
+    }
 }
 
 #[test]
 fn other_names_are_not_ours() {
-    for name in ["example.com.", "svc.", "local.", "cluster.local.", "svc.cluster.local.example.com.", "."] {
+    for name in [
+        "example.com.",
+        "svc.",
+        "local.",
+        "printer.local.",
+        "svc.cluster.local.example.com.",
+        "in-addr.arpa.",
+        "64.127.in-addr.arpa.",
+        "1.2.0.192.in-addr.arpa.",
+        ".",
+    ] {
         assert_eq!(ask(name, RecordType::A), Found::Foreign, "{name}");
         assert_eq!(before_sync(name), Found::Foreign, "{name}");
     }
@@ -125,7 +190,7 @@ fn captured_traffic_has_addresses_of_both_families() {
     let addresses =
         Addresses { v4: crate::loopback::Range::captured(), v6: Some(crate::addresses::Range6::default()) };
     let name = Name::from_ascii("checkout.shop.svc.cluster.local.").unwrap();
-    let ask = |kind| match find(&snapshot(), true, &addresses, &name, kind) {
+    let ask = |kind| match find(&names(), true, &addresses, &name, kind) {
         Found::Records { answers, .. } => {
             answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
         }
@@ -135,8 +200,7 @@ fn captured_traffic_has_addresses_of_both_families() {
     assert_eq!(ask(RecordType::AAAA), ["fd74:6f6d:626f::7"]);
     assert_eq!(ask(RecordType::ANY), ["240.240.0.7", "fd74:6f6d:626f::7"]);
     let srv = Name::from_ascii("_http._tcp.checkout.shop.svc.cluster.local.").unwrap();
-    let Found::Records { additionals, .. } = find(&snapshot(), true, &addresses, &srv, RecordType::SRV)
-    else {
+    let Found::Records { additionals, .. } = find(&names(), true, &addresses, &srv, RecordType::SRV) else {
         panic!()
     };
     assert_eq!(additionals.len(), 2);
