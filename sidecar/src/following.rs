@@ -8,13 +8,13 @@ use tombolo_core::{
     discovery::Discovery,
     lifecycle::{Readiness, Task},
     member::ListenerSet,
-    model::{AppProtocol, ServiceKey, Snapshot},
+    model::Snapshot,
     proxy::{ConnectionService, HttpEngine, ListenLimits, Serving},
     telemetry::Telemetry,
 };
 
 use crate::{
-    loopback::{Plan, Range, plan},
+    loopback::{Called, Plan, Purpose, Range, plan},
     options::Options,
     outbound::Uses,
     pages::Served,
@@ -35,7 +35,7 @@ pub(crate) struct Following {
     range: Option<Range>,
     telemetry: Arc<Telemetry>,
     synced: Task,
-    listeners: ListenerSet<(ServiceKey, u16), Option<AppProtocol>>,
+    listeners: ListenerSet<Called, Purpose>,
     served: Arc<ArcSwap<Served>>,
     tell: watch::Sender<()>,
 }
@@ -52,8 +52,8 @@ impl Following {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let (engine, uses) = (Arc::clone(&parts.outbound), Arc::clone(&parts.uses));
-        let make = move |(service, port): &(ServiceKey, u16), said: &Option<AppProtocol>| {
-            Way::new(&engine, &uses, (service, *port), *said) as Arc<dyn ConnectionService>
+        let make = move |_: &Called, (to, said): &Purpose| {
+            Way::new(&engine, &uses, to.clone(), *said) as Arc<dyn ConnectionService>
         };
         Self {
             discovery: core.discovery.clone(),
@@ -97,12 +97,10 @@ impl Following {
         let Plan { listeners: wanted, left_out } = self.plan(&snapshot);
         let before = self.served.load_full();
         let failed = self.listeners.apply(&wanted);
-        let not_bound = failed.iter().map(|((service, port), address, error)| {
-            format!("{service} port {port}: cannot listen on {address}: {error}")
-        });
-        let without = left_out
+        let not_bound = failed
             .iter()
-            .map(|(service, port)| format!("{service} port {port}: no virtual address is left for it"));
+            .map(|(called, address, error)| format!("{called}: cannot listen on {address}: {error}"));
+        let without = left_out.iter().map(|called| format!("{called}: no virtual address is left for it"));
         let problems: Vec<String> = not_bound.chain(without).collect();
         for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
             tracing::error!("{problem}");
@@ -122,7 +120,7 @@ impl Following {
     }
 
     /// The listeners, to be drained.
-    pub fn into_listeners(self) -> ListenerSet<(ServiceKey, u16), Option<AppProtocol>> {
+    pub fn into_listeners(self) -> ListenerSet<Called, Purpose> {
         self.listeners
     }
 }

@@ -11,11 +11,11 @@ use http::{HeaderMap, StatusCode};
 use tombolo_core::{
     balance::Pools,
     decide::{
-        BAGGAGE, Backend, Caller, LocalAnswer, Outcome, RequestHead, baggage_with_lane, decide_mesh,
-        lane_from_baggage,
+        BAGGAGE, Backend, Caller, LocalAnswer, Outcome, RequestHead, baggage_with_lane, decide_host,
+        decide_mesh, lane_from_baggage,
     },
     discovery::Discovery,
-    model::{AppProtocol, ServiceKey, Snapshot, SpiffeId},
+    model::{AppProtocol, HOST_LABEL, ServiceKey, Snapshot, SpiffeId},
     proxy::{Arrival, Director, Entry, TcpOutcome},
 };
 
@@ -41,11 +41,14 @@ impl Director for OutboundDirector {
         head: &RequestHead<'_>,
         caller: &Caller<'_>,
     ) -> Outcome {
-        let Entry::Outbound { service, port, http2 } = &*arrival.entry else { return not_outbound() };
+        let Entry::Outbound { service, port, http2, host } = &*arrival.entry else { return not_outbound() };
         let caller = Caller { identity: Some(&self.own), ..*caller };
         let restored = self.restore_lane(head.headers);
         let head = RequestHead { headers: restored.as_ref().unwrap_or(head.headers), ..*head };
-        let mut outcome = decide_mesh(snapshot, service, *port, &head, &caller, &*self.pools);
+        let mut outcome = match host {
+            None => decide_mesh(snapshot, service, *port, &head, &caller, &*self.pools),
+            Some(host) => decide_host(snapshot, (service, host), *port, &head, &caller, &*self.pools),
+        };
         if let Outcome::Forward(decision) = &mut outcome
             && *http2
         {
@@ -55,13 +58,14 @@ impl Director for OutboundDirector {
     }
 
     fn direct_tcp(&self, _: &Snapshot, arrival: &Arrival, _: &Caller<'_>) -> TcpOutcome {
-        let Entry::Outbound { service, port, .. } = &*arrival.entry else {
+        let Entry::Outbound { service, port, host, .. } = &*arrival.entry else {
             return TcpOutcome::Refuse("no_route");
         };
+        let labels = host.iter().map(|host| (Arc::from(HOST_LABEL), Arc::clone(host)));
         TcpOutcome::Forward(Backend::Service {
             service: service.clone(),
             port: *port,
-            labels: Arc::default(),
+            labels: Arc::new(labels.collect()),
             protocol: AppProtocol::Tcp,
         })
     }

@@ -14,13 +14,13 @@ use tombolo_core::{
     quota::Quotas,
 };
 
-use crate::inbound::Names;
+use crate::{inbound::Names, loopback::Called};
 
 /// What a sidecar serves by now.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Served {
     /// Open outbound listeners.
-    pub outbound: BTreeMap<(ServiceKey, u16), SocketAddr>,
+    pub outbound: BTreeMap<Called, SocketAddr>,
     /// Listeners that are not open, and why.
     pub problems: Vec<String>,
 }
@@ -51,8 +51,9 @@ impl Pages for SidecarPages {
 impl SidecarPages {
     fn config(&self) -> Value {
         let served = self.served.load();
-        let outbound = served.outbound.iter().map(|((service, port), address)| {
-            json!({ "service": service.to_string(), "port": port, "bound": address.to_string() })
+        let outbound = served.outbound.iter().map(|(called, address)| {
+            let Called { service, port, host } = called;
+            json!({ "service": service.to_string(), "port": port, "host": host.as_deref(), "bound": address.to_string() })
         });
         let mut config = view(&self.snapshot.load());
         let more = json!({

@@ -37,6 +37,7 @@ use crate::{
     lanes::Lanes,
     living::Living,
     local,
+    loopback::Called,
     options::Options,
     outbound::{OutboundDirector, Uses},
     pages::{Served, SidecarPages},
@@ -111,7 +112,8 @@ impl Running {
 
     /// Where the application reaches a service's port; none while there is no listener for it.
     pub fn outbound(&self, service: &ServiceKey, port: u16) -> Option<SocketAddr> {
-        self.served.load().outbound.get(&(service.clone(), port)).copied()
+        let called = Called { service: service.clone(), port, host: None };
+        self.served.load().outbound.get(&called).copied()
     }
 
     /// Waits until the sidecar serves: it is registered, and has a snapshot.

@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use tombolo_core::{
-    model::{AppProtocol, ServiceKey, Snapshot},
+    model::{AppProtocol, Host, HostName, ServiceEntry, ServiceKey, Snapshot},
     proxy::{Accepted, Acceptor, ConnectionService, Entry, HttpEngine, Opening, sniff},
 };
 
@@ -27,11 +27,20 @@ pub(crate) fn patience(port: u16) -> Option<Duration> {
     (!SERVER_FIRST.contains(&port)).then_some(PATIENCE)
 }
 
-/// One service's port.
+/// Where a way leads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Destination {
+    pub service: ServiceKey,
+    /// The service's own number of it.
+    pub port: u16,
+    /// One host of a headless service; none: any endpoint.
+    pub host: Option<HostName>,
+}
+
+/// The way to a service's port, or to that of one of its hosts.
 pub(crate) struct Way {
     said: Option<AppProtocol>,
-    service: ServiceKey,
-    port: u16,
+    to: Destination,
     uses: Arc<Uses>,
     begun: AtomicBool,
     http: Arc<dyn ConnectionService>,
@@ -44,26 +53,28 @@ impl Way {
     pub fn new(
         engine: &Arc<HttpEngine>,
         uses: &Arc<Uses>,
-        (service, port): (&ServiceKey, u16),
+        to: Destination,
         said: Option<AppProtocol>,
     ) -> Arc<Self> {
-        let entry = |http2| Entry::Outbound { service: service.clone(), port, http2 };
+        let entry = |http2| {
+            let Destination { service, port, host } = to.clone();
+            Entry::Outbound { service, port, http2, host }
+        };
         Arc::new(Self {
             said,
-            service: service.clone(),
-            port,
             uses: Arc::clone(uses),
             begun: AtomicBool::new(false),
             http: engine.http(Acceptor::Plain, entry(false)),
             http2: engine.http(Acceptor::Plain, entry(true)),
             tcp: engine.tcp(Acceptor::Plain, entry(false)),
+            to,
         })
     }
 
     /// The service's endpoints are asked for at its first use.
     async fn begin(&self) {
         if !self.begun.load(Ordering::Acquire) {
-            self.uses.begin(&self.service).await;
+            self.uses.begin(&self.to.service).await;
             self.begun.store(true, Ordering::Release);
         }
     }
@@ -75,7 +86,7 @@ impl Way {
     }
 
     async fn found_out(&self, accepted: &mut Accepted) -> &Arc<dyn ConnectionService> {
-        let Some(patience) = patience(self.port).filter(|_| accepted.prefix.is_empty()) else {
+        let Some(patience) = patience(self.to.port).filter(|_| accepted.prefix.is_empty()) else {
             return &self.tcp;
         };
         match sniff(&mut accepted.tcp, patience).await {
@@ -112,13 +123,27 @@ impl ConnectionService for Way {
 pub(crate) struct Ways {
     /// By the index of the virtual address.
     services: HashMap<u32, ServiceKey>,
-    ways: HashMap<ServiceKey, HashMap<u16, Arc<Way>>>,
+    ways: HashMap<ServiceKey, ByPort>,
+    /// Of single hosts, by the index of theirs.
+    hosts: HashMap<u32, ByPort>,
+    /// Those indexes by name, as DNS has it.
+    names: HashMap<String, u32>,
 }
 
+type ByPort = HashMap<u16, Arc<Way>>;
+
 impl Ways {
-    /// The way to this port of the service with a virtual address.
+    /// The way to this port of the service, or host, with a virtual address.
     pub fn by_index(&self, index: u32, port: u16) -> Option<Arc<Way>> {
-        self.by_key(self.services.get(&index)?, port)
+        match self.services.get(&index) {
+            Some(service) => self.by_key(service, port),
+            None => self.hosts.get(&index)?.get(&port).cloned(),
+        }
+    }
+
+    /// The way to this port of the host of this DNS name, in lower case.
+    pub fn by_name(&self, name: &str, port: u16) -> Option<Arc<Way>> {
+        self.by_index(*self.names.get(name)?, port)
     }
 
     /// The way to this port of a service.
@@ -135,12 +160,33 @@ impl Ways {
             }
             let ports = entry.ports.iter().map(|port| {
                 let before = self.by_key(&entry.key, port.port).filter(|way| way.said == port.said());
-                let way =
-                    before.unwrap_or_else(|| Way::new(engine, uses, (&entry.key, port.port), port.said()));
-                (port.port, way)
+                let to = Destination { service: entry.key.clone(), port: port.port, host: None };
+                (port.port, before.unwrap_or_else(|| Way::new(engine, uses, to, port.said())))
             });
             new.ways.insert(entry.key.clone(), ports.collect());
+            for host in entry.hosts().iter().filter(|host| host.vip_index > 0) {
+                new.names.insert(entry.host_dns_name(host), host.vip_index);
+                let ways = destinations(entry, host).map(|(called, to, said)| {
+                    let before = self.hosts.get(&host.vip_index).and_then(|ways| ways.get(&called));
+                    let before = before.filter(|way| way.to == to && way.said == said).cloned();
+                    (called, before.unwrap_or_else(|| Way::new(engine, uses, to, said)))
+                });
+                new.hosts.insert(host.vip_index, ways.collect());
+            }
         }
         new
     }
+}
+
+/// Where the ports of a host lead, with what is said to be spoken there.
+pub(crate) fn destinations(
+    entry: &ServiceEntry,
+    host: &Host,
+) -> impl Iterator<Item = (u16, Destination, Option<AppProtocol>)> {
+    let name = host.full_name();
+    host.called_ports().filter_map(move |called| {
+        let port = entry.port(host.port(called)?)?;
+        let to = Destination { service: entry.key.clone(), port: port.port, host: Some(Arc::clone(&name)) };
+        Some((called, to, port.said()))
+    })
 }

@@ -54,6 +54,7 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
         key: key(),
         ports: vec![ServicePort { name: "".into(), port: PORT, protocol: AppProtocol::Http1, sniff: false }],
         vip_index: 1,
+        hosts: None,
         endpoints: BTreeMap::from([(PORT, list.into())]),
     };
     Snapshot { services: HashMap::from([(key(), Arc::new(entry))]), ..Default::default() }

@@ -66,7 +66,7 @@ pub use policy::{
 };
 pub use preview::{ChangeKind, Example, Preview, preview};
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};
-pub use route::{decide_edge, decide_mesh};
+pub use route::{decide_edge, decide_host, decide_mesh};
 pub use sample::{Named, Part, Sample};
 pub use session::{Session, Sticky, Token, endpoint_key};
 pub use stream::{StreamDecision, decide_stream};

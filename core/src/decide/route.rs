@@ -13,7 +13,7 @@ use super::{
     rule::Target,
     trace::{Trace, Untraced},
 };
-use crate::model::{ServiceKey, Snapshot};
+use crate::model::{HOST_LABEL, HostName, Labels, ServiceKey, Snapshot};
 
 /// What to do with a request that came in on a public listener.
 ///
@@ -44,6 +44,24 @@ pub fn decide_mesh(
     avail: &dyn Availability,
 ) -> Outcome {
     mesh(snapshot, service, port, head, caller, avail, &mut Untraced)
+}
+
+/// Decides for a call to one host of a headless service: its caller has chosen, so that neither routes nor gray releases
+/// of the service choose another one. The service's policies apply.
+pub fn decide_host(
+    snapshot: &Snapshot,
+    (service, host): (&ServiceKey, &HostName),
+    port: u16,
+    head: &RequestHead<'_>,
+    caller: &Caller<'_>,
+    avail: &dyn Availability,
+) -> Outcome {
+    let lane = lane_from_baggage(head.headers);
+    let name = &*normalize_host(head.host);
+    let request = Request { snapshot, head, host: name, port, caller, avail, lane, issuing: Issuing::Mesh };
+    let labels = Arc::new(Labels::from([(HOST_LABEL.into(), Arc::clone(host))]));
+    let outcome = request.unruled(service, Some(labels), &mut Untraced);
+    snapshot.config.edge_policies.govern_call(outcome)
 }
 
 pub(crate) fn edge<T: Trace>(
@@ -160,33 +178,38 @@ pub(crate) fn mesh<T: Trace>(
             None => unrouted(StatusCode::NOT_FOUND, "no_route"),
         };
     }
-    let known = snapshot.config.mesh.service(service);
-    let made;
-    let route = match known {
-        Some(known) => &known.route,
-        None => {
-            made = Arc::from(format!("service/{}/{}", service.namespace, service.name));
-            &made
-        }
-    };
-    let course = Course {
-        route,
-        rule: &SHARED.default_rule,
-        timeouts: Timeouts::default(),
-        retry: &SHARED.retry,
-        mirrors: &SHARED.mirrors,
-        calls: false,
-        session: None,
-    };
-    let backend = Backend::Service {
-        service: service.clone(),
-        port,
-        labels: SHARED.labels.clone(),
-        protocol: known.and_then(|known| known.protocol(port)).unwrap_or_default(),
-    };
-    let target = Target {
-        release: known.and_then(|known| known.release.clone()),
-        ..Target::plain(backend, known.and_then(|known| known.protocol(port)))
-    };
-    policies.govern_call(request.to_target(course, &target, trace))
+    policies.govern_call(request.unruled(service, None, trace))
+}
+
+impl Request<'_> {
+    /// To a service that no route has a rule for; with labels: to those of its endpoints, whatever is released.
+    fn unruled<T: Trace>(&self, service: &ServiceKey, labels: Option<Arc<Labels>>, trace: &mut T) -> Outcome {
+        let known = self.snapshot.config.mesh.service(service);
+        let made;
+        let route = match known {
+            Some(known) => &known.route,
+            None => {
+                made = Arc::from(format!("service/{}/{}", service.namespace, service.name));
+                &made
+            }
+        };
+        let course = Course {
+            route,
+            rule: &SHARED.default_rule,
+            timeouts: Timeouts::default(),
+            retry: &SHARED.retry,
+            mirrors: &SHARED.mirrors,
+            calls: false,
+            session: None,
+        };
+        let protocol = known.and_then(|known| known.protocol(self.port));
+        let release = known.filter(|_| labels.is_none()).and_then(|known| known.release.clone());
+        let backend = Backend::Service {
+            service: service.clone(),
+            port: self.port,
+            labels: labels.unwrap_or_else(|| SHARED.labels.clone()),
+            protocol: protocol.unwrap_or_default(),
+        };
+        self.to_target(course, &Target { release, ..Target::plain(backend, protocol) }, trace)
+    }
 }

@@ -255,6 +255,7 @@ fn entry(parts: &ServiceParts, endpoints: Option<&EndpointTable>) -> ServiceEntr
         key: parts.key.clone(),
         ports: parts.ports.clone(),
         vip_index: parts.vip_index,
+        hosts: parts.hosts.clone(),
         endpoints: table,
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tombolo_proto::v1;
 
 use crate::model::{
-    AppProtocol, Endpoint, EndpointHealth, LANE_LABEL, Lane, Locality, Reach, Scope, ServiceKey, ServicePort,
-    SpiffeId, Transport, TrustBundle, TrustDomain,
+    AppProtocol, Endpoint, EndpointHealth, HOST_LABEL, Host, LANE_LABEL, Labels, Lane, Locality, MAX_HOSTS,
+    Reach, Scope, ServiceKey, ServicePort, SpiffeId, Transport, TrustBundle, TrustDomain, check_dns_label,
 };
 
 /// Ports of a service, endpoints of a port, labels of an endpoint, gateways of an endpoint: a resource with more is
@@ -30,6 +30,7 @@ pub(super) struct ServiceParts {
     pub(super) key: ServiceKey,
     pub(super) ports: Vec<ServicePort>,
     pub(super) vip_index: u32,
+    pub(super) hosts: Option<Arc<[Host]>>,
 }
 
 fn refuse<T>(message: impl Into<String>) -> Result<T, ResourceError> {
@@ -72,7 +73,37 @@ pub(super) fn service(name: &str, message: &v1::Service) -> Result<ServiceParts,
         let (protocol, sniff) = (said.unwrap_or_default(), said.is_none());
         ports.push(ServicePort { name: p.name.as_str().into(), port: number, protocol, sniff });
     }
-    Ok(ServiceParts { key, ports, vip_index: message.vip_index })
+    let hosts = if message.headless { Some(hosts(&message.hosts)?) } else { None };
+    Ok(ServiceParts { key, ports, vip_index: message.vip_index, hosts })
+}
+
+fn hosts(messages: &[v1::Host]) -> Result<Arc<[Host]>, ResourceError> {
+    if messages.len() > MAX_HOSTS {
+        return refuse(format!("{} hosts, at most {MAX_HOSTS} are taken", messages.len()));
+    }
+    let mut hosts = messages.iter().map(host).collect::<Result<Vec<_>, _>>()?;
+    hosts.sort_by(|a, b| (&a.cluster, &a.name).cmp(&(&b.cluster, &b.name)));
+    if hosts.windows(2).any(|pair| matches!(pair, [a, b] if (&a.cluster, &a.name) == (&b.cluster, &b.name))) {
+        return refuse("a host stands twice");
+    }
+    Ok(hosts.into())
+}
+
+fn host(message: &v1::Host) -> Result<Host, ResourceError> {
+    for part in [&message.name, &message.cluster] {
+        check_dns_label(part).map_err(|error| ResourceError(format!("a host: {error}")))?;
+    }
+    if message.ports.len() > MAX_PORTS {
+        return refuse(format!("{} ports of a host, at most {MAX_PORTS} are taken", message.ports.len()));
+    }
+    let ports = message.ports.iter().map(|p| Ok((port(p.port)?, port(p.target_port)?)));
+    Ok(Host {
+        name: message.name.as_str().into(),
+        cluster: message.cluster.as_str().into(),
+        vip_index: message.vip_index,
+        ready: message.ready,
+        ports: ports.collect::<Result<_, ResourceError>>()?,
+    })
 }
 
 pub(super) fn endpoint_set(
@@ -142,13 +173,24 @@ fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
         cluster: message.cluster.as_str().into(),
         locality: Locality { region: place.region.into(), zone: place.zone.into() },
         weight: message.weight.max(1),
-        labels: message.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+        labels: labels(message),
         lane,
         health,
         stale: message.stale,
         target_port: u16::try_from(message.target_port).unwrap_or(0),
         exported: message.exported,
     })
+}
+
+/// Which host it is, the controller says, and no label of the workload.
+fn labels(message: &v1::Endpoint) -> Labels {
+    let own = message.labels.iter().filter(|(key, _)| *key != HOST_LABEL);
+    let mut labels: Labels = own.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
+    if !message.hostname.is_empty() {
+        let host = format!("{}.{}", message.hostname, message.cluster);
+        labels.insert(HOST_LABEL.into(), host.into());
+    }
+    labels
 }
 
 pub(super) fn trust_bundle(name: &str, message: &v1::TrustBundle) -> Result<TrustBundle, ResourceError> {

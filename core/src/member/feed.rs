@@ -84,7 +84,8 @@ mod tests {
             let key = ServiceKey::parse(key).unwrap();
             let endpoints: BTreeMap<_, _> =
                 ports.iter().map(|port| (*port, Arc::from([endpoint(*port)]))).collect();
-            let entry = ServiceEntry { key: key.clone(), ports: Vec::new(), vip_index: 0, endpoints };
+            let entry =
+                ServiceEntry { key: key.clone(), ports: Vec::new(), vip_index: 0, hosts: None, endpoints };
             snapshot.services.insert(key, Arc::new(entry));
         }
         snapshot

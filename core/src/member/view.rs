@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::{
-    model::{Endpoint, EndpointHealth, Reach, ServiceEntry, Snapshot, Transport},
+    model::{Endpoint, EndpointHealth, Host, Reach, ServiceEntry, Snapshot, Transport},
     quota::{Quotas, Use, WHOLE},
 };
 
@@ -58,8 +58,13 @@ fn service(entry: &ServiceEntry) -> Value {
         "name": entry.key.to_string(),
         "dnsName": entry.key.dns_name(),
         "vipIndex": entry.vip_index,
+        "hosts": entry.hosts.as_ref().map(|hosts| hosts.iter().map(host).collect::<Vec<_>>()),
         "ports": ports.collect::<Vec<_>>(),
     })
+}
+
+fn host(host: &Host) -> Value {
+    json!({ "name": &*host.full_name(), "vipIndex": host.vip_index, "ready": host.ready })
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {

@@ -7,6 +7,10 @@ use super::{Lane, SpiffeId};
 /// The label that puts an endpoint into a lane. Baseline traffic never reaches an endpoint that has it.
 pub const LANE_LABEL: &str = "tombolo.dev/lane";
 
+/// The label that says which host of a headless service an endpoint is: `HOSTNAME.CLUSTER`. Set by proxies, whatever a
+/// workload says of itself. In documents' endpoints it is the hostname alone.
+pub const HOST_LABEL: &str = "tombolo.dev/host";
+
 /// Labels of an endpoint, as in Kubernetes.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 

@@ -10,9 +10,11 @@ mod sni;
 mod spiffe;
 mod trust;
 
-pub use endpoint::{Endpoint, EndpointHealth, LANE_LABEL, Labels, Locality, Reach, Transport};
+pub use endpoint::{Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Labels, Locality, Reach, Transport};
 pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain, check_object_name};
-pub use service::{AppProtocol, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort};
+pub use service::{
+    AppProtocol, Host, HostName, MAX_HOSTS, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort,
+};
 pub use snapshot::Snapshot;
 pub use sni::{is_opaque_sni, opaque_sni};
 pub use spiffe::{SYSTEM_NAMESPACE, SpiffeError, SpiffeId, TrustDomain};

@@ -1,6 +1,10 @@
 //! Services and their keys.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use super::{Endpoint, NameError, check_dns_label};
 
@@ -142,6 +146,46 @@ impl ServicePort {
     }
 }
 
+/// Hosts of a headless service that have a name and an address of their own; further ones have none.
+pub const MAX_HOSTS: usize = 256;
+
+/// One host of a headless service, unique in that: `HOSTNAME.CLUSTER`, as in [`HOST_LABEL`](super::HOST_LABEL).
+pub type HostName = Arc<str>;
+
+/// What one hostname of a headless service stands for: its endpoints of this name in one cluster, mostly just one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The hostname, a DNS label.
+    pub name: Arc<str>,
+    /// The cluster, a DNS label.
+    pub cluster: Arc<str>,
+    /// Position of its virtual address in a sidecar's range; 0 is none.
+    pub vip_index: u32,
+    /// Some endpoint of this name serves.
+    pub ready: bool,
+    /// The service's ports that it serves, each with the workload's own.
+    pub ports: Vec<(u16, u16)>,
+}
+
+impl Host {
+    /// Its name among the hosts of its service.
+    pub fn full_name(&self) -> HostName {
+        format!("{}.{}", self.name, self.cluster).into()
+    }
+
+    /// The service's port that is meant by a port of this host: as in Kubernetes the workload's own; else the service's.
+    pub fn port(&self, called: u16) -> Option<u16> {
+        let by_target = self.ports.iter().find(|(_, target)| *target == called);
+        by_target.or_else(|| self.ports.iter().find(|(port, _)| *port == called)).map(|(port, _)| *port)
+    }
+
+    /// All ports that mean something.
+    pub fn called_ports(&self) -> impl Iterator<Item = u16> {
+        let all: BTreeSet<u16> = self.ports.iter().flat_map(|(port, target)| [*port, *target]).collect();
+        all.into_iter()
+    }
+}
+
 /// A service with its endpoints, as a proxy knows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceEntry {
@@ -151,6 +195,8 @@ pub struct ServiceEntry {
     pub ports: Vec<ServicePort>,
     /// Position of its virtual address in a sidecar's range; 0 is none.
     pub vip_index: u32,
+    /// Of a headless service, which has no address of its own: its hosts, sorted by cluster and hostname.
+    pub hosts: Option<Arc<[Host]>>,
     /// Endpoints by service port. A port without an entry is not known yet (not synced); an empty list is known empty.
     pub endpoints: BTreeMap<u16, Arc<[Arc<Endpoint>]>>,
 }
@@ -159,5 +205,18 @@ impl ServiceEntry {
     /// The port's definition.
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)
+    }
+
+    /// The DNS name of one of its hosts.
+    pub fn host_dns_name(&self, host: &Host) -> String {
+        match self.key.scope {
+            Scope::Cluster => format!("{}.{}", host.name, self.key.dns_name()),
+            Scope::Clusterset => format!("{}.{}.{}", host.name, host.cluster, self.key.dns_name()),
+        }
+    }
+
+    /// Its hosts; none but for a headless service.
+    pub fn hosts(&self) -> &[Host] {
+        self.hosts.as_deref().unwrap_or_default()
     }
 }

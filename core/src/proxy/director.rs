@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision, Verdict},
-    model::{ServiceKey, Snapshot, SpiffeId},
+    model::{HostName, ServiceKey, Snapshot, SpiffeId},
 };
 
 /// What a listener is for. One engine serves many listeners, so that they share upstream connections.
@@ -24,6 +24,8 @@ pub enum Entry {
         port: u16,
         /// HTTP/2 was found to be spoken, on a port of which nobody says what is: it is passed on as it came.
         http2: bool,
+        /// The one host of a headless service that was called.
+        host: Option<HostName>,
     },
     /// Calls from the mesh to the application behind this sidecar; which of its ports, the SNI says.
     Inbound,

@@ -11,8 +11,8 @@ use super::{
     object::{Object, ObjectKey, ObjectMeta, ResourceSet},
 };
 use crate::model::{
-    AppProtocol, Endpoint, EndpointHealth, LANE_LABEL, Labels, Lane, Locality, Reach, Scope, ServiceEntry,
-    ServiceKey, ServicePort, Transport,
+    AppProtocol, Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Labels, Lane, Locality, Reach, Scope,
+    ServiceEntry, ServiceKey, ServicePort, Transport, check_dns_label,
 };
 
 /// The label of an EndpointSlice that names its Service.
@@ -39,7 +39,7 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
             endpoints.insert(port.port, Arc::from(list));
         }
         let ports = service.spec.tcp_ports().map(port_of).collect();
-        let entry = ServiceEntry { key: in_cluster.clone(), ports, vip_index: 0, endpoints };
+        let entry = ServiceEntry { key: in_cluster.clone(), ports, vip_index: 0, hosts: None, endpoints };
         if resources.service_exports.contains_key(key) {
             let everywhere = ServiceKey { scope: Scope::Clusterset, ..in_cluster.clone() };
             services.insert(everywhere.clone(), Arc::new(ServiceEntry { key: everywhere, ..entry.clone() }));
@@ -90,7 +90,7 @@ fn of_slice(slice: &Object<EndpointSlice>, port: &ServicePortSpec, cluster: &str
     let named = slice.spec.ports.iter().find(|p| p.name.as_deref().filter(|n| !n.is_empty()) == wanted);
     let only = slice.spec.ports.first().filter(|p| slice.spec.ports.len() == 1 && p.name.is_none());
     let Some(number) = named.or(only).map(|p| p.port) else { return Vec::new() };
-    let labels = labels_of(&slice.meta.labels);
+    let slice_labels = labels_of(&slice.meta.labels);
     let endpoints = slice.spec.endpoints.iter().filter_map(|endpoint| {
         let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
         let conditions = &endpoint.conditions;
@@ -102,13 +102,24 @@ fn of_slice(slice: &Object<EndpointSlice>, port: &ServicePortSpec, cluster: &str
         let locality =
             Locality { zone: endpoint.zone.as_deref().unwrap_or_default().into(), ..Default::default() };
         let id = format!("{}/{}/{}", slice.meta.namespace, slice.meta.name, SocketAddr::new(address, number));
+        let mut labels = slice_labels.clone();
+        labels.insert(HOST_LABEL.into(), hostname(endpoint.hostname.as_deref(), address).into());
         Some(Arc::new(Endpoint {
             health,
             locality,
-            ..plaintext(id, SocketAddr::new(address, number), labels.clone(), cluster)
+            ..plaintext(id, SocketAddr::new(address, number), labels, cluster)
         }))
     });
     endpoints.collect()
+}
+
+/// As a headless service names it: what is said if it can be a name, else made of its address.
+fn hostname(said: Option<&str>, address: IpAddr) -> String {
+    match (said.filter(|said| check_dns_label(said).is_ok()), address) {
+        (Some(said), _) => said.to_owned(),
+        (None, IpAddr::V4(ip)) => ip.to_string().replace('.', "-"),
+        (None, IpAddr::V6(ip)) => ip.segments().map(|part| format!("{part:x}")).join("-"),
+    }
 }
 
 fn of_workload(
@@ -131,10 +142,12 @@ fn of_workload(
     let address = SocketAddr::new(spec.address.parse().ok()?, number);
     let locality = Locality { region: spec.region.as_str().into(), zone: spec.zone.as_str().into() };
     let id = format!("{name}/{number}");
+    let mut labels = labels_of(&spec.labels);
+    labels.insert(HOST_LABEL.into(), name.name.as_str().into());
     Some(Arc::new(Endpoint {
         locality,
         weight: spec.weight.unwrap_or(1).max(1),
-        ..plaintext(id, address, labels_of(&spec.labels), cluster)
+        ..plaintext(id, address, labels, cluster)
     }))
 }
 

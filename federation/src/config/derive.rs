@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{
     model::{
-        Endpoint, EndpointHealth, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain, opaque_sni,
+        Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain,
+        opaque_sni,
     },
     resources::{AnyObject, ObjectKey, ResourceSet, kinds, static_services},
     tls::edge::{OCSP_ANNOTATION, OCSP_KEY},
@@ -95,6 +96,7 @@ fn services(
         };
         let spec = ServiceSpec {
             selector: service.spec.selector.clone(),
+            headless: service.spec.is_headless(),
             ports: service.spec.tcp_ports().cloned().collect(),
             fixed: endpoints.map(list).collect(),
         };
@@ -149,13 +151,14 @@ fn wire(endpoint: &Endpoint) -> v1::Endpoint {
         health: health.into(),
         cluster: endpoint.cluster.to_string(),
         target_port: endpoint.target_port.into(),
+        hostname: endpoint.labels.get(HOST_LABEL).map(ToString::to_string).unwrap_or_default(),
         ..Default::default()
     }
 }
 
 /// Proxies refuse a whole service for one endpoint in a lane that is none, or with too many labels.
 fn labels(endpoint: &Endpoint) -> HashMap<String, String> {
-    let fits = |key: &str| key != LANE_LABEL || endpoint.lane.is_some();
+    let fits = |key: &str| key != HOST_LABEL && (key != LANE_LABEL || endpoint.lane.is_some());
     let labels = endpoint.labels.iter().filter(|(key, _)| fits(key)).take(MAX_LABELS);
     labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }

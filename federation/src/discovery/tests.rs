@@ -436,8 +436,14 @@ mod end_to_end {
     fn service(name: &str) -> [Update; 2] {
         let key = format!("cluster/shop/{name}");
         let ports = vec![v1::ServicePort { name: "http".into(), port: 80, app_protocol: String::new() }];
-        let service =
-            v1::Service { namespace: "shop".into(), name: name.into(), scope: 1, ports, vip_index: 1 };
+        let service = v1::Service {
+            namespace: "shop".into(),
+            name: name.into(),
+            scope: 1,
+            ports,
+            vip_index: 1,
+            ..Default::default()
+        };
         let endpoint = v1::Endpoint { id: "e".into(), address: "127.0.0.1:1".into(), ..Default::default() };
         let ports = vec![v1::EndpointList { port: 80, endpoints: vec![endpoint] }];
         let endpoints = v1::EndpointSet { namespace: "shop".into(), name: name.into(), scope: 1, ports };
@@ -539,6 +545,7 @@ mod end_to_end {
             scope: 1,
             ports: vec![port(0)],
             vip_index: 1,
+            ..Default::default()
         };
         let value = Some(bad.encode_to_vec());
         let bad = Update { type_url: type_url::SERVICE, name: "cluster/shop/checkout".into(), value };

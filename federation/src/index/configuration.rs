@@ -40,6 +40,8 @@ impl fmt::Debug for Configuration {
 pub struct ServiceSpec {
     /// Labels that its workloads have; empty: it selects none.
     pub selector: BTreeMap<String, String>,
+    /// It has no address of its own, but each of its endpoints has one.
+    pub headless: bool,
     /// Its ports.
     pub ports: Vec<ServicePortSpec>,
     /// Endpoints from Workload documents and EndpointSlices, by service port.

@@ -10,6 +10,7 @@
 mod configuration;
 mod event;
 mod exports;
+mod hosts;
 mod link;
 mod output;
 mod peers;

@@ -151,6 +151,11 @@ impl Published {
         changes.push(Change { kind, name: key.1, resource });
     }
 
+    /// What was published last under this name.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Resource> {
+        self.0.get(&(kind, name.to_owned()))
+    }
+
     /// Publishes all resources of a kind: those that are not named are gone.
     pub fn replace(&mut self, kind: Kind, all: BTreeMap<String, Resource>, changes: &mut Vec<Change>) {
         let named = |name: &String| all.contains_key(name);

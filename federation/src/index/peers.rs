@@ -376,6 +376,9 @@ fn check_endpoint(
     if endpoint.labels.get(LANE_LABEL).is_some_and(|lane| Lane::parse(lane).is_err()) {
         return Err(malformed("an endpoint in a lane that is not a DNS label"));
     }
+    if !endpoint.hostname.is_empty() && check_dns_label(&endpoint.hostname).is_err() {
+        return Err(malformed("an endpoint whose hostname is not a DNS label"));
+    }
     let labels_fit = endpoint.labels.len() <= MAX_LABELS
         && endpoint.labels.iter().all(|(key, value)| key.len().max(value.len()) <= MAX_LABEL_BYTES);
     let locality = endpoint.locality.clone().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tombolo_proto::v1;
 
-use super::{Changes, Index, Kind, Name, Resource, Save, services};
+use super::{Changes, Index, Kind, Name, Resource, Save, hosts, services};
 
 impl Index {
     /// Everything that came of the events since the last call.
@@ -100,15 +100,31 @@ impl Index {
             v1::Scope::Clusterset => format!("clusterset/{name}"),
             _ => format!("cluster/{name}"),
         };
-        let Some(computed) = computed else {
+        let before = self.published_hosts(&key);
+        let Some(mut computed) = computed else {
             self.vips.release(&key);
+            before.iter().for_each(|host| self.vips.release(host));
             for kind in [Kind::Service, Kind::EndpointSet] {
                 self.published.put(kind, key.clone(), None, &mut changes.resources);
             }
             return;
         };
         let mut vip_changes = Vec::new();
-        let vip_index = self.vips.assign(&key, &mut vip_changes);
+        let (mut vip_index, mut hosts) = (0, Vec::new());
+        if computed.headless {
+            self.vips.release(&key);
+            hosts = hosts::hosts(&computed.endpoints);
+            for host in &mut hosts {
+                host.vip_index = self.vips.assign(&hosts::vip_key(&key, host), &mut vip_changes);
+            }
+        } else {
+            vip_index = self.vips.assign(&key, &mut vip_changes);
+            // Of use to the hosts of headless services alone.
+            let endpoints = computed.endpoints.iter_mut().flat_map(|list| &mut list.endpoints);
+            endpoints.for_each(|endpoint| endpoint.hostname.clear());
+        }
+        let there: BTreeSet<_> = hosts.iter().map(|host| hosts::vip_key(&key, host)).collect();
+        before.difference(&there).for_each(|host| self.vips.release(host));
         changes.saves.extend(vip_changes.into_iter().map(|(key, index)| Save::Vip(key, index)));
         let (namespace, name) = (name.namespace.to_string(), name.name.to_string());
         let service = v1::Service {
@@ -117,11 +133,25 @@ impl Index {
             scope: scope.into(),
             ports: computed.ports,
             vip_index,
+            headless: computed.headless,
+            hosts,
         };
         let endpoints = v1::EndpointSet { namespace, name, scope: scope.into(), ports: computed.endpoints };
         let resources = &mut changes.resources;
         self.published.put(Kind::Service, key.clone(), Some(Resource::Service(service)), resources);
         self.published.put(Kind::EndpointSet, key, Some(Resource::EndpointSet(endpoints)), resources);
+    }
+}
+
+impl Index {
+    /// What the addresses of a service's hosts are kept under, of those that were published last.
+    fn published_hosts(&self, key: &str) -> BTreeSet<String> {
+        match self.published.get(Kind::Service, key) {
+            Some(Resource::Service(service)) => {
+                service.hosts.iter().map(|host| hosts::vip_key(key, host)).collect()
+            }
+            _ => BTreeSet::new(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 pub(super) struct Computed {
     pub ports: Vec<v1::ServicePort>,
     pub endpoints: Vec<v1::EndpointList>,
+    pub headless: bool,
 }
 
 /// Who contributes to a service of the cluster set.
@@ -23,16 +24,17 @@ struct Contribution {
     /// Seconds since the Unix epoch; unknown is the youngest.
     created: i64,
     cluster: String,
+    headless: bool,
     ports: Vec<v1::ServicePort>,
     endpoints: BTreeMap<u32, Vec<v1::Endpoint>>,
 }
 
-/// Two clusters disagree about a port of the same service: the older export wins (Multi-Cluster Services).
+/// Two clusters disagree about a port of the same service, or about whether it is headless: the older export wins (Multi-Cluster Services).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Conflict {
     /// The service, `NAMESPACE/NAME`.
     pub service: String,
-    /// The cluster whose port was not taken.
+    /// The cluster that was not followed.
     pub cluster: String,
     /// What they disagree about.
     pub reason: String,
@@ -89,7 +91,11 @@ impl Index {
             port,
             endpoints: endpoints.into_values().collect(),
         };
-        Some(Computed { ports: spec.published_ports(), endpoints: lists.into_iter().map(list).collect() })
+        Some(Computed {
+            ports: spec.published_ports(),
+            endpoints: lists.into_iter().map(list).collect(),
+            headless: spec.headless,
+        })
     }
 
     fn endpoint(&self, workload: &Registration, target: u16, exported: bool) -> v1::Endpoint {
@@ -110,6 +116,7 @@ impl Index {
             target_port: target.into(),
             exported,
             stale: false,
+            hostname: workload.name.clone(),
         }
     }
 
@@ -124,6 +131,7 @@ impl Index {
             contributions.push(Contribution {
                 created: known(*created),
                 cluster: self.settings.cluster.to_string(),
+                headless: local.headless,
                 ports: local.ports.clone(),
                 endpoints: local.endpoints.iter().map(|l| (l.port, l.endpoints.clone())).collect(),
             });
@@ -151,6 +159,7 @@ impl Index {
         Some(Contribution {
             created: known(service.created_unix),
             cluster: cluster.to_string(),
+            headless: service.headless,
             ports: service.ports.clone(),
             endpoints: service.endpoints.iter().map(list).collect(),
         })
@@ -185,6 +194,7 @@ impl Index {
             ports: local.ports.clone(),
             endpoints: local.endpoints.iter().map(list).collect(),
             created_unix: self.configuration.exports.get(name).copied().unwrap_or(0),
+            headless: local.headless,
         })
     }
 
@@ -229,8 +239,14 @@ fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Confli
     let mut ports: Vec<v1::ServicePort> = Vec::new();
     let mut lists: BTreeMap<u32, BTreeMap<String, v1::Endpoint>> = BTreeMap::new();
     let mut conflicts = Vec::new();
+    let headless = contributions.first().is_some_and(|oldest| oldest.headless);
     for contribution in contributions {
         let Contribution { cluster, ports: theirs, mut endpoints, .. } = contribution;
+        if contribution.headless != headless {
+            let reason = if headless { "headless" } else { "not headless" };
+            let reason = format!("the service is {reason} in an older export");
+            conflicts.push(Conflict { service: name.to_string(), cluster: cluster.clone(), reason });
+        }
         for port in theirs {
             if let Err(reason) = agree(&ports, &port) {
                 let service = name.to_string();
@@ -251,7 +267,7 @@ fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Confli
         port,
         endpoints: endpoints.into_values().collect(),
     };
-    (Computed { ports, endpoints: lists.into_iter().map(list).collect() }, conflicts)
+    (Computed { ports, endpoints: lists.into_iter().map(list).collect(), headless }, conflicts)
 }
 
 /// Whether a port fits those of older exports.

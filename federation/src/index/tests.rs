@@ -12,8 +12,6 @@ use super::*;
 
 /// The parts of tests that the model needs as well.
 pub(crate) mod kit {
-    use std::collections::BTreeMap;
-
     use tombolo_core::resources::kinds::{ServicePattern, ServicePatterns, ServicePortSpec};
 
     use super::*;
@@ -66,7 +64,7 @@ pub(crate) mod kit {
             node_port: None,
         };
         let selector = [("app".to_owned(), app.to_owned())].into();
-        (Name::new("shop", app), ServiceSpec { selector, ports: vec![port], fixed: BTreeMap::new() })
+        (Name::new("shop", app), ServiceSpec { selector, ports: vec![port], ..ServiceSpec::default() })
     }
 
     pub fn patterns(names: &[&str]) -> ServicePatterns {
@@ -137,6 +135,7 @@ pub(crate) mod kit {
             ports: vec![v1::ServicePort { name: "http".into(), port: 80, app_protocol: String::new() }],
             endpoints: vec![v1::EndpointList { port: 80, endpoints }],
             created_unix: 200,
+            headless: false,
         }
     }
 

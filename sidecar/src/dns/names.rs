@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use tombolo_core::model::{Scope, ServiceEntry, Snapshot};
+use tombolo_core::model::{Host, Scope, ServiceEntry, Snapshot};
 
 type Namespaces = HashMap<Arc<str>, HashMap<Arc<str>, Arc<ServiceEntry>>>;
 
@@ -15,7 +15,8 @@ pub(super) struct Names {
     of: Weak<Snapshot>,
     cluster: Namespaces,
     clusterset: Namespaces,
-    by_index: HashMap<u32, Arc<ServiceEntry>>,
+    /// Whose virtual addresses are: services', or their hosts' by place.
+    by_index: HashMap<u32, (Arc<ServiceEntry>, Option<usize>)>,
 }
 
 impl Names {
@@ -30,7 +31,10 @@ impl Names {
             let namespace = scope.entry(Arc::clone(&key.namespace)).or_default();
             namespace.insert(Arc::clone(&key.name), Arc::clone(entry));
             if entry.vip_index > 0 {
-                names.by_index.insert(entry.vip_index, Arc::clone(entry));
+                names.by_index.insert(entry.vip_index, (Arc::clone(entry), None));
+            }
+            for (place, host) in entry.hosts().iter().enumerate().filter(|(_, host)| host.vip_index > 0) {
+                names.by_index.insert(host.vip_index, (Arc::clone(entry), Some(place)));
             }
         }
         names
@@ -51,9 +55,10 @@ impl Names {
         self.scope(scope).get(namespace)?.get(name).map(|entry| &**entry)
     }
 
-    /// The service whose virtual address has this index.
-    pub fn by_index(&self, index: u32) -> Option<&ServiceEntry> {
-        self.by_index.get(&index).map(|entry| &**entry)
+    /// Whose virtual address has this index: a service's, or one of its hosts'.
+    pub fn by_index(&self, index: u32) -> Option<(&ServiceEntry, Option<&Host>)> {
+        let (entry, place) = self.by_index.get(&index)?;
+        Some((entry, place.and_then(|place| entry.hosts().get(place))))
     }
 
     fn scope(&self, scope: Scope) -> &Namespaces {

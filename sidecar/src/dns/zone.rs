@@ -3,12 +3,16 @@
 //!
 //! The zones are `cluster.local` and `clusterset.local` as a whole: nothing below them is anybody else's to answer. So are
 //! the reverse names of virtual addresses.
+//!
+//! A service has one virtual address. A headless one has none; each of its hosts has, which leads to that host alone by mutual
+//! TLS, wherever it is. As the specifications have it, names of hosts that are not ready do not exist, and neither does a
+//! headless service without a ready host.
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{A, AAAA, PTR, SOA, SRV, TXT},
 };
-use tombolo_core::model::{Scope, ServiceEntry, ServicePort};
+use tombolo_core::model::{Host, Scope, ServiceEntry, ServicePort};
 
 use super::names::Names;
 use crate::addresses::Addresses;
@@ -127,13 +131,62 @@ impl Question<'_> {
     }
 
     fn below_service(&self, service: &ServiceEntry, below: &[&str]) -> Found {
+        if service.hosts.is_some() {
+            return self.below_headless(service, below);
+        }
         match below {
-            [] => self.found(self.records_of(service, self.name, self.kind)),
+            [] => self.found(self.addresses(service.vip_index, self.name, self.kind)),
             // `_tcp.service...` exists as soon as there is a name below it (RFC 8020).
             [protocol] if service.ports.iter().any(|port| is_named(port, protocol)) => self.no_data(),
             [port, protocol] => self.port(service, port, protocol),
             _ => self.missing(),
         }
+    }
+
+    fn below_headless(&self, service: &ServiceEntry, below: &[&str]) -> Found {
+        let ready = || service.hosts().iter().filter(|host| host.ready);
+        let found = |hosts: &mut dyn Iterator<Item = &Host>| {
+            let addresses = hosts.flat_map(|host| self.addresses(host.vip_index, self.name, self.kind));
+            self.found(addresses.collect())
+        };
+        match (self.zone.0, below) {
+            (_, []) if ready().next().is_some() => found(&mut ready()),
+            (_, [protocol]) if service.ports.iter().any(|port| is_served(service, port, protocol)) => {
+                self.no_data()
+            }
+            (Scope::Clusterset, [cluster]) if ready().any(|host| *host.cluster == **cluster) => {
+                self.no_data()
+            }
+            (_, [port, protocol]) if protocol.starts_with('_') => self.port_of_hosts(service, port, protocol),
+            (Scope::Cluster, [name]) if ready().any(|host| *host.name == **name) => {
+                found(&mut ready().filter(|host| *host.name == **name))
+            }
+            (Scope::Clusterset, [name, cluster]) => {
+                let mut hosts = ready().filter(|host| (&*host.name, &*host.cluster) == (*name, *cluster));
+                match hosts.next() {
+                    Some(host) => found(&mut std::iter::once(host)),
+                    None => self.missing(),
+                }
+            }
+            _ => self.missing(),
+        }
+    }
+
+    /// `_PORT._PROTOCOL.SERVICE...` of a headless service: a record for each ready host that serves the port, with the
+    /// workload's own number of it.
+    fn port_of_hosts(&self, service: &ServiceEntry, port: &str, protocol: &str) -> Found {
+        let port = named_port(service, port, protocol).filter(|port| is_served(service, port, protocol));
+        let Some(port) = port else { return self.missing() };
+        if !self.asks(RecordType::SRV) {
+            return self.no_data();
+        }
+        let (mut answers, mut additionals) = (Vec::new(), Vec::new());
+        for (host, own) in servers(service, port) {
+            let name = self.host_name(service, host);
+            additionals.extend(self.addresses(host.vip_index, &name, RecordType::ANY));
+            answers.push(self.srv(own, name));
+        }
+        Found::Records { answers, additionals }
     }
 
     /// True if records of this type are asked for.
@@ -149,28 +202,39 @@ impl Question<'_> {
         self.records(vec![Record::from_rdata(self.name.clone(), VERSION_TTL, RData::TXT(text))])
     }
 
-    /// The address records of a service under this name.
-    fn records_of(&self, service: &ServiceEntry, name: &Name, kind: RecordType) -> Vec<Record> {
+    /// The address records of what has a virtual address of this index, under this name.
+    fn addresses(&self, index: u32, name: &Name, kind: RecordType) -> Vec<Record> {
         let wanted = |own| kind == own || kind == RecordType::ANY;
-        let v4 = self.addresses.v4.address(service.vip_index).filter(|_| wanted(RecordType::A));
-        let v6 = self.addresses.v6(service.vip_index).filter(|_| wanted(RecordType::AAAA));
+        let v4 = self.addresses.v4.address(index).filter(|_| wanted(RecordType::A));
+        let v6 = self.addresses.v6(index).filter(|_| wanted(RecordType::AAAA));
         let data = v4.map(|ip| RData::A(A(ip))).into_iter().chain(v6.map(|ip| RData::AAAA(AAAA(ip))));
         data.map(|data| Record::from_rdata(name.clone(), TTL, data)).collect()
     }
 
     /// `_PORT._PROTOCOL.SERVICE...`: only ports that have a name.
     fn port(&self, service: &ServiceEntry, port: &str, protocol: &str) -> Found {
-        let named = |p: &&ServicePort| is_named(p, protocol) && port.strip_prefix('_') == Some(&*p.name);
-        let Some(port) = service.ports.iter().find(named) else { return self.missing() };
+        let Some(port) = named_port(service, port, protocol) else { return self.missing() };
         if !self.asks(RecordType::SRV) {
             return self.no_data();
         }
         let target = self.target(service);
-        let (priority, weight) = (0, 100);
-        let srv = RData::SRV(SRV::new(priority, weight, port.port, target.clone()));
         Found::Records {
-            answers: vec![Record::from_rdata(self.name.clone(), TTL, srv)],
-            additionals: self.records_of(service, &target, RecordType::ANY),
+            additionals: self.addresses(service.vip_index, &target, RecordType::ANY),
+            answers: vec![self.srv(port.port, target)],
+        }
+    }
+
+    fn srv(&self, port: u16, target: Name) -> Record {
+        let (priority, weight) = (0, 100);
+        Record::from_rdata(self.name.clone(), TTL, RData::SRV(SRV::new(priority, weight, port, target)))
+    }
+
+    /// The name of a host.
+    fn host_name(&self, service: &ServiceEntry, host: &Host) -> Name {
+        let (key, zone) = (&service.key, Zone(service.key.scope));
+        match key.scope {
+            Scope::Cluster => zone.name(&[&host.name, &key.name, &key.namespace, "svc"]),
+            Scope::Clusterset => zone.name(&[&host.name, &host.cluster, &key.name, &key.namespace, "svc"]),
         }
     }
 
@@ -185,9 +249,11 @@ impl Question<'_> {
         let Some(index) = address.and_then(|net| self.addresses.index_of(net.addr())) else {
             return Found::Foreign;
         };
-        match self.names.by_index(index) {
-            Some(service) if self.asks(RecordType::PTR) => {
-                let data = RData::PTR(PTR(self.target(service)));
+        let ready = |host: Option<&Host>| host.is_none_or(|host| host.ready);
+        match self.names.by_index(index).filter(|(_, host)| ready(*host)) {
+            Some((service, host)) if self.asks(RecordType::PTR) => {
+                let name = host.map_or_else(|| self.target(service), |host| self.host_name(service, host));
+                let data = RData::PTR(PTR(name));
                 self.records(vec![Record::from_rdata(self.name.clone(), TTL, data)])
             }
             None if !self.synced => Found::NotReady,
@@ -216,6 +282,24 @@ impl Question<'_> {
     fn missing(&self) -> Found {
         if self.synced { self.no_name() } else { Found::NotReady }
     }
+}
+
+/// The port that `_PORT._PROTOCOL` is.
+fn named_port<'s>(service: &'s ServiceEntry, port: &str, protocol: &str) -> Option<&'s ServicePort> {
+    let name = port.strip_prefix('_')?;
+    service.ports.iter().find(|port| is_named(port, protocol) && *port.name == *name)
+}
+
+/// The ready hosts that serve a port, with their own number of it.
+fn servers<'s>(service: &'s ServiceEntry, port: &ServicePort) -> impl Iterator<Item = (&'s Host, u16)> {
+    let number = port.port;
+    let own = move |host: &Host| host.ports.iter().find(|(port, _)| *port == number).map(|(_, own)| *own);
+    service.hosts().iter().filter(|host| host.ready).filter_map(move |host| Some((host, own(host)?)))
+}
+
+/// True if some host has an SRV record for it.
+fn is_served(service: &ServiceEntry, port: &ServicePort, protocol: &str) -> bool {
+    is_named(port, protocol) && servers(service, port).next().is_some()
 }
 
 /// A port has SRV records if it has a name; all ports that the mesh carries are TCP.

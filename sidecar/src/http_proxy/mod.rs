@@ -105,7 +105,7 @@ impl HttpProxy {
         match Target::of(&asked.host, &self.addresses) {
             Target::Service(service) => ways.by_key(&service, asked.port).map(Next::Mesh).ok_or_else(nobody),
             Target::Virtual(index) => ways.by_index(index, asked.port).map(Next::Mesh).ok_or_else(nobody),
-            Target::Nobody => Err(nobody()),
+            Target::Host => ways.by_name(&asked.host, asked.port).map(Next::Mesh).ok_or_else(nobody),
             Target::Address(ip) => self.elsewhere(vec![ip], asked, accepted).await,
             Target::Name => {
                 if self.passing.refuses() {

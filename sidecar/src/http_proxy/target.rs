@@ -17,8 +17,8 @@ pub(super) enum Target {
     Address(IpAddr),
     /// A name elsewhere.
     Name,
-    /// A name in the mesh's zones that is no service's.
-    Nobody,
+    /// A name in the mesh's zones that is no service's: a host's, or nobody's.
+    Host,
 }
 
 impl Target {
@@ -33,7 +33,7 @@ impl Target {
                 .iter()
                 .any(|zone| host.ends_with(zone)) =>
             {
-                Self::Nobody
+                Self::Host
             }
             None => Self::Name,
         }
@@ -75,7 +75,7 @@ mod tests {
         for (host, target) in [
             ("checkout.shop.svc.cluster.local", service("cluster/shop/checkout")),
             ("ledger.bank.svc.clusterset.local", service("clusterset/bank/ledger")),
-            ("shop.svc.cluster.local", Target::Nobody),
+            ("shop.svc.cluster.local", Target::Host),
             ("240.240.0.9", Target::Virtual(9)),
             ("fd74:6f6d:626f::9", Target::Virtual(9)),
             ("::ffff:10.0.0.1", Target::Address("10.0.0.1".parse().unwrap())),

@@ -1,7 +1,8 @@
-//! Virtual addresses: every service has one on the loopback interface, where the sidecar listens at its ports.
+//! Virtual addresses: every service, or host of a headless service, has one on the loopback interface, where the sidecar listens at its ports.
 
 mod plan;
 mod range;
 
-pub use plan::{Plan, plan};
+pub use plan::Called;
+pub(crate) use plan::{Plan, Purpose, plan};
 pub use range::{Range, RangeError};

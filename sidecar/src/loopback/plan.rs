@@ -1,51 +1,90 @@
 //! Which listeners the services of a snapshot need.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     net::SocketAddr,
 };
 
 use tombolo_core::{
     member::Wanted,
-    model::{AppProtocol, ServiceKey, Snapshot},
+    model::{AppProtocol, HostName, ServiceEntry, ServiceKey, Snapshot},
 };
 
 use super::Range;
+use crate::way::{Destination, destinations};
 
 /// Listeners at a time: each takes a file descriptor. Past it, the services that come last in the order of their names
 /// have none, and are counted.
 const MAX_LISTENERS: usize = 8192;
 
-/// The listeners of a snapshot.
-#[derive(Debug, Default, PartialEq)]
-pub struct Plan {
-    /// By service and port, with what is spoken; none: nobody says it.
-    pub listeners: BTreeMap<(ServiceKey, u16), Wanted<Option<AppProtocol>>>,
-    /// Services and ports without one: the range or the number of listeners is used up, or another service has the
-    /// same address.
-    pub left_out: Vec<(ServiceKey, u16)>,
+/// What an application calls: the port of a service, or of one host of a headless service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Called {
+    /// The service.
+    pub service: ServiceKey,
+    /// The port that is called: the service's; of a host, mostly the workload's own.
+    pub port: u16,
+    /// The host; none: any endpoint.
+    pub host: Option<HostName>,
 }
 
-/// One listener for each port of each service that has a virtual address.
-pub fn plan(snapshot: &Snapshot, range: &Range) -> Plan {
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => write!(f, "{} host {host} port {}", self.service, self.port),
+            None => write!(f, "{} port {}", self.service, self.port),
+        }
+    }
+}
+
+/// Where its listener leads to, and what is said to be spoken there.
+pub(crate) type Purpose = (Destination, Option<AppProtocol>);
+
+/// The listeners of a snapshot.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    /// By what is called.
+    pub listeners: BTreeMap<Called, Wanted<Purpose>>,
+    /// What has none: the range or the number of listeners is used up, or another service has the same address.
+    pub left_out: Vec<Called>,
+}
+
+/// One listener for each port of each service, or host, that has a virtual address.
+pub(crate) fn plan(snapshot: &Snapshot, range: &Range) -> Plan {
     let mut plan = Plan::default();
-    let mut taken: BTreeMap<SocketAddr, ServiceKey> = BTreeMap::new();
-    let mut services: Vec<_> = snapshot.services.values().filter(|entry| entry.vip_index > 0).collect();
+    let mut taken = BTreeSet::new();
+    let mut services: Vec<_> = snapshot.services.values().collect();
     services.sort_by(|a, b| a.key.cmp(&b.key));
-    for entry in services {
-        for port in &entry.ports {
-            let key = (entry.key.clone(), port.port);
-            let address = range.address(entry.vip_index).map(|ip| SocketAddr::from((ip, port.port)));
-            match address.map(|address| (address, taken.entry(address))) {
-                Some((address, Entry::Vacant(place))) if plan.listeners.len() < MAX_LISTENERS => {
-                    place.insert(entry.key.clone());
-                    plan.listeners.insert(key, Wanted { address, purpose: port.said() });
-                }
-                _ => plan.left_out.push(key),
+    for (called, vip_index, purpose) in services.into_iter().flat_map(|entry| places(entry)) {
+        let address = range.address(vip_index).map(|ip| SocketAddr::from((ip, called.port)));
+        match address {
+            Some(address) if plan.listeners.len() < MAX_LISTENERS && taken.insert(address) => {
+                plan.listeners.insert(called, Wanted { address, purpose });
             }
+            _ => plan.left_out.push(called),
         }
     }
     plan
+}
+
+/// What of a service has a virtual address.
+fn places(entry: &ServiceEntry) -> Vec<(Called, u32, Purpose)> {
+    let place = |port, host: Option<HostName>, to, said| {
+        (Called { service: entry.key.clone(), port, host }, (to, said))
+    };
+    let own = entry.ports.iter().filter(|_| entry.vip_index > 0).map(|port| {
+        let to = Destination { service: entry.key.clone(), port: port.port, host: None };
+        let (called, purpose) = place(port.port, None, to, port.said());
+        (called, entry.vip_index, purpose)
+    });
+    let hosts = entry.hosts().iter().filter(|host| host.vip_index > 0).flat_map(|host| {
+        destinations(entry, host).map(|(port, to, said)| {
+            let (called, purpose) = place(port, to.host.clone(), to, said);
+            (called, host.vip_index, purpose)
+        })
+    });
+    own.chain(hosts).collect()
 }
 
 #[cfg(test)]
@@ -53,7 +92,7 @@ pub fn plan(snapshot: &Snapshot, range: &Range) -> Plan {
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
-    use tombolo_core::model::{ServiceEntry, ServicePort};
+    use tombolo_core::model::{Host, ServicePort};
 
     use super::*;
 
@@ -68,15 +107,58 @@ mod tests {
                 sniff: false,
             };
             let ports = ports.iter().map(port).collect();
-            let entry =
-                ServiceEntry { key: key.clone(), ports, vip_index: *vip_index, endpoints: BTreeMap::new() };
+            let entry = ServiceEntry {
+                key: key.clone(),
+                ports,
+                vip_index: *vip_index,
+                hosts: None,
+                endpoints: BTreeMap::new(),
+            };
             snapshot.services.insert(key, Arc::new(entry));
         }
         snapshot
     }
 
-    fn key(service: &str, port: u16) -> (ServiceKey, u16) {
-        (ServiceKey::parse(service).unwrap(), port)
+    fn key(service: &str, port: u16) -> Called {
+        Called { service: ServiceKey::parse(service).unwrap(), port, host: None }
+    }
+
+    #[test]
+    fn every_host_of_a_headless_service_gets_one_by_either_number_of_a_port() {
+        let mut snapshot = snapshot(&[("cluster/shop/db", 0, &[80, 443])]);
+        let (key, entry) = snapshot.services.iter().next().map(|(k, e)| (k.clone(), (**e).clone())).unwrap();
+        let host = |name: &str, vip_index, ports: &[(u16, u16)]| Host {
+            name: name.into(),
+            cluster: "east".into(),
+            vip_index,
+            ready: true,
+            ports: ports.to_vec(),
+        };
+        let hosts =
+            [host("a", 7, &[(80, 8080), (443, 80)]), host("b", 8, &[(443, 443)]), host("c", 0, &[(80, 80)])];
+        snapshot.services.insert(key, Arc::new(ServiceEntry { hosts: Some(hosts.into()), ..entry }));
+        let plan = plan(&snapshot, &Range::default());
+        let all: Vec<_> = plan
+            .listeners
+            .values()
+            .map(|wanted| {
+                (wanted.address.to_string(), wanted.purpose.0.port, wanted.purpose.0.host.clone().unwrap())
+            })
+            .collect();
+        let expected = [
+            // As in Kubernetes, a host's ports are the workload's own; the service's where they mean nothing else.
+            ("127.64.0.7:80", 443, "a.east"),
+            ("127.64.0.7:443", 443, "a.east"),
+            ("127.64.0.8:443", 443, "b.east"),
+            ("127.64.0.7:8080", 80, "a.east"),
+        ];
+        let mut expected =
+            expected.map(|(at, port, host)| (at.to_owned(), port, Arc::<str>::from(host))).to_vec();
+        let mut all = all;
+        all.sort();
+        expected.sort();
+        assert_eq!(all, expected);
+        assert!(plan.left_out.is_empty());
     }
 
     #[test]
@@ -90,7 +172,7 @@ mod tests {
         let addresses: Vec<String> =
             plan.listeners.values().map(|wanted| wanted.address.to_string()).collect();
         assert_eq!(addresses, ["127.64.0.1:80", "127.64.0.1:443", "127.64.0.2:80"]);
-        assert!(plan.listeners.values().all(|wanted| wanted.purpose == Some(AppProtocol::Http2)));
+        assert!(plan.listeners.values().all(|wanted| wanted.purpose.1 == Some(AppProtocol::Http2)));
         assert!(plan.left_out.is_empty());
     }
 

@@ -352,7 +352,7 @@ pub fn edge() -> Entry {
 }
 
 pub fn outbound() -> Entry {
-    Entry::Outbound { service: service("app"), port: 80, http2: false }
+    Entry::Outbound { service: service("app"), port: 80, http2: false, host: None }
 }
 
 impl Proxy {

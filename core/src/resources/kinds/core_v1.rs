@@ -60,6 +60,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// True if it has no address of its own, but each of its endpoints has one.
+    pub fn is_headless(&self) -> bool {
+        self.cluster_ip.as_deref() == Some("None")
+    }
+
     /// The ports that can be proxied: those of protocol TCP.
     pub fn tcp_ports(&self) -> impl Iterator<Item = &ServicePortSpec> {
         self.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
@@ -177,7 +182,7 @@ pub struct SliceEndpoint {
     /// Zone.
     #[serde(default)]
     pub zone: Option<String>,
-    /// Ignored.
+    /// Its name among those of a headless service, a DNS label; made of its address where absent.
     #[serde(default)]
     pub hostname: Option<String>,
     /// Ignored.

@@ -35,7 +35,7 @@ pub struct EndpointSubset {
 pub struct EndpointAddress {
     /// IPv4 or IPv6.
     pub ip: String,
-    /// Ignored.
+    /// As in an EndpointSlice.
     #[serde(default)]
     pub hostname: Option<String>,
     /// Ignored.
@@ -54,7 +54,7 @@ impl EndpointSubset {
                 addresses: vec![address.ip.clone()],
                 conditions: EndpointConditions { ready: Some(ready), ..Default::default() },
                 zone: None,
-                hostname: None,
+                hostname: address.hostname.clone(),
                 node_name: None,
                 target_ref: None,
                 hints: None,

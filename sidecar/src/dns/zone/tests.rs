@@ -1,8 +1,11 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
-use tombolo_core::model::AppProtocol;
+use tombolo_core::model::{AppProtocol, ServiceKey, Snapshot};
 
 use super::*;
+
+#[path = "reference.rs"]
+mod reference;
 
 fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
@@ -14,8 +17,13 @@ fn snapshot() -> Snapshot {
         [("cluster/shop/checkout", 7), ("clusterset/bank/ledger", 8), ("cluster/shop/headless", 0)]
     {
         let key = ServiceKey::parse(key).unwrap();
-        let entry =
-            ServiceEntry { key: key.clone(), ports: ports.clone(), vip_index, endpoints: BTreeMap::new() };
+        let entry = ServiceEntry {
+            key: key.clone(),
+            ports: ports.clone(),
+            vip_index,
+            hosts: None,
+            endpoints: BTreeMap::new(),
+        };
         snapshot.services.insert(key, Arc::new(entry));
     }
     snapshot
@@ -125,6 +133,85 @@ fn before_the_first_sync_nothing_is_said_not_to_exist() {
         assert!(matches!(before_sync(name), Found::NoName(_)), "{name}");
     }
     assert_eq!(before_sync("9.0.64.127.in-addr.arpa."), Found::NotReady);
+}
+
+/// A headless service in both scopes: of two clusters, and of this one.
+fn headless(ready: [bool; 3]) -> Names {
+    let ports = vec![ServicePort { name: "sql".into(), port: 80, protocol: AppProtocol::Tcp, sniff: false }];
+    let host = |name: &str, cluster: &str, vip_index, ready| Host {
+        name: name.into(),
+        cluster: cluster.into(),
+        vip_index,
+        ready,
+        ports: vec![(80, 5432)],
+    };
+    let [first, second, far] = ready;
+    let own = vec![host("db-0", "east", 1, first), host("db-1", "east", 2, second)];
+    let all =
+        vec![host("db-0", "east", 3, first), host("db-1", "east", 4, second), host("db-0", "west", 5, far)];
+    let mut snapshot = Snapshot::default();
+    for (key, hosts) in [("cluster/shop/db", own), ("clusterset/shop/db", all)] {
+        let key = ServiceKey::parse(key).unwrap();
+        let entry = ServiceEntry {
+            key: key.clone(),
+            ports: ports.clone(),
+            vip_index: 0,
+            hosts: Some(hosts.into()),
+            endpoints: BTreeMap::new(),
+        };
+        snapshot.services.insert(key, Arc::new(entry));
+    }
+    Names::of(&Arc::new(snapshot))
+}
+
+#[test]
+fn a_headless_service_has_the_addresses_of_its_ready_hosts() {
+    let names = headless([true, false, true]);
+    let ask =
+        |name: &str, kind| find(&names, true, &Addresses::default(), &Name::from_ascii(name).unwrap(), kind);
+    let ips = |name: &str| {
+        let found = addresses(&ask(name, RecordType::A));
+        found.into_iter().map(|ip| ip.octets()[3]).collect::<Vec<_>>()
+    };
+    assert_eq!(ips("db.shop.svc.cluster.local."), [1]);
+    assert_eq!(ips("db-0.db.shop.svc.cluster.local."), [1]);
+    assert_eq!(ips("db.shop.svc.clusterset.local."), [3, 5]);
+    assert_eq!(ips("db-0.east.db.shop.svc.clusterset.local."), [3]);
+    assert_eq!(ips("db-0.west.db.shop.svc.clusterset.local."), [5]);
+    for name in [
+        "db-1.db.shop.svc.cluster.local.",
+        "db-0.east.db.shop.svc.cluster.local.",
+        "db-0.db.shop.svc.clusterset.local.",
+        "db-1.east.db.shop.svc.clusterset.local.",
+        "db-0.north.db.shop.svc.clusterset.local.",
+        "north.db.shop.svc.clusterset.local.",
+    ] {
+        assert!(matches!(ask(name, RecordType::A), Found::NoName(_)), "{name}");
+    }
+    assert!(matches!(ask("west.db.shop.svc.clusterset.local.", RecordType::A), Found::NoData(_)));
+    let Found::Records { answers, additionals } =
+        ask("_sql._tcp.db.shop.svc.clusterset.local.", RecordType::SRV)
+    else {
+        panic!()
+    };
+    let texts: Vec<_> = answers.iter().map(|record| record.data.to_string()).collect();
+    let targets = [
+        "0 100 5432 db-0.east.db.shop.svc.clusterset.local.",
+        "0 100 5432 db-0.west.db.shop.svc.clusterset.local.",
+    ];
+    assert_eq!(texts, targets);
+    assert_eq!(additionals.len(), 2);
+}
+
+#[test]
+fn a_headless_service_without_a_ready_host_does_not_exist_as_the_specification_says() {
+    let names = headless([false, false, false]);
+    for name in ["db.shop.svc.cluster.local.", "_sql._tcp.db.shop.svc.clusterset.local."] {
+        let name = Name::from_ascii(name).unwrap();
+        let found = |synced| find(&names, synced, &Addresses::default(), &name, RecordType::A);
+        assert!(matches!(found(true), Found::NoName(_)), "{name}");
+        assert_eq!(found(false), Found::NotReady, "{name}: its hosts may be from the cache");
+    }
 }
 
 #[test]
