@@ -5,10 +5,13 @@ mod acme;
 mod arms;
 mod authorization;
 mod labels;
+mod listeners;
 mod logging;
 mod metrics;
 mod ocsp;
+mod requests;
 mod samples;
+mod secrets;
 mod spans;
 mod tcp;
 

@@ -1,10 +1,10 @@
 //! Metrics of raw connections.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use dashmap::DashMap;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, LabelSetEncoder},
     metrics::{
         counter::Counter,
         family::{Family, MetricConstructor},
@@ -14,26 +14,38 @@ use prometheus_client::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use super::access::direction;
+use super::{
+    access::direction,
+    labels::{OVERFLOW, encode_set},
+};
 use crate::{decide::Backend, proxy::TcpEnd};
 
-/// Label sets; what comes after them is counted under `other`.
+/// Label sets; what comes after them is counted together, with [`OVERFLOW`].
 const MAX_LABEL_SETS: usize = 1024;
 /// Upper bounds of the histogram, in seconds: connections live longer than requests.
 const BUCKETS: [f64; 8] = [0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// Of a duration only the direction and the service are told. Empty: nothing to tell.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Labels {
     direction: &'static str,
     service: String,
     route: String,
     reason: &'static str,
+    overflow: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    direction: &'static str,
-    service: String,
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let labels = [
+            ("direction", self.direction),
+            ("service", &*self.service),
+            ("route", &*self.route),
+            ("reason", self.reason),
+            (OVERFLOW, if self.overflow { "true" } else { "" }),
+        ];
+        encode_set(&labels, encoder)
+    }
 }
 
 #[derive(Clone)]
@@ -54,14 +66,14 @@ struct Handles {
 /// Counts raw connections at their end.
 pub(super) struct TcpMetrics {
     connections: Family<Labels, Counter>,
-    durations: Family<DurationLabels, Histogram, Seconds>,
+    durations: Family<Labels, Histogram, Seconds>,
     handles: DashMap<u64, Arc<Handles>>,
 }
 
 impl TcpMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let connections = Family::<Labels, Counter>::default();
-        let durations = Family::<DurationLabels, Histogram, Seconds>::new_with_constructor(Seconds);
+        let durations = Family::<Labels, Histogram, Seconds>::new_with_constructor(Seconds);
         registry.register("tcp_connections", "Raw connections that have ended", connections.clone());
         let help = "From a raw connection's accept to its end";
         registry.register("tcp_connection_duration_seconds", help, durations.clone());
@@ -81,8 +93,8 @@ impl TcpMetrics {
             return handles.clone();
         }
         let known = self.handles.len() < MAX_LABEL_SETS;
-        let labels = if known { labels } else { other(labels) };
-        let duration = DurationLabels { direction: labels.direction, service: labels.service.clone() };
+        let labels = if known { labels } else { Labels { overflow: true, ..Labels::default() } };
+        let duration = Labels { route: String::new(), reason: "", ..labels.clone() };
         let handles = Arc::new(Handles {
             connections: self.connections.get_or_create(&labels).clone(),
             duration: self.durations.get_or_create(&duration).clone(),
@@ -104,11 +116,8 @@ fn labels(end: &TcpEnd<'_>) -> Labels {
         service,
         route: end.route.unwrap_or_default().to_owned(),
         reason: end.reason.unwrap_or_default(),
+        overflow: false,
     }
-}
-
-fn other(labels: Labels) -> Labels {
-    Labels { service: "other".into(), route: "other".into(), ..labels }
 }
 
 fn hash(labels: &Labels) -> u64 {

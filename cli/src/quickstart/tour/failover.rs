@@ -31,7 +31,7 @@ pub async fn calls_across_clusters(tour: &mut Tour<'_>) -> StepResult {
     }
     let passed = admin::metric(west, "tombolo_passthrough_connections_total").await? - before;
     expect(passed >= 1.0, || "west's gateway passed no connection through".into())?;
-    let decrypted = admin::metric(west, "tombolo_requests_total").await?;
+    let decrypted = admin::metric(west, "http_server_request_duration_seconds_count").await?;
     expect(decrypted == 0.0, || format!("west's gateway itself saw {decrypted} requests"))?;
     Ok(format!(
         "20 of 20, caller east's storefront; {passed} connection(s) passed by SNI, 0 requests decrypted"

@@ -24,6 +24,8 @@ use crate::proxy::{RequestEnd, SpanIds, TraceParent};
 pub use sampler::Sampler;
 pub use settings::{Header, SpanError, SpanSettings};
 
+pub(super) use attributes::known_method;
+
 use exporter::Exporter;
 use record::Record;
 
