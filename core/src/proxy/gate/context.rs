@@ -14,7 +14,7 @@ use crate::{
     decide::{Decision, LocalAnswer, Verdict},
     model::Endpoint,
     proxy::{
-        Arrival, Observer, Picked, RequestEnd,
+        Arrival, Entry, Observer, Picked, RequestEnd,
         connection::{Fate, HeadState},
         stream::{STREAM, StreamState},
         upstream::Abort,
@@ -176,6 +176,11 @@ impl Context {
         if let Some(stream) = &self.stream {
             stream.body_settled();
         }
+    }
+
+    /// True if it came in from outside.
+    pub fn is_at_edge(&self) -> bool {
+        self.arrival.as_ref().is_some_and(|arrival| matches!(&*arrival.entry, Entry::Edge(_)))
     }
 
     /// How AuthorizationPolicies judged it.

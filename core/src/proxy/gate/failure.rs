@@ -124,6 +124,8 @@ pub(super) async fn send(
         true => super::grpc::in_words_of_grpc(&head)?,
         false => (head, body),
     };
+    let mut head = head;
+    super::head::tell_request_id(&session.req_header().headers, &mut head)?;
     let bodyless = body.is_empty() || session.req_header().method == http::Method::HEAD;
     if !bodyless {
         session.write_response_header(Box::new(head), false).await?;

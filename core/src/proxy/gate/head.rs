@@ -201,6 +201,14 @@ pub(super) fn edit_response(response: &mut ResponseHeader, edits: &HeaderEdits) 
     Ok(())
 }
 
+/// Tells the request's id, by which the access logs of all proxies on its way can be searched.
+pub(super) fn tell_request_id(request: &HeaderMap, response: &mut ResponseHeader) -> Result<()> {
+    match request.get(REQUEST_ID).filter(|id| id.len() <= REQUEST_ID_LENGTH) {
+        Some(id) => response.insert_header("x-request-id", id),
+        None => Ok(()),
+    }
+}
+
 /// Says which page may read the answer, where a CORS filter applies.
 pub(super) fn allow_origin(response: &mut ResponseHeader, cors: Option<&CorsAnswer>) -> Result<()> {
     let Some(cors) = cors else { return Ok(()) };

@@ -5,6 +5,7 @@ mod attempt;
 mod budget;
 mod context;
 mod deadline;
+mod exchange;
 mod failure;
 mod forwarded;
 mod grpc;
@@ -36,14 +37,14 @@ pub(super) use policy::Places;
 use attempt::Sent;
 use budget::Budgets;
 use context::Context;
+use exchange::{answered, fate, is_cancelled, keep_alive, sent};
 use failure::{CLIENT_CLOSED, Failure};
 use mirror::Mirrors;
 use policy::PolicyState;
 
 use super::upstream::for_upgrade;
 use super::{
-    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult,
-    connection::{Fate, Link},
+    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link,
     upstream::Abort,
 };
 use crate::model::Snapshot;
@@ -59,12 +60,6 @@ pub(super) struct Gate {
     budgets: Budgets,
     policies: PolicyState,
     limits: HttpLimits,
-}
-
-/// The status of an answer that the client already has, if it is a final one.
-fn answered(session: &Session) -> Option<u16> {
-    let status = session.response_written()?.status;
-    (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS).then_some(status.as_u16())
 }
 
 impl Gate {
@@ -273,6 +268,9 @@ impl ProxyHttp for Gate {
         hop::clean_response(response);
         if !response.status.is_informational() {
             context.body_settled();
+            if context.is_at_edge() {
+                head::tell_request_id(&session.req_header().headers, response)?;
+            }
         }
         let Some(decision) = &context.decision else { return Ok(()) };
         head::edit_response(response, &decision.filters.response)?;
@@ -406,35 +404,4 @@ impl ProxyHttp for Gate {
     ) -> bool {
         true
     }
-}
-
-/// The client did not wait for the end.
-fn is_cancelled(error: Option<&Error>) -> bool {
-    error.is_some_and(|error| failure::classify(error).status == CLIENT_CLOSED)
-}
-
-fn sent(session: &Session) -> Sent<'_> {
-    Sent {
-        method: &session.req_header().method,
-        answered: answered(session).is_some(),
-        truncated: session.retry_buffer_truncated(),
-        reused: false,
-    }
-}
-
-/// pingora gives up a client's connection when it answers before the whole body is there, and takes `100 Continue` for
-/// such an answer. Where the body came in then, the connection is as good as before.
-fn keep_alive(session: &mut Session, response: &ResponseHeader, context: &mut Context) {
-    if response.status.is_informational() {
-        context.keepalive = context.keepalive.or_else(|| session.get_keepalive());
-    } else if let Some(seconds) = context.keepalive.take()
-        && session.is_body_done()
-    {
-        session.set_keepalive(Some(seconds));
-    }
-}
-
-/// What the connection to a backend knows of its requests.
-fn fate(digest: &Digest) -> Option<Arc<Fate>> {
-    digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref().cloned()
 }

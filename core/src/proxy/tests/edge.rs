@@ -95,7 +95,9 @@ async fn trace_and_request_id_of_the_client_are_passed_on() {
     let app = App::named("app").await;
     let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    get(proxy.edge().address(), &format!("traceparent: {trace}\r\nx-request-id: mine-1\r\n")).await;
+    let fields = format!("traceparent: {trace}\r\nx-request-id: mine-1\r\n");
+    let answer = get(proxy.edge().address(), &fields).await.to_lowercase();
+    assert!(answer.contains("x-request-id: mine-1\r\n"), "the client gets it too: {answer}");
     assert_eq!(app.last().headers["traceparent"], trace);
     assert_eq!(app.last().headers["x-request-id"], "mine-1");
 }
