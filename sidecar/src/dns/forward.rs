@@ -81,18 +81,20 @@ impl Forwarder {
         Ok(Self { resolver: Some(resolver) })
     }
 
-    /// Asks. Takes no longer than 6 s; what cannot be answered is SERVFAIL.
+    /// Asks. Takes no longer than 6 s; what cannot be answered is SERVFAIL, and is not kept.
+    ///
+    /// Others are asked in lower case: how a client writes a name (0x20) is between it and this server.
     pub async fn ask(&self, name: &Name, kind: RecordType) -> Answer {
         let Some(resolver) = &self.resolver else { return failure() };
-        let mut name = name.clone();
+        let mut asked = name.to_lowercase();
         // Search lists are the client's business.
-        name.set_fqdn(true);
-        match tokio::time::timeout(TOTAL, resolver.lookup(name, kind)).await {
-            Ok(Ok(lookup)) => Answer {
-                code: lookup.message().metadata.response_code,
-                answers: lookup.answers().to_vec(),
-                authorities: Vec::new(),
-            },
+        asked.set_fqdn(true);
+        match tokio::time::timeout(TOTAL, resolver.lookup(asked.clone(), kind)).await {
+            Ok(Ok(lookup)) => {
+                let mut answers = lookup.answers().to_vec();
+                answers.iter_mut().filter(|r| r.name == asked).for_each(|r| r.name.clone_from(name));
+                Answer { code: lookup.message().metadata.response_code, answers, authorities: Vec::new() }
+            }
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => negative(none),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a name was not resolved");

@@ -5,10 +5,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use hickory_proto::op::ResponseCode;
 use hickory_server::net::xfer::Protocol;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
     time::timeout,
@@ -24,6 +25,8 @@ use super::{
 const LONGEST_QUESTION: usize = 4096;
 /// Forwarded questions at a time; one more is answered SERVFAIL.
 const FORWARDED: usize = 512;
+/// Questions of a TCP connection that others are asked at a time; no further one is read before.
+const SENT_AHEAD: usize = 16;
 /// TCP connections at a time; one more is closed.
 const CONNECTIONS: usize = 128;
 /// A TCP connection without a question is closed after this long (RFC 7766, section 6.2.3), and one that does not take
@@ -66,7 +69,7 @@ impl Server {
                 First::Forward(question) => {
                     let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     tokio::spawn(async move {
-                        let answer = server.forward(&question).await;
+                        let answer = server.forward(question).await;
                         server.send(&socket, &answer, source).await;
                     });
                 }
@@ -106,20 +109,30 @@ impl Server {
         }
     }
 
-    /// One question after the other. What cannot be answered ends the connection.
+    /// Questions may be sent ahead: each is answered as soon as it can be (RFC 7766, section 6.2.1.1). What cannot be
+    /// answered ends the connection.
     async fn connection(&self, mut tcp: TcpStream, source: SocketAddr) -> io::Result<()> {
         tcp.set_nodelay(true)?;
-        let mut buffer = vec![0; LONGEST_QUESTION];
-        while let Some(length) = timeout(IDLE, read_length(&mut tcp)).await?? {
-            let Some(packet) = buffer.get_mut(..length) else {
-                self.telemetry.bad_input("dns");
-                return Ok(());
-            };
-            timeout(IDLE, tcp.read_exact(packet)).await??;
-            let answer = match self.first(packet, source, Protocol::Tcp) {
-                First::Ready(answer) => answer,
-                First::Forward(question) => self.forward(&question).await,
-                First::Nothing => return Ok(()),
+        let (reader, mut tcp) = tcp.split();
+        let mut packets = Packets { reader, bytes: Vec::with_capacity(LONGEST_QUESTION) };
+        let (mut under_way, mut open) = (FuturesUnordered::new(), true);
+        while open || !under_way.is_empty() {
+            let answer = tokio::select! {
+                Some(answer) = under_way.next() => answer,
+                packet = timeout(IDLE, packets.next()), if open && under_way.len() < SENT_AHEAD => {
+                    let Some(packet) = packet?.inspect_err(|error| self.count_malformed(error))? else {
+                        open = false;
+                        continue;
+                    };
+                    match self.first(&packet, source, Protocol::Tcp) {
+                        First::Ready(answer) => answer,
+                        First::Forward(question) => {
+                            under_way.push(self.forward(question));
+                            continue;
+                        }
+                        First::Nothing => return Ok(()),
+                    }
+                }
             };
             // An answer is written to fit into 16 bits.
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes();
@@ -127,6 +140,12 @@ impl Server {
             timeout(IDLE, tcp.write_all(&framed)).await??;
         }
         Ok(())
+    }
+
+    fn count_malformed(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.telemetry.bad_input("dns");
+        }
     }
 
     /// What can be said without asking others.
@@ -158,7 +177,7 @@ impl Server {
         }
     }
 
-    async fn forward(&self, question: &Question) -> Vec<u8> {
+    async fn forward(&self, question: Box<Question>) -> Vec<u8> {
         let reply = match self.forwarded.try_acquire() {
             Ok(_place) => self.answers.foreign(&question.name, question.kind).await,
             Err(_) => {
@@ -192,12 +211,31 @@ enum First {
     Nothing,
 }
 
-/// The length before a message; none at the end of the connection.
-async fn read_length(tcp: &mut TcpStream) -> io::Result<Option<usize>> {
-    let mut length = [0; 2];
-    match tcp.read_exact(&mut length).await {
-        Ok(_) => Ok(Some(usize::from(u16::from_be_bytes(length)))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
+/// The messages of a TCP connection, each after its length.
+struct Packets<R> {
+    reader: R,
+    /// What was read and not given. No more is read while there is a whole message.
+    bytes: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Packets<R> {
+    /// The next one; none at the end of the connection. Whoever stops waiting for it loses nothing.
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some((length, rest)) = self.bytes.split_first_chunk() {
+                let length = usize::from(u16::from_be_bytes(*length));
+                if length > LONGEST_QUESTION {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a question that is too long"));
+                }
+                if let Some(packet) = rest.get(..length) {
+                    let packet = packet.to_vec();
+                    self.bytes.drain(..size_of::<u16>() + length);
+                    return Ok(Some(packet));
+                }
+            }
+            if self.reader.read_buf(&mut self.bytes).await? == 0 {
+                return Ok(None);
+            }
+        }
     }
 }

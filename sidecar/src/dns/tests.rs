@@ -9,7 +9,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{
         RData, Record,
-        rdata::{A, TXT},
+        rdata::{A, SOA, TXT},
     },
 };
 use tokio::{
@@ -23,6 +23,8 @@ use tombolo_core::{
 };
 
 use super::*;
+
+mod asked;
 
 const SOON: Duration = Duration::from_secs(5);
 const CHECKOUT: &str = "checkout.shop.svc.cluster.local.";
@@ -158,6 +160,17 @@ fn reply(packet: &[u8], most: usize) -> Option<Vec<u8>> {
             for part in 0..30 {
                 answer.add_answer(record(RData::TXT(TXT::new(vec![format!("{part:0>200}")]))));
             }
+        }
+        b"lasting" => drop(answer.add_answer(Record::from_rdata(
+            asked.name().clone(),
+            86_400,
+            RData::A(A(Ipv4Addr::LOCALHOST)),
+        ))),
+        b"gone" => {
+            let (name, seconds) = (Name::from_ascii("example.").unwrap(), 60);
+            let soa = SOA::new(name.clone(), name.clone(), 1, 1, 1, 1, seconds);
+            answer.add_authority(Record::from_rdata(name, seconds, RData::SOA(soa)));
+            answer.metadata.response_code = ResponseCode::NXDomain;
         }
         b"empty" => {}
         b"failing" => answer.metadata.response_code = ResponseCode::ServFail,
