@@ -11,15 +11,15 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 use tombolo_core::{
     decide::{
-        ArmReason, Backend, Caller, Decision, Filters, InboundWorkload, LocalAnswer, Mirror, Outcome,
-        Policies, RequestHead, Retry, Timeouts, Verdict, authorize, lane_from_baggage,
+        ArmReason, Backend, Caller, Decision, Filters, LocalAnswer, Mirror, Outcome, Policies, RequestHead,
+        Retry, Timeouts, Verdict, authorize, inbound_limits, lane_from_baggage,
     },
     model::{AppProtocol, Snapshot, TrustDomain},
     proxy::{Arrival, DENIED, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome, TraceParent},
 };
 
 use crate::{
-    capture::plaintext::{Admission, Plaintext},
+    capture::plaintext::{Admission, Admissions},
     lanes::Lanes,
 };
 
@@ -46,11 +46,10 @@ pub(crate) type Names = BTreeMap<String, u16>;
 /// Decides for calls that come in.
 pub(crate) struct InboundDirector {
     own: TrustDomain,
-    workload: InboundWorkload,
     app: IpAddr,
     names: Arc<ArcSwap<Names>>,
     lanes: Arc<Lanes>,
-    plaintext: Arc<Plaintext>,
+    admissions: Arc<Admissions>,
     shared: Shared,
 }
 
@@ -68,21 +67,20 @@ impl InboundDirector {
     pub fn new(
         own: TrustDomain,
         name: &str,
-        workload: InboundWorkload,
         app: IpAddr,
         names: Arc<ArcSwap<Names>>,
         lanes: Arc<Lanes>,
-        plaintext: Arc<Plaintext>,
+        admissions: Arc<Admissions>,
     ) -> Self {
         let shared = Shared {
-            route: format!("workload/{}/{name}", workload.namespace).into(),
+            route: format!("workload/{}/{name}", admissions.workload.namespace).into(),
             rule: "inbound".into(),
             filters: Arc::default(),
             // That the application does not answer is the caller's to know: it has other endpoints.
             retry: Retry { attempts: 0, codes: Arc::from([]), ..Retry::default() },
             mirrors: Arc::from([]),
         };
-        Self { own, workload, app, names, lanes, plaintext, shared }
+        Self { own, app, names, lanes, admissions, shared }
     }
 
     /// The application's port that is called, if the caller may.
@@ -94,7 +92,7 @@ impl InboundDirector {
         caller: &Caller<'_>,
     ) -> Result<Admitted, Refused> {
         let port = match &*arrival.entry {
-            Entry::Captured { port, .. } => match self.captured(*port, head) {
+            Entry::Captured { port, .. } => match self.captured(snapshot, *port, head) {
                 Admission::Everything => return Ok((*port, None)),
                 Admission::Policies => *port,
                 Admission::Probes | Admission::Nothing => return Err(Refused::Otherwise(PLAINTEXT)),
@@ -105,19 +103,33 @@ impl InboundDirector {
                 *port.ok_or(Refused::Otherwise(UNKNOWN))?
             }
         };
-        let verdict = authorize(snapshot, &self.own, &self.workload, port, head, caller);
+        let verdict = authorize(snapshot, &self.own, &self.admissions.workload, port, head, caller);
         if verdict.is_allow() { Ok((port, Some(verdict))) } else { Err(Refused::Denied(verdict)) }
     }
 
     /// What is admitted of a call that nobody vouches for.
-    fn captured(&self, port: u16, head: Option<&RequestHead<'_>>) -> Admission {
+    fn captured(&self, snapshot: &Snapshot, port: u16, head: Option<&RequestHead<'_>>) -> Admission {
         match head {
-            Some(head) if self.plaintext.is_probe(port, head.method, head.path) => Admission::Everything,
-            _ => self.plaintext.of_port(port),
+            Some(head) => self.admissions.of_request(snapshot, port, head.method, head.path),
+            None => self.admissions.of_port(snapshot, port),
         }
     }
 
-    fn decision(&self, (port, verdict): Admitted, arrival: &Arrival, head: &RequestHead<'_>) -> Decision {
+    /// Limits do not hold for health checks: who is at them is not ill.
+    fn limits(&self, snapshot: &Snapshot, (port, verdict): &Admitted) -> Policies {
+        let limits = verdict.as_ref().map(|_| inbound_limits(snapshot, &self.admissions.workload, *port));
+        limits.unwrap_or_default()
+    }
+
+    fn decision(
+        &self,
+        snapshot: &Snapshot,
+        admitted: Admitted,
+        arrival: &Arrival,
+        head: &RequestHead<'_>,
+    ) -> Decision {
+        let policies = self.limits(snapshot, &admitted);
+        let (port, verdict) = admitted;
         let found = matches!(*arrival.entry, Entry::Captured { http2: true, .. });
         let protocol = if arrival.http2 || found { AppProtocol::Http2 } else { AppProtocol::Http1 };
         // Who is not known does not say in which lane a request is.
@@ -141,7 +153,7 @@ impl InboundDirector {
             delay: None,
             mirrors: Arc::clone(&self.shared.mirrors),
             tls: Default::default(),
-            policies: Policies::default(),
+            policies,
             verdict,
         }
     }
@@ -159,7 +171,7 @@ impl Director for InboundDirector {
             Ok(admitted) => admitted,
             Err(refused) => return refuse(refused),
         };
-        let decision = self.decision(admitted, arrival, head);
+        let decision = self.decision(snapshot, admitted, arrival, head);
         if let Some(lane) = &decision.lane
             && !self.lanes.begin(head.headers, lane, Instant::now())
         {
@@ -172,7 +184,10 @@ impl Director for InboundDirector {
         let to =
             |port| Backend::Address { address: SocketAddr::new(self.app, port), protocol: AppProtocol::Tcp };
         match self.admit(snapshot, arrival, None, caller) {
-            Ok((port, Some(verdict))) => TcpOutcome::Allow(to(port), verdict),
+            Ok((port, Some(verdict))) => {
+                let limits = inbound_limits(snapshot, &self.admissions.workload, port);
+                TcpOutcome::Allow(to(port), verdict, limits)
+            }
             Ok((port, None)) => TcpOutcome::Forward(to(port)),
             Err(Refused::Denied(verdict)) => TcpOutcome::Deny(verdict),
             Err(Refused::Otherwise(reason)) => TcpOutcome::Refuse(reason),
@@ -225,25 +240,29 @@ impl Observer for LaneObserver {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::{HeaderMap, Method};
-    use tombolo_core::model::{Lane, SpiffeId};
+    use tombolo_core::{
+        decide::InboundWorkload,
+        model::{Lane, SpiffeId},
+    };
 
     use super::*;
+    use crate::capture::plaintext::Plaintext;
 
     const NAME: &str = "8eeafcedbe74ecca963c12d79622c792.t";
 
     fn director(lanes: &Arc<Lanes>) -> InboundDirector {
         let own = TrustDomain::parse("east.example").unwrap();
-        let workload = InboundWorkload { namespace: "shop".into(), labels: Default::default() };
+        let workload = InboundWorkload { namespace: "shop".into(), ..Default::default() };
         let names = ArcSwap::from_pointee(Names::from([(NAME.to_string(), 8080)]));
         let app = "127.0.0.1".parse().unwrap();
-        let plaintext = Plaintext {
+        let told = Plaintext {
             ports: [8081].into(),
             probe_paths: ["/healthz".to_string()].into(),
             probe_ports: [9000].into(),
             ..Plaintext::default()
         };
         let (names, lanes) = (Arc::new(names), Arc::clone(lanes));
-        InboundDirector::new(own, "checkout-1", workload, app, names, lanes, Arc::new(plaintext))
+        InboundDirector::new(own, "checkout-1", app, names, lanes, Arc::new(Admissions { workload, told }))
     }
 
     fn arrival(sni: Option<&str>, identity: &str, http2: bool) -> Arrival {

@@ -69,8 +69,8 @@ pub(crate) fn capture(
     });
     let coming: Arc<dyn ConnectionService> = Arc::new(Inbound {
         engine: Arc::clone(&parts.inbound),
-        plaintext: Arc::new(options.plaintext.clone()),
-        ports: options.ports.clone(),
+        snapshot: Arc::clone(&parts.snapshot),
+        admissions: Arc::clone(&parts.admissions),
         observer: Arc::clone(&options.telemetry) as _,
     });
     let start = |name, ip: Ipv4Addr, port, service| {

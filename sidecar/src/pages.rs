@@ -7,14 +7,14 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tombolo_core::{
     balance::Pools,
-    decide::{Caller, InboundWorkload, explain_authorize, explain_mesh},
+    decide::{Caller, explain_authorize, explain_mesh},
     lifecycle::admin::{Page, Pages},
     member::{Question, shares, view},
     model::{Scope, ServiceKey, Snapshot, SpiffeId},
     quota::Quotas,
 };
 
-use crate::{inbound::Names, loopback::Called};
+use crate::{capture::plaintext::Admissions, inbound::Names, loopback::Called};
 
 /// What a sidecar serves by now.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,7 @@ pub(crate) struct Served {
 /// `/config` and `/explain`.
 pub(crate) struct SidecarPages {
     pub id: SpiffeId,
-    pub workload: InboundWorkload,
+    pub admissions: Arc<Admissions>,
     pub inbound: SocketAddr,
     pub dns: Option<SocketAddr>,
     pub names: Arc<ArcSwap<Names>>,
@@ -55,11 +55,21 @@ impl SidecarPages {
             let Called { service, port, host } = called;
             json!({ "service": service.to_string(), "port": port, "host": host.as_deref(), "bound": address.to_string() })
         });
-        let mut config = view(&self.snapshot.load());
+        let snapshot = self.snapshot.load();
+        let workload = &self.admissions.workload;
+        let ports = workload.ports.iter().map(|(port, name)| {
+            let (mode, policy) = self.admissions.mode(&snapshot, *port);
+            json!({ "port": port, "name": name, "mode": mode.to_string(), "policy": policy })
+        });
+        let mut config = view(&snapshot);
         let more = json!({
             "identity": self.id.to_string(),
-            "labels": self.workload.labels,
-            "inbound": { "bound": self.inbound.to_string(), "names": **self.names.load() },
+            "labels": workload.labels,
+            "inbound": {
+                "bound": self.inbound.to_string(),
+                "names": **self.names.load(),
+                "ports": ports.collect::<Vec<_>>(),
+            },
             "dns": self.dns.map(|address| address.to_string()),
             "outbound": outbound.collect::<Vec<_>>(),
             "listenerProblems": served.problems,
@@ -83,8 +93,14 @@ impl SidecarPages {
         let snapshot = self.snapshot.load();
         if host == "inbound.local" {
             let own = self.id.trust_domain();
-            let explained =
-                explain_authorize(&snapshot, own, &self.workload, question.port(), Some(&head), &caller);
+            let explained = explain_authorize(
+                &snapshot,
+                own,
+                &self.admissions.workload,
+                question.port(),
+                Some(&head),
+                &caller,
+            );
             return Page::json(&explained);
         }
         let Some(service) = service(&host) else {

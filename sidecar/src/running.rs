@@ -18,7 +18,7 @@ use tombolo_core::{
         Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
         RegistrationParts, Reporting, Sharing, advertised, random_seed,
     },
-    model::{NameError, ServiceKey, opaque_sni},
+    model::{NameError, ServiceKey, Snapshot, opaque_sni},
     proxy::{
         Acceptor, EngineError, EngineParts, Entry, HttpEngine, ListenLimits, MeshProtocol, MeshUpstream,
         bind, serve,
@@ -29,7 +29,7 @@ use tombolo_core::{
 use tombolo_proto::v1;
 
 use crate::{
-    capture::{Listening, Passing, own_ipv6},
+    capture::{Listening, Passing, own_ipv6, plaintext::Admissions},
     dns::{Directory, Dns, DnsError},
     following::Following,
     health::Probe,
@@ -189,7 +189,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let readiness = Readiness::default();
     let pages = SidecarPages {
         id: member.id().clone(),
-        workload: core.workload.clone(),
+        admissions: Arc::clone(&parts.admissions),
         inbound,
         dns: dns.as_ref().map(Dns::address),
         names: Arc::clone(&parts.names),
@@ -255,8 +255,11 @@ impl Core {
             Arc::clone(&options.telemetry),
         );
         let labels = options.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
-        let workload =
-            InboundWorkload { namespace: member.id().namespace().into(), labels: labels.collect() };
+        let workload = InboundWorkload {
+            namespace: member.id().namespace().into(),
+            labels: labels.collect(),
+            ports: options.ports.iter().map(|(port, name)| (*port, name.as_str().into())).collect(),
+        };
         let reporting = Reporting::start(member.connect(), Arc::clone(&options.telemetry), None);
         let quotas = Quotas::together();
         let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
@@ -271,6 +274,8 @@ pub(crate) struct Parts {
     pub ways: Arc<ArcSwap<Ways>>,
     pub passing: Arc<Passing>,
     pub inbound: Arc<HttpEngine>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub admissions: Arc<Admissions>,
     names: Arc<ArcSwap<Names>>,
 }
 
@@ -288,14 +293,15 @@ impl Parts {
         let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
         let outbound =
             OutboundDirector { own: id.clone(), pools: Arc::clone(pools), lanes: Arc::clone(&lanes) };
+        let admissions =
+            Arc::new(Admissions { workload: core.workload.clone(), told: options.plaintext.clone() });
         let inbound = InboundDirector::new(
             id.trust_domain().clone(),
             &options.workload,
-            core.workload.clone(),
             options.app_address,
             Arc::clone(&names),
             Arc::clone(&lanes),
-            Arc::new(options.plaintext.clone()),
+            Arc::clone(&admissions),
         );
         let observer = LaneObserver { lanes, next: Arc::clone(&options.telemetry) as _ };
         let outbound = HttpEngine::new(EngineParts {
@@ -316,7 +322,8 @@ impl Parts {
         })?;
         let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
         let uses = Uses::new(core.discovery.clone());
-        Ok(Self { outbound, uses, ways: Arc::default(), passing, inbound, names })
+        let (ways, snapshot) = (Arc::default(), Arc::clone(snapshot));
+        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names })
     }
 }
 

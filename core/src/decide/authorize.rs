@@ -2,7 +2,7 @@
 
 mod verdict;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use super::{
     Caller, RequestHead,
@@ -21,6 +21,8 @@ pub struct InboundWorkload {
     pub namespace: Arc<str>,
     /// Its labels, which policies select by.
     pub labels: Labels,
+    /// Its ports with their names; a name may be empty.
+    pub ports: BTreeMap<u16, Arc<str>>,
 }
 
 /// Decides whether a call to `port` of a workload goes through.

@@ -18,6 +18,7 @@ mod gray;
 mod hash;
 mod head;
 mod host;
+mod inbound;
 mod lane;
 mod matcher;
 mod policy;
@@ -57,12 +58,13 @@ pub use gray::CookieKey;
 pub(crate) use gray::{cookie, cookies};
 pub(crate) use hash::NameHash;
 pub use head::{Caller, RequestHead};
+pub use inbound::{InboundMode, InboundPolicy, PlaintextRule, inbound_limits, inbound_plaintext};
 pub use lane::{BAGGAGE, LANE_MEMBER, TRUST_CLIENT_LANE, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
-    Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression,
-    ConnectionLimit, EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource,
-    Localities, Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share,
-    SharedLimit, TokenSource, hash_of_address,
+    Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression, CountLimit,
+    EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource, Localities,
+    Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share, SharedLimit,
+    TokenSource, hash_of_address,
 };
 pub use preview::{ChangeKind, Example, Preview, preview};
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};

@@ -7,7 +7,9 @@ use std::{
 };
 
 use crate::{
-    decide::{Backend, BindKey, Caller, ClientValidation, Outcome, RequestHead, StreamDecision, Verdict},
+    decide::{
+        Backend, BindKey, Caller, ClientValidation, Outcome, Policies, RequestHead, StreamDecision, Verdict,
+    },
     model::{HostName, ServiceKey, Snapshot, SpiffeId},
 };
 
@@ -87,8 +89,8 @@ pub enum TcpOutcome {
     Forward(Backend),
     /// As a TLSRoute or TCPRoute says.
     Routed(StreamDecision),
-    /// AuthorizationPolicies let it in: copy to and from this backend.
-    Allow(Backend, Verdict),
+    /// AuthorizationPolicies let it in: copy to and from this backend, where its limits leave room for one more.
+    Allow(Backend, Verdict, Policies),
     /// They do not: close it.
     Deny(Verdict),
     /// Close it; the reason goes into the access log and metrics.

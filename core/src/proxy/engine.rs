@@ -21,7 +21,7 @@ use super::{
     Picker,
     acceptor::Spoken,
     connection::Unread,
-    gate::Gate,
+    gate::{Crowds, Gate},
     http2::Http2,
     listen::{Accepted, ListenStats, signalled},
     lull::Lull,
@@ -82,16 +82,18 @@ impl HttpEngine {
 
     /// Makes an engine with bounds of its own.
     pub fn within(parts: EngineParts, limits: HttpLimits) -> Result<Arc<Self>, EngineError> {
+        let crowds = Arc::<Crowds>::default();
         let tcp = tcp::Tunnels {
             snapshot: parts.snapshot.clone(),
             director: parts.director.clone(),
             picker: parts.picker.clone(),
             upstream: parts.upstream.clone(),
             observer: parts.observer.clone(),
+            crowds: Arc::clone(&crowds),
         };
         let connector = MeshConnector::new(parts.upstream.clone());
         let observer = parts.observer.clone();
-        let proxy = Arc::new(build(Gate::new(parts, limits.clone()), connector)?);
+        let proxy = Arc::new(build(Gate::new(parts, limits.clone(), crowds), connector)?);
         Ok(Arc::new(Self { proxy, tcp, observer, limits }))
     }
 

@@ -12,12 +12,12 @@ use super::{
     Arrival, Connection, DENIED, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd,
     TcpOutcome, TryResult, Wanted,
     copy::{Copied, copy_both},
-    gate::random,
+    gate::{Crowds, random},
     listen::signalled,
     upstream::{CONNECT_TIMEOUT, To},
 };
 use crate::{
-    decide::{Backend, UpstreamTls, Verdict, hash_of_address},
+    decide::{Backend, Policies, UpstreamTls, Verdict, hash_of_address},
     model::{Endpoint, Labels, Reach, ServiceKey, Snapshot},
 };
 
@@ -33,6 +33,7 @@ pub(super) struct Tunnels {
     pub picker: Arc<dyn Picker>,
     pub upstream: Arc<MeshUpstream>,
     pub observer: Arc<dyn Observer>,
+    pub crowds: Arc<Crowds>,
 }
 
 /// What was decided.
@@ -42,6 +43,7 @@ struct Way {
     /// With its rule.
     route: Option<(Arc<str>, Arc<str>)>,
     backend: Option<Backend>,
+    policies: Policies,
     tls: UpstreamTls,
     verdict: Option<Verdict>,
 }
@@ -71,10 +73,10 @@ impl Tunnels {
                 route: Some((decision.route, decision.rule)),
                 backend: Some(decision.backend),
                 tls: decision.tls,
-                verdict: None,
+                ..Way::default()
             },
-            TcpOutcome::Allow(backend, verdict) => {
-                Way { backend: Some(backend), verdict: Some(verdict), ..Way::default() }
+            TcpOutcome::Allow(backend, verdict, policies) => {
+                Way { backend: Some(backend), verdict: Some(verdict), policies, ..Way::default() }
             }
             TcpOutcome::Deny(verdict) => {
                 near.reset();
@@ -84,6 +86,13 @@ impl Tunnels {
             TcpOutcome::Refuse(reason) => {
                 near.reset();
                 return self.ended(arrival, &Way::default(), None, Err(reason), begun);
+            }
+        };
+        let _places = match self.crowds.admit_tunnel(&way.policies) {
+            Ok(places) => places,
+            Err(reason) => {
+                near.reset();
+                return self.ended(arrival, &way, None, Err(reason), begun);
             }
         };
         let connected = tokio::select! {

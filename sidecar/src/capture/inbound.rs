@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use tombolo_core::{
-    model::AppProtocol,
+    model::{AppProtocol, Snapshot},
     proxy::{
         Accepted, Acceptor, ConnectionService, Entry, HttpEngine, Observer, Opening, original_destination,
         sniff,
@@ -12,7 +13,7 @@ use tombolo_core::{
 };
 
 use super::{
-    plaintext::{Admission, Plaintext},
+    plaintext::{Admission, Admissions},
     refuse,
 };
 use crate::way::patience;
@@ -24,9 +25,8 @@ const PROBE: Duration = Duration::from_secs(2);
 /// is spoken is found out.
 pub(crate) struct Inbound {
     pub engine: Arc<HttpEngine>,
-    pub plaintext: Arc<Plaintext>,
-    /// The application's ports with their names.
-    pub ports: Vec<(u16, String)>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub admissions: Arc<Admissions>,
     pub observer: Arc<dyn Observer>,
 }
 
@@ -38,7 +38,8 @@ impl Inbound {
                 return refuse(accepted, Entry::Inbound, None, "not_redirected", &*self.observer);
             }
         };
-        let opening = match self.plaintext.of_port(port) {
+        let admission = self.admissions.of_port(&self.snapshot.load(), port);
+        let opening = match admission {
             Admission::Everything => Opening::Other,
             Admission::Policies => self.found_out(&mut accepted, port).await,
             Admission::Probes => match begins(&mut accepted, PROBE).await {
@@ -62,7 +63,7 @@ impl Inbound {
 
     /// What the port's name says is spoken, else what the client begins with.
     async fn found_out(&self, accepted: &mut Accepted, port: u16) -> Opening {
-        let name = self.ports.iter().find(|(own, _)| *own == port).map(|(_, name)| name.as_str());
+        let name = self.admissions.workload.ports.get(&port).map(|name| &**name);
         match (AppProtocol::of_port("", name.unwrap_or_default()), patience(port)) {
             (Some(AppProtocol::Tcp), _) | (_, None) => Opening::Other,
             (_, Some(patience)) => begins(accepted, patience).await,

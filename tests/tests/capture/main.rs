@@ -2,8 +2,14 @@
 //! rules of `tombolo sidecar init`. Takes root, iproute2, nftables, iptables, Python and Redis.
 #![allow(clippy::unwrap_used)]
 
+mod inbound;
 mod net;
 mod world;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+};
 
 use tombolo_tests::wait_until;
 use world::{LONG, World, contains};
@@ -168,6 +174,27 @@ fn rules_can_be_put_in_force_again_and_leave_nothing_behind() {
     // Nothing is changed by looking.
     let printed = world.init("client", &["--dry-run"]);
     assert!(printed.contains("redirect to :15001") && !reached(&world), "{printed}");
+}
+
+#[test]
+fn connections_that_were_there_before_the_rules_go_on() {
+    let Some(mut world) = World::new() else { return };
+    world.sidecar("server", &["7000=talk"], &["--capture"]);
+    let script = "import socket, sys; s = socket.create_connection(('10.77.0.3', 7000), 20); print(s.recv(100)); \
+                  sys.stdout.flush(); sys.stdin.readline(); s.sendall(b'after all'); print(s.recv(100))";
+    for filter in [&[][..], &["--iptables"]] {
+        let mut client = world.net.command("hub", "python3");
+        client.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("220 greetings"));
+        world.init("server", filter);
+        client.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let said = lines.next().map(Result::unwrap);
+        client.wait().unwrap();
+        assert!(said.as_ref().is_some_and(|said| said.contains("after all")), "{filter:?}: {said:?}");
+        world.init("server", &[filter, &["--undo"]].concat());
+    }
 }
 
 #[test]

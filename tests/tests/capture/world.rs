@@ -18,12 +18,16 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// The user of the sidecars.
 const USER: u32 = 1337;
 
-/// Speaks on three ports: HTTP (says what it was asked), Redis, and a protocol in which the server speaks first.
+/// Speaks on three ports: HTTP (says what it was asked; `/hold` only after `/release`), Redis, and a protocol in which the
+/// server speaks first.
 const SERVER: &str = r#"
 import http.server, socket, socketserver, threading
 class Echo(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    released = threading.Event()
     def do_GET(self):
+        if self.path == "/hold": self.released.wait(60)
+        if self.path == "/release": self.released.set()
         body = ("%s %s caller=%s\n" % (self.command, self.path, self.headers.get("x-forwarded-client-cert"))).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -169,6 +173,13 @@ impl World {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
+    }
+
+    /// Applies documents, and waits until all proxies decide by them.
+    pub fn apply(&self, documents: &str) {
+        let file = self.path("applied.yaml");
+        fs::write(&file, documents).unwrap();
+        self.command(["apply", "-f", file.to_str().unwrap(), "--timeout", "60"]);
     }
 
     fn command<const N: usize>(&self, line: [&str; N]) -> String {

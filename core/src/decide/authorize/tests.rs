@@ -54,8 +54,11 @@ fn judge(policies: Vec<Policy>, caller: Option<&str>, request: Option<(Method, &
         query: None,
         headers: &headers,
     });
-    let workload =
-        InboundWorkload { namespace: "shop".into(), labels: [("app".into(), "checkout".into())].into() };
+    let workload = InboundWorkload {
+        namespace: "shop".into(),
+        labels: [("app".into(), "checkout".into())].into(),
+        ..Default::default()
+    };
     let call = Call { own: &own, port: 8080, head: head.as_ref(), caller: &caller };
     let judged = call.verdict(&policies, &workload, &mut Untraced).enforced;
     if judged.allowed { "allow".into() } else { judged.why().into() }

@@ -17,6 +17,7 @@ mod foreign;
 mod frontend;
 mod gateways;
 mod grpc;
+mod inbound;
 mod jwt;
 mod listeners;
 mod mesh;
@@ -48,19 +49,19 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
     let mut mesh = MeshDraft::default();
     let routes = attach::attach(resources, &releases, &mut gateways, &mut mesh);
     let (policies, policies_status) = policies::policies(resources);
-    let (edge_policies, service_policies, traffic_status) = traffic::traffic_policies(resources);
+    let traffic = traffic::traffic_policies(resources);
     let backend_tls = BackendTlsPolicies::compile(resources);
     let mut status = gateways::status(resources, &gateways, place);
     status.extend(routes);
     status.append(&mut releases.status);
     status.extend(policies_status);
-    status.extend(traffic_status);
+    status.extend(traffic.status);
     status.extend(policies::checked_only(resources));
     let (certificates, issuers) = acme::issuers(resources);
     status.extend(issuers);
     status.extend(backend_tls.status(&gateways));
     let binds = gateways::binds(&mut gateways);
-    let backend_tls = backend_tls.table(&service_policies);
+    let backend_tls = backend_tls.table(&traffic.services);
     Compiled {
         apart: gateways.iter().filter_map(|draft| draft.addresses.own).collect(),
         deciding: super::Deciding::of(&binds),
@@ -68,8 +69,9 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         status,
         mesh: mesh.finish(resources, &releases),
         policies,
-        edge_policies,
-        service_policies,
+        edge_policies: traffic.edge,
+        service_policies: traffic.services,
+        inbound: traffic.inbound,
         acme: certificates,
         proxied: super::proxied::proxied_table(resources),
         backend_tls,

@@ -6,6 +6,7 @@ mod auth;
 mod backend_tls;
 mod frontend;
 mod gateways;
+mod inbound;
 mod proxied;
 mod rivals;
 mod rules;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     auth::external_auth,
+    inbound,
     jwt::jwt,
     refs::{GATEWAY_GROUP, OWN_GROUP, Referrer, by_age},
     status::{CONTROLLER, Conditions, Problem, object_status},
@@ -15,8 +16,9 @@ use super::{
 use crate::{
     decide::{
         ProxyVersion,
+        inbound::InboundTable,
         policy::{
-            Blocks, Cidr, Coding, Compression, ConnectionLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
+            Blocks, Cidr, Coding, Compression, CountLimit, EdgePolicy, IpAccess, Layers, PolicyTable,
             RateKey, RateLimit, RequestLimits, ServiceFields, ServicePolicies, SharedLimit,
         },
     },
@@ -78,8 +80,19 @@ impl Said {
     }
 }
 
-/// All policies by what they target, and their status.
-pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, ServicePolicies, Vec<ObjectStatus>) {
+/// All policies, for those who go by them.
+pub(super) struct TrafficPolicies {
+    /// By what they target.
+    pub edge: PolicyTable,
+    /// What they say of services to those who call them.
+    pub services: ServicePolicies,
+    /// The same to those who are called.
+    pub inbound: InboundTable,
+    pub status: Vec<ObjectStatus>,
+}
+
+/// Compiles them all.
+pub(super) fn traffic_policies(resources: &ResourceSet) -> TrafficPolicies {
     let mut found: HashMap<Target, Said> = HashMap::new();
     let mut status = HashMap::new();
     // The oldest first: what it says stays.
@@ -92,7 +105,8 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Service
             .map(|reference| {
                 let at = find(resources, &key.namespace, reference);
                 let taken = at.map(|at| found.entry(at).or_default().take(&compiled));
-                ancestor(object, reference, taken, &compiled, &unresolved)
+                let ports = missing_ports(resources, &object.spec, &key.namespace, reference);
+                ancestor(object, reference, taken, &compiled, &[&*unresolved, &ports].concat())
             })
             .collect();
         status.insert(key, object_status("TrafficPolicy", object, json!({ "ancestors": ancestors })));
@@ -103,7 +117,27 @@ pub(super) fn traffic_policies(resources: &ResourceSet) -> (PolicyTable, Service
         Target::Gateway(..) | Target::Set(..) | Target::Route(..) => None,
     });
     let services = ServicePolicies(services.collect());
-    (table(found), services, status)
+    let inbound = found.iter().filter_map(|(target, policy)| match target {
+        Target::Service(key) => {
+            Some((ObjectKey::new(&*key.namespace, &*key.name), policy.of_service.inbound.as_ref()?))
+        }
+        Target::Gateway(..) | Target::Set(..) | Target::Route(..) => None,
+    });
+    let inbound = inbound::table(resources, inbound);
+    TrafficPolicies { edge: table(found), services, inbound, status }
+}
+
+/// Ports that a policy names, and that the Service it targets has not got.
+fn missing_ports(
+    resources: &ResourceSet,
+    spec: &TrafficPolicy,
+    namespace: &str,
+    reference: &TrafficTargetRef,
+) -> Vec<Problem> {
+    let key = ObjectKey::new(namespace, &reference.name);
+    let service = resources.services.get(&key).filter(|_| reference.kind == "Service");
+    let of = |(inbound, service)| inbound::missing_ports(inbound, &key, service);
+    spec.inbound.as_ref().zip(service.map(|object| &object.spec)).map(of).unwrap_or_default()
 }
 
 /// The target, if it is there.
@@ -234,11 +268,10 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (S
             header_bytes: limits.header_bytes,
             header_count: limits.header_count,
         }),
-        connections: spec
-            .max_connections
-            .map(|most| Arc::new(ConnectionLimit { policy: policy.clone(), most })),
+        connections: spec.max_connections.map(|most| Arc::new(CountLimit { policy: policy.clone(), most })),
         rate: spec.rate_limit.as_ref().map(|limit| Arc::new(rate_limit(policy.clone(), limit))),
-        shared: spec.shared_rate_limit.as_ref().map(|limit| Arc::new(shared_limit(policy, limit))),
+        shared: spec.shared_rate_limit.as_ref().map(|limit| Arc::new(shared_limit(policy.clone(), limit))),
+        requests: None,
         jwt,
         external_auth,
         compression: spec.compression.as_ref().map(|spec| Arc::new(compression(spec))),
@@ -255,6 +288,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (S
             ProxyProtocolVersion::V1 => ProxyVersion::V1,
             ProxyProtocolVersion::V2 => ProxyVersion::V2,
         }),
+        inbound: spec.inbound.as_ref().map(|spec| Arc::new(inbound::policy(&policy, spec))),
     };
     (Said { of_requests, of_service }, unresolved)
 }

@@ -30,7 +30,9 @@ pub struct EdgePolicy {
     /// How large requests may be. The head is judged by the decision itself.
     pub limits: Option<RequestLimits>,
     /// Client connections at a time.
-    pub connections: Option<Arc<ConnectionLimit>>,
+    pub connections: Option<Arc<CountLimit>>,
+    /// Requests in flight.
+    pub requests: Option<Arc<CountLimit>>,
     /// How many requests a client may send.
     pub rate: Option<Arc<RateLimit>>,
     /// How many requests all proxies of the cluster let through together.
@@ -66,6 +68,7 @@ told_by_field!(EdgePolicy {
     access "ipAccess",
     limits "requestLimits",
     connections "maxConnections",
+    requests "maxRequests",
     rate "rateLimit",
     shared "sharedRateLimit",
     jwt "jwt",
@@ -128,8 +131,13 @@ impl Policies {
     }
 
     /// Client connections at a time.
-    pub fn connections(&self) -> Option<&Arc<ConnectionLimit>> {
+    pub fn connections(&self) -> Option<&Arc<CountLimit>> {
         self.first(|policy| policy.connections.as_ref())
+    }
+
+    /// Requests in flight.
+    pub fn requests(&self) -> Option<&Arc<CountLimit>> {
+        self.first(|policy| policy.requests.as_ref())
     }
 
     /// How many requests a client may send.
@@ -198,16 +206,16 @@ pub struct RequestLimits {
     pub header_count: Option<u32>,
 }
 
-/// Client connections at a time.
+/// How many there may be at a time: client connections, or requests in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectionLimit {
+pub struct CountLimit {
     /// `NAMESPACE/NAME` of the policy: what it targets is counted together.
     pub policy: Arc<str>,
     /// So many.
     pub most: u32,
 }
 
-impl fmt::Display for ConnectionLimit {
+impl fmt::Display for CountLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (TrafficPolicy {})", self.most, self.policy)
     }

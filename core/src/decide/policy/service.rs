@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Fault, told_by_field};
 use crate::{
-    decide::{Caller, ProxyVersion, Timeouts, cookie},
+    decide::{Caller, InboundPolicy, ProxyVersion, Timeouts, cookie},
     model::{Scope, ServiceKey},
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct ServiceFields {
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) fault: Option<Arc<Fault>>,
     pub(crate) announce: Option<ProxyVersion>,
+    /// Not for those who call it, but for its workloads.
+    pub(crate) inbound: Option<Arc<InboundPolicy>>,
 }
 
 told_by_field!(ServiceFields {
@@ -54,6 +56,7 @@ told_by_field!(ServiceFields {
     timeouts "timeouts",
     fault "fault",
     announce "proxyProtocol",
+    inbound "inbound",
 });
 
 impl ServiceFields {

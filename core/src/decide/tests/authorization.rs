@@ -178,8 +178,11 @@ fn judged(snapshot: &Snapshot, call: &CallOf) -> Verdict {
     let ask = Ask { identity, method: method.parse().unwrap(), ..get("checkout", path) };
     let ask = if blue { ask.header("x-team", "blue") } else { ask };
     let own = TrustDomain::parse("east").unwrap();
-    let workload =
-        InboundWorkload { namespace: "shop".into(), labels: [("app".into(), "checkout".into())].into() };
+    let workload = InboundWorkload {
+        namespace: "shop".into(),
+        labels: [("app".into(), "checkout".into())].into(),
+        ..Default::default()
+    };
     ask.with(|head, caller| {
         let head = call.request.is_some().then_some(head);
         authorize(snapshot, &own, &workload, call.port, head, caller)

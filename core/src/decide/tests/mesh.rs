@@ -117,8 +117,11 @@ spec: { action: DENY, rules: [{ to: { headers: [{ name: x-admin, type: Present }
     let own = crate::model::TrustDomain::parse("east").unwrap();
     let judge = |app: &str, caller: &str, ask: Ask<'_>| {
         let identity = Some(SpiffeId::parse(&format!("spiffe://east/ns/{caller}")).unwrap());
-        let workload =
-            InboundWorkload { namespace: "shop".into(), labels: [("app".into(), app.into())].into() };
+        let workload = InboundWorkload {
+            namespace: "shop".into(),
+            labels: [("app".into(), app.into())].into(),
+            ..Default::default()
+        };
         Ask { identity, ..ask }.with(|head, caller| {
             let verdict = authorize(&snapshot, &own, &workload, 80, Some(head), caller);
             let explained = explain_authorize(&snapshot, &own, &workload, 80, Some(head), caller);

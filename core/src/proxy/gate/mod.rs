@@ -32,7 +32,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(super) use trace::random;
 
-pub(super) use policy::Places;
+pub(super) use policy::{Crowds, Places};
 
 use attempt::Sent;
 use budget::Budgets;
@@ -64,7 +64,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// One for each engine.
-    pub fn new(parts: EngineParts, limits: HttpLimits) -> Self {
+    pub fn new(parts: EngineParts, limits: HttpLimits, crowds: Arc<Crowds>) -> Self {
         Self {
             snapshot: parts.snapshot,
             director: parts.director,
@@ -73,7 +73,7 @@ impl Gate {
             observer: parts.observer,
             mirrors: Mirrors::default(),
             budgets: Budgets::default(),
-            policies: PolicyState::new(parts.quotas),
+            policies: PolicyState::new(parts.quotas, crowds),
             limits,
         }
     }

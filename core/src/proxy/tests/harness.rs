@@ -339,7 +339,7 @@ impl Setup {
             observer: Arc::new(Log::default()),
             quotas: crate::quota::Quotas::alone(),
         };
-        super::super::gate::Gate::new(parts, self.limits)
+        super::super::gate::Gate::new(parts, self.limits, Arc::default())
     }
 
     pub fn forwards(self, decision: Decision) -> Proxy {

@@ -11,8 +11,8 @@ use tokio::{
 
 use super::{clients::*, harness::*};
 use crate::decide::{
-    Caller, Coding, Compression, ConnectionLimit, Decision, EdgePolicy, LocalAnswer, Outcome, Policies,
-    RateKey, RateLimit, RequestHead, RequestLimits, SharedLimit,
+    Caller, Coding, Compression, CountLimit, Decision, EdgePolicy, LocalAnswer, Outcome, Policies, RateKey,
+    RateLimit, RequestHead, RequestLimits, SharedLimit,
 };
 
 fn under(policy: EdgePolicy) -> Decision {
@@ -118,7 +118,7 @@ async fn a_body_without_end_is_cut_while_others_are_served() {
 #[tokio::test]
 async fn connections_have_places() {
     let app = App::named("app").await;
-    let limit = ConnectionLimit { policy: "shop/p".into(), most: 1 };
+    let limit = CountLimit { policy: "shop/p".into(), most: 1 };
     let policy = EdgePolicy { connections: Some(Arc::new(limit)), ..Default::default() };
     let proxy = Setup::default().forwards(under(policy)).with([plain(app.address)]);
     let listener = proxy.edge();
@@ -135,6 +135,35 @@ async fn connections_have_places() {
     drop(first);
     until("the place is free again", || listener.open() == 0).await;
     assert_eq!(status(&get(listener.address(), "").await), 200);
+}
+
+#[tokio::test]
+async fn requests_in_flight_have_places() {
+    let (go, held) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (waits, tells) = (Arc::clone(&go), Arc::clone(&held));
+    let app = App::answering(move |_| {
+        let (waits, tells) = (Arc::clone(&waits), Arc::clone(&tells));
+        async move {
+            tells.notify_one();
+            waits.notified().await;
+            http::Response::new("app".into())
+        }
+    })
+    .await;
+    let limit = CountLimit { policy: "shop/p".into(), most: 1 };
+    let policy = EdgePolicy { requests: Some(Arc::new(limit)), ..Default::default() };
+    let proxy = Setup::default().forwards(under(policy)).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let address = listener.address();
+    let first = tokio::spawn(async move { get(address, "").await });
+    soon("the first is in flight", held.notified()).await;
+    assert_eq!(status(&get(address, "").await), 503, "at once");
+    assert_eq!(proxy.logged().await.reason, Some("policy_requests"));
+    go.notify_one();
+    assert_eq!(status(&first.await.unwrap()), 200);
+    go.notify_one();
+    let free = async { while status(&get(address, "").await) != 200 {} };
+    soon("the place is free again", free).await;
 }
 
 fn compressed() -> EdgePolicy {
@@ -266,7 +295,7 @@ async fn answers_made_here_are_bounded_too() {
     assert!(answer.contains("retry-after: ") && !answer.contains("location"), "{answer}");
     assert_eq!(proxy.logged().await.reason, Some("rate_limited"));
 
-    let limit = ConnectionLimit { policy: "shop/p".into(), most: 1 };
+    let limit = CountLimit { policy: "shop/p".into(), most: 1 };
     let policy = EdgePolicy { connections: Some(Arc::new(limit)), ..Default::default() };
     let proxy = Setup::default().decides(redirect(&policy));
     let listener = proxy.edge();

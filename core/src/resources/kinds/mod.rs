@@ -60,5 +60,6 @@ pub use traffic::{
 };
 pub use traffic_service::{
     CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,
-    LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec,
+    InboundModeSpec, InboundPortSpec, InboundSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
+    OutlierSpec, RetryBudgetSpec,
 };

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, JwtSpec, LoadBalancerSpec, LocalitySpec, OutlierSpec,
-    RetryBudgetSpec, RouteTimeouts,
+    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, InboundSpec, JwtSpec, LoadBalancerSpec, LocalitySpec,
+    OutlierSpec, RetryBudgetSpec, RouteTimeouts,
 };
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
@@ -63,6 +63,9 @@ pub struct TrafficPolicy {
     /// Of Services only: what is done to some requests on purpose, to try their callers.
     #[serde(default)]
     pub fault: Option<FaultSpec>,
+    /// Of Services only: what their workloads take in. Their sidecars see to it.
+    #[serde(default)]
+    pub inbound: Option<InboundSpec>,
     /// Connections to the Service's endpoints begin with a PROXY header that names the client: over HTTP, TLSRoutes and
     /// TCPRoutes, before TLS. Only where every target is a Service; endpoints in the mesh get none.
     #[serde(default)]

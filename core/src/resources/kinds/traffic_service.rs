@@ -169,3 +169,48 @@ pub struct FaultHeaderSpec {
     /// Value.
     pub value: String,
 }
+
+/// What comes in to the workloads behind a Service, on the ports that the Service leads to. At least one field.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InboundSpec {
+    /// What becomes of plaintext that is redirected to the sidecar; as the sidecar was told at its start where absent.
+    #[serde(default)]
+    pub mode: Option<InboundModeSpec>,
+    /// The same for single ports. At most 64.
+    #[serde(default)]
+    pub ports: Vec<InboundPortSpec>,
+    /// Health checks that are admitted in plaintext, whatever the mode: `GET` and `HEAD` of exactly these paths, `POST` of
+    /// `/grpc.health.v1.Health/Check`. At most 16, besides those that the sidecar was told at its start.
+    #[serde(default)]
+    pub probe_paths: Vec<String>,
+    /// Connections to one workload at a time, at least 1. A request on one more is answered 503, and its connection
+    /// closed.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    /// Requests (of raw TCP: connections) that one workload has in flight, at least 1. One more is answered 503 at once.
+    #[serde(default)]
+    pub max_requests: Option<u32>,
+}
+
+/// What becomes of plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InboundModeSpec {
+    /// It is refused, but for health checks.
+    #[serde(alias = "STRICT")]
+    Strict,
+    /// It is let through, within the AuthorizationPolicies.
+    #[serde(alias = "PERMISSIVE")]
+    Permissive,
+}
+
+/// The mode of one port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InboundPortSpec {
+    /// The Service's port, as callers use it.
+    pub port: u16,
+    /// What becomes of plaintext on the workload's port that it leads to.
+    pub mode: InboundModeSpec,
+}

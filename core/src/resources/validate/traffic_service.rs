@@ -4,8 +4,8 @@ use std::{fmt::Display, time::Duration};
 
 use super::{common::Checker, traffic::duration};
 use crate::resources::kinds::{
-    CircuitBreakerSpec, FaultSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec,
-    RetryBudgetSpec, TrafficPolicy,
+    CircuitBreakerSpec, FaultSpec, InboundSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
+    OutlierSpec, RetryBudgetSpec, TrafficPolicy,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -18,7 +18,7 @@ pub(super) fn says(policy: &TrafficPolicy) -> bool {
     given(policy).into_iter().any(|(_, given)| given)
 }
 
-fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 7] {
+fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 8] {
     [
         ("loadBalancer", policy.load_balancer.is_some()),
         ("locality", policy.locality.is_some()),
@@ -27,6 +27,7 @@ fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 7] {
         ("retryBudget", policy.retry_budget.is_some()),
         ("timeouts", policy.timeouts.is_some()),
         ("fault", policy.fault.is_some()),
+        ("inbound", policy.inbound.is_some()),
     ]
 }
 
@@ -57,6 +58,9 @@ pub(super) fn of_services(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(spec) = &policy.fault {
         c.at("fault", |c| fault(c, spec));
+    }
+    if let Some(spec) = &policy.inbound {
+        c.at("inbound", |c| inbound(c, spec));
     }
 }
 
@@ -140,6 +144,27 @@ fn fault(c: &mut Checker, spec: &FaultSpec) {
         c.header_name("name", &header.name);
         c.header_value("value", &header.value);
     });
+}
+
+fn inbound(c: &mut Checker, spec: &InboundSpec) {
+    let says = spec.mode.is_some()
+        || !spec.ports.is_empty()
+        || !spec.probe_paths.is_empty()
+        || spec.max_connections.is_some()
+        || spec.max_requests.is_some();
+    c.require(says, "says nothing", "give mode, maxRequests or another field, or remove it");
+    c.at_most("ports", spec.ports.len(), 64);
+    c.each("ports", &spec.ports, |c, port| c.port("port", port.port));
+    let ports: Vec<String> = spec.ports.iter().map(|port| port.port.to_string()).collect();
+    c.unique("ports", "port", ports.iter().map(String::as_str));
+    c.at_most("probePaths", spec.probe_paths.len(), 16);
+    c.each("probePaths", &spec.probe_paths, |c, path| {
+        let fits =
+            path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
+        c.require(fits, format!("{path:?} is not a path"), "write one such as /healthz, without a query");
+    });
+    within(c, "maxConnections", spec.max_connections, 1, u32::MAX);
+    within(c, "maxRequests", spec.max_requests, 1, u32::MAX);
 }
 
 fn percent(c: &mut Checker, percent: f64) {

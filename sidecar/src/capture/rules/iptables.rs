@@ -57,7 +57,7 @@ fn outgoing(rules: &Rules, six: bool) -> Vec<String> {
     let ranges = rules.ranges.iter().filter(|range| range.is_ipv4() != six);
     lines.extend(ranges.map(|range| format!("-d {range} -j RETURN")));
     lines.extend(rules.outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
-    lines.push(format!("-p tcp -j REDIRECT --to-ports {port}"));
+    lines.push(format!("-p tcp --syn -j REDIRECT --to-ports {port}"));
     lines
 }
 
@@ -67,7 +67,7 @@ fn incoming(rules: &Rules) -> Vec<String> {
     lines.push("-i lo -j RETURN".into());
     lines.push("-m addrtype ! --dst-type LOCAL -j RETURN".into());
     lines.extend(rules.inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
-    lines.push(format!("-p tcp -j REDIRECT --to-ports {port}"));
+    lines.push(format!("-p tcp --syn -j REDIRECT --to-ports {port}"));
     lines
 }
 

@@ -5,6 +5,9 @@ use super::{Rules, Step, step::words};
 /// Takes the table away, whether it is there or not.
 pub(super) const UNDO: &str = "table inet tombolo\ndelete table inet tombolo\n";
 
+/// Only the first packet of a connection: one that was there before the rules goes on as it was.
+const BEGINS: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+
 /// Loads a ruleset.
 pub(super) fn load(ruleset: String) -> Step {
     Step::Run(words("nft -f -"), ruleset)
@@ -45,7 +48,7 @@ fn outgoing(rules: &Rules) -> Vec<String> {
         false => format!("ip6 daddr {range} return"),
     }));
     lines.extend(rules.outbound_ports.iter().map(|port| format!("tcp dport {port} return")));
-    lines.push(format!("meta l4proto tcp redirect to :{port}"));
+    lines.push(format!("{BEGINS} redirect to :{port}"));
     lines
 }
 
@@ -55,7 +58,7 @@ fn incoming(rules: &Rules, port: u16) -> Vec<String> {
     lines.push("iifname \"lo\" return".into());
     lines.push("fib daddr type != local return".into());
     lines.extend(rules.inbound_ports.iter().map(|port| format!("tcp dport {port} return")));
-    lines.push(format!("meta l4proto tcp redirect to :{port}"));
+    lines.push(format!("{BEGINS} redirect to :{port}"));
     lines
 }
 

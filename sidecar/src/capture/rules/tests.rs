@@ -43,14 +43,14 @@ table inet tombolo {
     meta skuid 1337 return
     meta l4proto { tcp, udp } th dport 53 redirect to :15053
     oifname "lo" return
-    meta l4proto tcp redirect to :15001
+    tcp flags & (fin | syn | rst | ack) == syn redirect to :15001
   }
   chain prerouting {
     type nat hook prerouting priority -100; policy accept;
     iifname "lo" return
     fib daddr type != local return
     tcp dport 15006 return
-    meta l4proto tcp redirect to :15007
+    tcp flags & (fin | syn | rst | ack) == syn redirect to :15007
   }
 }
 "#;
@@ -71,7 +71,7 @@ fn every_exception_stands_before_what_it_is_excepted_from() {
     let lines = nft(&rules);
     let at =
         |wanted: &str| lines.iter().position(|line| line == wanted).unwrap_or_else(|| panic!("{wanted}"));
-    let captured = at("meta l4proto tcp redirect to :15001");
+    let captured = at("tcp flags & (fin | syn | rst | ack) == syn redirect to :15001");
     for exception in ["meta mark 0x539 return", "meta skuid 1337 return", "meta skgid mesh return"] {
         assert!(
             at(exception) < at("meta l4proto { tcp, udp } th dport 53 redirect to :15053"),
@@ -86,7 +86,10 @@ fn every_exception_stands_before_what_it_is_excepted_from() {
     ] {
         assert!(at(exception) < captured, "{exception}");
     }
-    assert!((captured + 1..at("meta l4proto tcp redirect to :15007")).contains(&at("tcp dport 22 return")));
+    assert!(
+        (captured + 1..at("tcp flags & (fin | syn | rst | ack) == syn redirect to :15007"))
+            .contains(&at("tcp dport 22 return"))
+    );
 
     let lines = iptables(&rules);
     let (four, six) = lines.split_at(lines.iter().position(|line| line == "COMMIT").unwrap());
@@ -131,11 +134,11 @@ fn iptables_fills_its_chains_before_it_jumps_to_them_and_leaves_in_the_other_ord
 :TOMBOLO_PREROUTING - [0:0]
 -A TOMBOLO_OUTPUT -m owner --uid-owner 1337 -j RETURN
 -A TOMBOLO_OUTPUT -o lo -j RETURN
--A TOMBOLO_OUTPUT -p tcp -j REDIRECT --to-ports 15001
+-A TOMBOLO_OUTPUT -p tcp --syn -j REDIRECT --to-ports 15001
 -A TOMBOLO_PREROUTING -i lo -j RETURN
 -A TOMBOLO_PREROUTING -m addrtype ! --dst-type LOCAL -j RETURN
 -A TOMBOLO_PREROUTING -p tcp --dport 15006 -j RETURN
--A TOMBOLO_PREROUTING -p tcp -j REDIRECT --to-ports 15007
+-A TOMBOLO_PREROUTING -p tcp --syn -j REDIRECT --to-ports 15007
 COMMIT
 END";
     let jump = |from: &str| {

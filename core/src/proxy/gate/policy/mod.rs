@@ -18,7 +18,7 @@ use pingora_error::{ErrorType::InternalError, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-pub(in crate::proxy) use places::Places;
+pub(in crate::proxy) use places::{Crowds, Places};
 
 use super::{
     Gate,
@@ -41,18 +41,18 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 pub(in crate::proxy) struct PolicyState {
     buckets: Buckets,
     quotas: Arc<Quotas>,
-    connections: places::Counts,
+    crowds: Arc<Crowds>,
     client: auth::Client,
     key_sets: jwks::KeySets,
 }
 
 impl PolicyState {
-    /// Nothing yet, but the process's shares of limits.
-    pub fn new(quotas: Arc<Quotas>) -> Self {
+    /// Nothing yet, but the process's shares of limits. Raw TCP counts in the same crowds.
+    pub fn new(quotas: Arc<Quotas>, crowds: Arc<Crowds>) -> Self {
         Self {
             quotas,
             buckets: Buckets::default(),
-            connections: Default::default(),
+            crowds,
             client: Default::default(),
             key_sets: Default::default(),
         }
@@ -79,6 +79,8 @@ pub(in crate::proxy) struct Progress {
     claims: Option<Claims>,
     /// A token that the backend is not to see.
     used_token: Option<TokenSource>,
+    /// Held until the request ends, where requests in flight are bounded.
+    in_flight: Places,
 }
 
 /// An answer to a request that does not go on.
@@ -181,11 +183,11 @@ impl Gate {
     /// No place is left for the client's connection.
     fn crowd(&self, session: &mut Session, policies: &Policies) -> Option<Refusal> {
         let limit = policies.connections()?;
-        if link(session).is_none_or(|link| self.policies.connections.admit(limit, &link.places)) {
+        if link(session).is_none_or(|link| self.policies.crowds.connections.admit(limit, &link.places)) {
             return None;
         }
         session.set_keepalive(None);
-        Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, "policy_connections"))
+        Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, places::CONNECTIONS))
     }
 
     /// What is bounded.
@@ -198,6 +200,10 @@ impl Gate {
         context.policy.body_most = most;
         if let Some(refusal) = self.crowd(session, policies) {
             return Some(refusal);
+        }
+        let requests = &self.policies.crowds.requests;
+        if policies.requests().is_some_and(|limit| !requests.admit(limit, &context.policy.in_flight)) {
+            return Some(Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, places::REQUESTS));
         }
         context.policy.compression =
             policies.compression().map(|policy| (policy.clone(), Wish::of(session.req_header(), policy)));
