@@ -200,7 +200,7 @@ async fn raw_connections_are_logged_and_counted() {
     let mut text = String::new();
     page.read_to_string(&mut text).await.unwrap();
     let count = "tombolo_tcp_connections_total{direction=\"edge\",service=\"cluster/gateway-conformance-infra/told-raw\",\
-                 route=\"tcproute/gateway-conformance-infra/tcp\",reason=\"\"} 1";
+                 route=\"tcproute/gateway-conformance-infra/tcp\"} 1";
     assert!(text.contains(count), "{text}");
     assert!(text.contains("tombolo_tcp_connection_duration_seconds_bucket"), "{text}");
 }
