@@ -143,7 +143,7 @@ fn callers_and_codes_of_calls_are_told() {
 fn requests_of_the_application_are_those_of_a_client() {
     let telemetry = Telemetry::new(AccessLog::off());
     let service = ServiceKey::parse("clusterset/shop/checkout").unwrap();
-    let outbound = arrival(Entry::Outbound { service, port: 80, http2: false }, None);
+    let outbound = arrival(Entry::Outbound { service, port: 80, http2: false, host: None }, None);
     let brew = http::Method::from_bytes(b"BREW").unwrap();
     let end = RequestEnd { arrival: Some(&outbound), method: &brew, ..answered(404, "r") };
     telemetry.request(&end);
