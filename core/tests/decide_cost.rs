@@ -11,14 +11,16 @@ use std::{
     fmt::Write,
     hint::black_box,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderValue, Method};
 use tombolo_core::{
     decide::{Caller, Outcome, RequestHead, SnapshotAvailability, compile, decide_edge},
     model::Snapshot,
+    proxy::{Observer, RequestEnd},
     resources::{Source, parse, static_services},
+    telemetry::{AccessLog, Telemetry},
 };
 
 /// Counts the allocations of each thread.
@@ -160,6 +162,44 @@ fn a_decision_allocates_nothing_but_itself_however_many_routes_there_are() {
             assert_eq!(allocations, 1, "{routes} routes: its own box alone");
         }
     }
+}
+
+#[test]
+fn a_request_like_an_earlier_one_is_counted_without_allocating() {
+    let snapshot = world(1);
+    let ask = Ask::of(0);
+    let Outcome::Forward(decision) = ask.decide(&snapshot) else { panic!("it is forwarded") };
+    let telemetry = Telemetry::new(AccessLog::off());
+    let end = |status| RequestEnd {
+        arrival: None,
+        method: &Method::GET,
+        host: &ask.host,
+        path: &ask.path,
+        version: http::Version::HTTP_11,
+        status,
+        reason: None,
+        decision: Some(&decision),
+        route: None,
+        endpoint: None,
+        upstream: None,
+        tries: 1,
+        duration: Duration::from_millis(1),
+        upstream_latency: None,
+        received: 0,
+        sent: 10,
+        request_id: Some("id"),
+        trace_id: None,
+        span: None,
+        grpc: None,
+        user_agent: None,
+        verdict: None,
+    };
+    telemetry.request(&end(200));
+    let before = ALLOCATIONS.get();
+    telemetry.request(&end(200));
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    telemetry.request(&end(201));
+    assert!(ALLOCATIONS.get() > before, "a new series is made");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod world;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
     sync::{Arc, Mutex},
 };
 
@@ -20,6 +21,7 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tombolo_tests::{Running, command};
 use tonic::{Request, Response, Status, transport::Server};
 use world::{App, Cluster, PORT, get, public, service, until};
 
@@ -160,4 +162,55 @@ async fn a_request_is_one_trace_from_the_edge_to_the_last_application() {
     assert!(collector.trace(unsampled, 0).await.is_empty());
     assert!(gateway.metric("tombolo_spans_exported_total") >= 3);
     assert_eq!(gateway.metric("tombolo_spans_dropped_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_binary_is_told_by_argument_and_variable_and_flushes_at_its_end() {
+    let (collector, address) = Collector::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (documents, log) = (dir.path().join("edge.yaml"), dir.path().join("access.log"));
+    std::fs::write(&documents, public("storefront")).unwrap();
+    // Of a port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = command(["gateway", "--address", "127.0.0.1", "--trace-sampling", "1"]);
+    command.arg("--config").arg(&documents).arg("--access-log").arg(&log);
+    command.arg("--otlp-endpoint").arg(format!("http://{address}"));
+    command.arg("--port-offset").arg((port - 80).to_string()).arg("--state-dir").arg(dir.path());
+    // Nothing goes out by itself within this test.
+    command.env("OTEL_SERVICE_NAME", "edge").env("OTEL_BSP_SCHEDULE_DELAY", "600000");
+    let mut gateway = Running::start(command.stdout(Stdio::null()));
+    let edge = (Ipv4Addr::LOCALHOST, port).into();
+    let ask = || get(edge, "nowhere.example", "/", &[]);
+    until("an answer", ask, |answer| answer.as_ref().is_ok_and(|a| a.status == StatusCode::NOT_FOUND)).await;
+    let id = ask().await.unwrap().headers["x-request-id"].to_str().unwrap().to_owned();
+    let line = async || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let line = text.lines().find(|line| line.contains(&id)).map(str::to_owned);
+        line.and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
+    };
+    until("the line with the log id", line, Option::is_some).await;
+    let line = line().await.unwrap();
+    assert!(collector.0.lock().unwrap().is_empty(), "it waits for its batch");
+
+    let process = gateway.child().id().to_string();
+    std::process::Command::new("kill").arg(process).status().unwrap();
+    let trace = u128::from_str_radix(line["trace_id"].as_str().unwrap(), 16).unwrap();
+    let spans = collector.trace(trace, 1).await;
+    let span = one(&spans, "edge", SpanKind::Server);
+    assert_eq!(line["span_id"], format!("{:016x}", u64::from_be_bytes(span.span_id[..].try_into().unwrap())));
+    assert_eq!(text(&span.attributes, "tombolo.request_id"), id);
+    assert_eq!(text(&span.attributes, "tombolo.reason"), "no_route");
+    assert!(span.parent_span_id.is_empty(), "the trace begins here");
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_at_the_start() {
+    for (variable, value) in [("OTEL_TRACES_SAMPLER", "xray"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector")] {
+        let mut command = command(["gateway", "--config", "."]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317").env(variable, value);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(value), "{said}");
+    }
 }

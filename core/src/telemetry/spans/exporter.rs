@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The other end of the queue.
 pub(super) struct Exporter {
-    client: TraceServiceClient<Channel>,
+    collector: Collector,
     settings: SpanSettings,
     resource: Resource,
     counts: Arc<Counts>,
@@ -42,24 +42,26 @@ pub(super) struct Exporter {
     away: bool,
 }
 
+type Client = TraceServiceClient<Channel>;
+
 impl Exporter {
-    /// Connects at the first export. Call it inside a tokio runtime.
+    /// Checks what it is told; connects at the first export.
     pub fn new(settings: SpanSettings, counts: Arc<Counts>) -> Result<Self, SpanError> {
         let mut attributes = Attributes::default();
         for (key, value) in &settings.resource {
             attributes.text(key, value.as_str());
         }
         let resource = Resource { attributes: attributes.0, ..Default::default() };
-        let client = TraceServiceClient::new(channel(&settings)?);
-        Ok(Self { client, settings, resource, counts, away: false })
+        Ok(Self { collector: Collector::of(&settings)?, settings, resource, counts, away: false })
     }
 
     /// Until nobody sends any more.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut client = Client::new(self.collector.connect());
         while let Some(first) = messages.recv().await {
             let (spans, flushed) = self.fill(first, &mut messages).await;
             if !spans.is_empty() {
-                self.export(spans).await;
+                self.export(&mut client, spans).await;
             }
             // Whoever waits may have given up.
             let _heard = flushed.map(|flushed| flushed.send(()));
@@ -87,7 +89,7 @@ impl Exporter {
         (spans, None)
     }
 
-    async fn export(&mut self, spans: Vec<Span>) {
+    async fn export(&mut self, client: &mut Client, spans: Vec<Span>) {
         let count = spans.len() as u64;
         let scope = InstrumentationScope {
             name: "tombolo".into(),
@@ -98,7 +100,7 @@ impl Exporter {
         let of_all =
             ResourceSpans { resource: Some(self.resource.clone()), scope_spans, ..Default::default() };
         let request = ExportTraceServiceRequest { resource_spans: vec![of_all] };
-        match self.send(request).await {
+        match self.send(client, request).await {
             Ok(refused) => {
                 let refused = refused.min(count);
                 self.counts.exported.fetch_add(count - refused, Relaxed);
@@ -123,7 +125,11 @@ impl Exporter {
     }
 
     /// How many the collector has refused.
-    async fn send(&mut self, request: ExportTraceServiceRequest) -> Result<u64, tonic::Status> {
+    async fn send(
+        &self,
+        client: &mut Client,
+        request: ExportTraceServiceRequest,
+    ) -> Result<u64, tonic::Status> {
         let mut tried = 0;
         loop {
             tried += 1;
@@ -132,7 +138,7 @@ impl Exporter {
             for (name, value) in &self.settings.headers {
                 sending.metadata_mut().insert(name.clone(), value.clone());
             }
-            match self.client.export(sending).await {
+            match client.export(sending).await {
                 Ok(answer) => {
                     let partial = answer.into_inner().partial_success;
                     let refused = partial.map_or(0, |partial| partial.rejected_spans);
@@ -156,45 +162,54 @@ fn is_passing(code: Code) -> bool {
     )
 }
 
-fn channel(settings: &SpanSettings) -> Result<Channel, SpanError> {
-    let place = "the collector of spans";
-    let said = settings.endpoint.as_str();
-    let (tls, authority) = match said.split_once("://") {
-        None => (false, said),
-        Some(("http", authority)) => (false, authority),
-        Some(("https", authority)) => (true, authority),
-        Some(_) => {
-            return Err(SpanError::new(
-                place,
-                format!("{said:?}: write http://HOST:PORT or https://HOST:PORT"),
-            ));
+/// Where the collector is, and how it is verified.
+struct Collector {
+    endpoint: Endpoint,
+    /// None: it is spoken to in plaintext.
+    tls: Option<Connector>,
+}
+
+impl Collector {
+    fn of(settings: &SpanSettings) -> Result<Self, SpanError> {
+        const PLACE: &str = "the collector of spans";
+        let said = settings.endpoint.as_str();
+        let wrong = |why: &dyn std::fmt::Display| {
+            SpanError::new(PLACE, format!("{said:?}: {why}; write http://HOST:PORT or https://HOST:PORT"))
+        };
+        let (scheme, rest) = said.split_once("://").unwrap_or(("http", said));
+        let authority = rest.split('/').next().unwrap_or_default();
+        if !matches!(scheme, "http" | "https") {
+            return Err(wrong(&"no such scheme"));
         }
-    };
-    let wrong = |error: &dyn std::fmt::Display| {
-        SpanError::new(place, format!("{said:?}: {error}; write http://HOST:PORT or https://HOST:PORT"))
-    };
-    let authority = authority.split('/').next().unwrap_or_default();
-    let port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
-    if port.is_none() {
-        return Err(wrong(&"no port"));
-    }
-    // Where there is TLS, it is the connector's: tonic must not add its own.
-    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|error| wrong(&error))?;
-    let endpoint = endpoint.connect_timeout(settings.timeout).timeout(settings.timeout);
-    if !tls {
-        return Ok(endpoint.connect_lazy());
-    }
-    let trust = match &settings.certificate {
-        None => BackendTrust::System,
-        Some(path) => {
-            let unread = |error| SpanError::new(place, format!("{}: {error}", path.display()));
-            let pem = std::fs::read(path).map_err(unread)?;
-            let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
-            BackendTrust::Roots(certificates.map(|der| Arc::from(&*der)).collect())
+        if authority.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return Err(wrong(&"no port"));
         }
-    };
-    // The name is the one that is connected to.
-    let policy = BackendTls { trust, hostname: "".into(), names: [].into() };
-    let config = backend_client(&policy, None, &["h2"]).map_err(|error| wrong(&error))?;
-    Ok(endpoint.connect_with_connector_lazy(Connector::by_host(config.into())))
+        // Where there is TLS, it is the connector's: tonic must not add its own.
+        let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|error| wrong(&error))?;
+        let endpoint = endpoint.connect_timeout(settings.timeout).timeout(settings.timeout);
+        if scheme == "http" {
+            return Ok(Self { endpoint, tls: None });
+        }
+        let trust = match &settings.certificate {
+            None => BackendTrust::System,
+            Some(path) => {
+                let unread = |error| SpanError::new(PLACE, format!("{}: {error}", path.display()));
+                let pem = std::fs::read(path).map_err(unread)?;
+                let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+                BackendTrust::Roots(certificates.map(|der| Arc::from(&*der)).collect())
+            }
+        };
+        // The name is the one that is connected to.
+        let policy = BackendTls { trust, hostname: "".into(), names: [].into() };
+        let config = backend_client(&policy, None, &["h2"]).map_err(|error| wrong(&error))?;
+        Ok(Self { endpoint, tls: Some(Connector::by_host(config.into())) })
+    }
+
+    /// Call it inside a tokio runtime, which then carries the connection.
+    fn connect(&self) -> Channel {
+        match &self.tls {
+            None => self.endpoint.connect_lazy(),
+            Some(tls) => self.endpoint.connect_with_connector_lazy(tls.clone()),
+        }
+    }
 }

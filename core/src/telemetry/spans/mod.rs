@@ -61,12 +61,11 @@ impl Spans {
     pub fn start(settings: SpanSettings) -> Result<Self, SpanError> {
         let (queue, messages) = mpsc::channel(settings.queue);
         let (sampler, counts) = (settings.sampler, Arc::<Counts>::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let exporter = {
-            let _entered = runtime.enter();
-            Exporter::new(settings, counts.clone())?
+        let exporter = Exporter::new(settings, counts.clone())?;
+        let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(exporter.run(messages)),
+            Err(error) => tracing::error!(%error, "spans cannot be exported: no runtime for them"),
         };
-        let run = move || runtime.block_on(exporter.run(messages));
         std::thread::Builder::new().name("spans".into()).spawn(run)?;
         Ok(Self { sampler, queue, counts })
     }

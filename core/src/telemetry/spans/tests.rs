@@ -3,6 +3,8 @@ use opentelemetry_proto::tonic::{common::v1::any_value::Value, trace::v1::Span};
 
 use super::*;
 
+mod collector;
+
 fn ids() -> SpanIds {
     SpanIds { trace: 1, id: 2, parent: 3.try_into().ok(), state: Some("a=b".into()) }
 }
@@ -103,8 +105,8 @@ fn without_a_collector_the_queue_fills_and_the_rest_is_dropped() {
     assert_eq!(spans.exported(), 0);
 }
 
-#[test]
-fn a_collector_has_a_host_and_a_port() {
+#[tokio::test]
+async fn a_collector_has_a_host_and_a_port() {
     for wrong in ["ftp://a:1", "http://a", "http://", "a b:1", ""] {
         let error = Spans::start(SpanSettings::to(wrong, "test")).err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains("HOST:PORT")), "{wrong}");
