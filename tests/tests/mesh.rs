@@ -308,6 +308,36 @@ async fn calls_another_cluster_by_name_through_its_gateway() {
     assert_eq!(resolved, Some(address.ip()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_host_of_another_clusters_headless_service_is_called_by_its_name() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    let headless = service("bank", "ledger").replace("spec: {", "spec: {clusterIP: None, ");
+    west.apply(&[headless, EXPORT.into(), peer("east")].concat()).await;
+    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    let apps = [App::new("one").await, App::new("two").await];
+    let label = [("app", "ledger")];
+    let _one = west.sidecar("bank", "ledger", "ledger-1", &label, &apps[0]).await;
+    let _two = west.sidecar("bank", "ledger", "ledger-2", &label, &apps[1]).await;
+    let gateway = west.gateway().await;
+    let front = App::new("storefront").await;
+    let front = east.sidecar("shop", "storefront", "storefront-1", &[("app", "storefront")], &front).await;
+    east.peer_with(&west).await;
+
+    let dns = front.running.addresses().dns.unwrap();
+    for (host, says) in [("ledger-1", "one"), ("ledger-2", "two")] {
+        let name = format!("{host}.west.ledger.bank.svc.clusterset.local.");
+        until("its address", || resolve(dns, &name), Option::is_some).await;
+        let address = SocketAddr::new(resolve(dns, &name).await.unwrap(), world::PORT);
+        let served = format!("{says}<-{STOREFRONT}");
+        until("the other cluster", || get(address, "ledger", "/", &[]), ok(&served)).await;
+        for _ in 0..10 {
+            assert_eq!(get(address, "ledger", "/", &[]).await.unwrap().body, served, "that one alone");
+        }
+    }
+    assert!(gateway.metric("tombolo_passthrough_connections_total") >= 2, "through the gateway, undecrypted");
+    assert_eq!(resolve(dns, "ledger-1.east.ledger.bank.svc.clusterset.local.").await, None);
+}
+
 async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {
     let mut message = Message::new(1, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));

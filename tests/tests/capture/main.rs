@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod inbound;
+mod names;
 mod net;
 mod world;
 

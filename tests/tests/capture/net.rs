@@ -75,7 +75,12 @@ impl Net {
         }
         // Nobody answers there: whoever gets an answer was captured.
         fs::create_dir_all(self.etc(machine)).unwrap();
-        fs::write(self.etc(machine).join("resolv.conf"), "nameserver 10.77.0.53\n").unwrap();
+        self.resolv_conf(machine, "");
+    }
+
+    /// Makes the programs of a machine look names up with these lines more in their `resolv.conf`.
+    pub fn resolv_conf(&self, machine: &str, more: &str) {
+        fs::write(self.etc(machine).join("resolv.conf"), format!("nameserver 10.77.0.53\n{more}")).unwrap();
     }
 
     fn name(&self, machine: &str) -> String {

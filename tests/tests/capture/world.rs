@@ -58,6 +58,18 @@ spec:
     - { name: store, port: 6379, targetPort: redis }
     - { name: talk, port: 7000, targetPort: talk }
     - { name: smtp, port: 25, targetPort: talk }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: each, namespace: shop }
+spec:
+  clusterIP: None
+  selector: { group: each }
+  ports: [{ name: web, port: 80, targetPort: http }]
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: { name: each, namespace: shop }
 ";
 
 pub struct World {
@@ -126,7 +138,11 @@ impl World {
         let mut command = self.net.command(machine, "setpriv");
         command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--"]);
         command.arg(&self.binary).args(["sidecar", "--controller", "10.77.0.1:15010"]);
-        command.args(["--join-token", token.trim(), "--workload", machine, "--resolver", "127.0.0.1:9"]);
+        command.args(["--join-token", token.trim(), "--workload", machine]);
+        if !more.contains(&"--resolver") {
+            // Nobody answers there.
+            command.args(["--resolver", "127.0.0.1:9"]);
+        }
         command.args(["--label", &format!("app={machine}"), "--log", "debug,h2=info"]);
         for port in ports {
             command.args(["--app-port", port]);
