@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "envoy/discovery.proto",
         "envoy/authorization.proto",
+        "grpc/health.proto",
         "tombolo/resources.proto",
         "tombolo/controller.proto",
         "tombolo/peering.proto",

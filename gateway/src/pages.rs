@@ -42,7 +42,7 @@ impl GatewayPages {
         let served = self.served.load();
         let state = &served.state;
         let listeners = state.snapshot.config.binds.iter().map(|bind| listener(bind, &served));
-        let mut config = view(&state.snapshot);
+        let mut config = view(&state.snapshot, &self.pools);
         let staples = self.staples.load();
         show_conditions(&mut config["objects"], &state.snapshot.config.binds, &staples);
         let more = json!({

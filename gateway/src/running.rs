@@ -16,7 +16,7 @@ use tombolo_core::{
     acme::Challenges,
     decide::BindKey,
     lifecycle::{self, Drain, Readiness, admin::Admin},
-    member::JoinError,
+    member::{Checking, JoinError},
     model::{NameError, SpiffeId},
     proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, Sharing, open},
     telemetry::Samples,
@@ -176,6 +176,8 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         Origin::new(options.source.clone(), ordering, book, seen, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, quotas, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
+    let upstream = MeshUpstream::with_client_certificates(identity, Arc::clone(&snapshot), certificates);
+    let checked = (Arc::clone(&pools), Arc::clone(&upstream), Arc::clone(&snapshot));
     let parts = EngineParts {
         snapshot: Arc::clone(&snapshot),
         director: Arc::new(EdgeDirector {
@@ -184,7 +186,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
             samples,
         }),
         picker: Arc::clone(&pools) as _,
-        upstream: MeshUpstream::with_client_certificates(identity, snapshot, certificates),
+        upstream: Arc::clone(&upstream),
         observer: Arc::clone(&telemetry) as _,
         quotas: Arc::clone(&quotas),
     };
@@ -205,6 +207,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let mesh = membership.as_ref().map(|membership| membership.mesh.address());
     let (tell, changed) = watch::channel(());
     let following = Following {
+        _checking: Checking::start(checked.0, checked.1, checked.2, telemetry),
         configured: readiness.task("configuration"),
         listening: readiness.task("listeners"),
         served: Arc::clone(&served),
@@ -270,6 +273,7 @@ fn serve_admin(
 
 /// Puts each state in force.
 struct Following {
+    _checking: Checking,
     configured: lifecycle::Task,
     listening: lifecycle::Task,
     served: Arc<ArcSwap<Served>>,

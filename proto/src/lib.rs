@@ -11,6 +11,11 @@ pub mod auth {
     tonic::include_proto!("envoy.service.auth.v3");
 }
 
+/// Health of gRPC servers: the messages and service of `grpc.health.v1`.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Tombolo's own resources and services.
 pub mod v1 {
     tonic::include_proto!("tombolo.v1");

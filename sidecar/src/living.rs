@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tombolo_core::{
     lifecycle::Drain,
-    member::{Member, MeshServerConfig, Registration},
+    member::{Checking, Member, MeshServerConfig, Registration},
     proxy::Serving,
 };
 
@@ -33,6 +33,7 @@ pub(crate) struct Living {
     pub http_proxy: Option<Listening>,
     pub stop: watch::Sender<bool>,
     pub following: Following,
+    pub checking: Checking,
 }
 
 impl Living {
@@ -51,6 +52,7 @@ impl Living {
             http_proxy,
             stop,
             mut following,
+            checking,
         } = self;
         tokio::select! {
             () = following.run() => {}
@@ -83,6 +85,6 @@ impl Living {
         if !finished {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
-        drop((member, (core.discovering, core.reporting, core.sharing), probe, config, dns));
+        drop((member, checking, (core.discovering, core.reporting, core.sharing), probe, config, dns));
     }
 }

@@ -61,7 +61,7 @@ impl SidecarPages {
             let (mode, policy) = self.admissions.mode(&snapshot, *port);
             json!({ "port": port, "name": name, "mode": mode.to_string(), "policy": policy })
         });
-        let mut config = view(&snapshot);
+        let mut config = view(&snapshot, &self.pools);
         let more = json!({
             "identity": self.id.to_string(),
             "labels": workload.labels,

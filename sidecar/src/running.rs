@@ -15,7 +15,7 @@ use tombolo_core::{
     discovery::{Discovery, type_url},
     lifecycle::{self, Drain, Readiness, admin::Admin},
     member::{
-        Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
+        Checking, Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
         RegistrationParts, Reporting, Sharing, advertised, random_seed,
     },
     model::{NameError, ServiceKey, Snapshot, opaque_sni},
@@ -222,6 +222,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         http_proxy,
         stop,
         following,
+        checking: parts.checking,
     };
     Ok(Running { addresses, readiness, served, changed, task: tokio::spawn(living.run(drain)) })
 }
@@ -277,6 +278,7 @@ pub(crate) struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub admissions: Arc<Admissions>,
     names: Arc<ArcSwap<Names>>,
+    pub checking: Checking,
 }
 
 impl Parts {
@@ -291,6 +293,7 @@ impl Parts {
         tokio::spawn(follow_names(Arc::clone(&names), registered));
         let (lanes, pools) = (Lanes::new(), core.feeder.pools());
         let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
+        let checked = Arc::clone(&upstream);
         let outbound =
             OutboundDirector { own: id.clone(), pools: Arc::clone(pools), lanes: Arc::clone(&lanes) };
         let admissions =
@@ -322,8 +325,10 @@ impl Parts {
         })?;
         let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
         let uses = Uses::new(core.discovery.clone());
+        let telemetry = Arc::clone(&options.telemetry);
+        let checking = Checking::start(Arc::clone(pools), checked, Arc::clone(snapshot), telemetry);
         let (ways, snapshot) = (Arc::default(), Arc::clone(snapshot));
-        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names })
+        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names, checking })
     }
 }
 

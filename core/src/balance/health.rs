@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::nanos_of;
+use super::{checks::Checks, nanos_of};
 use crate::decide::Outliers;
 
 /// Ejections are forgotten when so much time has passed since the last one ended.
@@ -34,6 +34,9 @@ pub(super) struct Health {
     answered: AtomicU64,
     /// What was counted since endpoints were last compared.
     window: Window,
+    /// What active checks have found out. An endpoint that fails them is out whatever it answers to requests, and one that
+    /// passes them is out all the same while it is ejected for those.
+    pub(super) checks: Checks,
 }
 
 /// What came of requests since endpoints were last compared.
@@ -73,6 +76,7 @@ impl Health {
 
     pub(super) fn standing(&self, now: u64) -> Standing {
         match self.ejected_until.load(Relaxed) {
+            _ if self.checks.is_failing() => Standing::Ejected,
             0 => Standing::Healthy,
             until if now < until || self.probing.load(Relaxed) => Standing::Ejected,
             _ => Standing::Probe,
@@ -172,9 +176,14 @@ impl Health {
         self.failures.store(0, Relaxed);
         let back = self.ejected_until.load(Relaxed) > 0 && self.ejected_until.swap(0, Relaxed) > 0;
         if back {
-            self.since.store(now.max(1), Relaxed);
+            self.begin_slowly(now);
         }
         back
+    }
+
+    /// It is back, and gets its whole share by and by.
+    pub(super) fn begin_slowly(&self, now: u64) {
+        self.since.store(now.max(1), Relaxed);
     }
 
     /// It failed. True if that is enough to eject it.

@@ -84,6 +84,9 @@ impl Members {
         let listed: HashSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.id).collect();
         let gone = self.all.iter().filter(|m| !listed.contains(&*m.endpoint.id));
         all.extend(gone.filter_map(|m| keep(m, placement, now)));
+        if self.policy.check != policy.check {
+            all.iter().for_each(|member| member.health.checks.forget());
+        }
         self.state.changed();
         let (policy, state) = (policy.clone(), self.state.clone());
         Self { all, policy, state, seat: placement.seat, subsets: DashMap::new() }
@@ -171,7 +174,17 @@ impl Members {
         most.is_some_and(|most| self.all.iter().any(|m| m.health.in_flight() >= most))
     }
 
-    #[cfg(test)]
+    /// The members that are to be asked for their health: of a large service, those of the subsets that were picked from.
+    pub(super) fn checked(&self) -> Vec<Arc<Member>> {
+        if self.policy.balancing.subset.is_none() {
+            return self.all.iter().filter(|m| m.is_listed_healthy()).cloned().collect();
+        }
+        let subsets: Vec<Arc<Subset>> = self.subsets.iter().map(|subset| subset.value().clone()).collect();
+        let members = subsets.iter().flat_map(|subset| subset.members()).filter(|m| m.is_listed_healthy());
+        let by_key: BTreeMap<u64, &Arc<Member>> = members.map(|member| (member.key, member)).collect();
+        by_key.into_values().cloned().collect()
+    }
+
     pub(super) fn all(&self) -> &[Arc<Member>] {
         &self.all
     }

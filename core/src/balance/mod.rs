@@ -1,4 +1,4 @@
-//! Endpoint choice: tiers, health, balancing rules, ejection of what fails, bounds on what is in flight.
+//! Endpoint choice: tiers, health by what is seen and by checks, balancing rules, ejection of what fails, bounds on what is in flight.
 //!
 //! Pure state machines: the clock is passed in, the random numbers come from a seed. Reads take no lock: members are
 //! swapped whole, and what changes per request is counted in atomics.
@@ -9,6 +9,8 @@
 //! certainty would be worse than a try.
 
 mod adaptive;
+mod checking;
+mod checks;
 mod choose;
 mod health;
 mod maglev;
@@ -25,6 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use checking::{Check, Seen};
 pub use pools::{Pick, Placement, Pools};
 
 /// As time is counted here.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -55,8 +55,10 @@ impl Placement {
 #[derive(Debug)]
 pub struct Pools {
     placement: Placement,
-    pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
-    rng: Rng,
+    pub(super) pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
+    /// Some service has health checks.
+    pub(super) checks: AtomicBool,
+    pub(super) rng: Rng,
     origin: Instant,
     /// The latest time that was passed in; so that availability is judged without a clock.
     latest: AtomicU64,
@@ -75,7 +77,14 @@ pub struct Pick {
 impl Pools {
     /// No pools yet. `origin` is now; `seed` is random, or fixed in tests.
     pub fn new(placement: Placement, origin: Instant, seed: u64) -> Self {
-        Self { placement, pools: DashMap::default(), rng: Rng::new(seed), origin, latest: AtomicU64::new(0) }
+        Self {
+            placement,
+            pools: DashMap::default(),
+            checks: AtomicBool::new(false),
+            rng: Rng::new(seed),
+            origin,
+            latest: AtomicU64::new(0),
+        }
     }
 
     /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.
@@ -94,13 +103,14 @@ impl Pools {
         self.pools.retain(|(key, port), _| {
             snapshot.services.get(key).is_some_and(|entry| entry.endpoints.contains_key(port))
         });
+        self.checks.store(self.pools.iter().any(|pool| pool.load().policy.check.is_some()), Relaxed);
     }
 
-    fn nanos(&self, now: Instant) -> u64 {
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
         nanos(self.origin, now)
     }
 
-    fn members(&self, service: &ServiceKey, port: u16) -> Option<Arc<Members>> {
+    pub(super) fn members(&self, service: &ServiceKey, port: u16) -> Option<Arc<Members>> {
         // One clone of a key a request; entries of a DashMap are found by owned keys only.
         let pool = self.pools.get(&(service.clone(), port))?;
         Some(pool.load_full())
@@ -113,6 +123,7 @@ impl Pools {
         self.latest.fetch_max(now, Relaxed);
         let members = self.members(wanted.service, wanted.port).ok_or("unknown_service")?;
         members.compare(now);
+        members.state.used(now);
         if !members.state.begin(&members.policy.breaker) {
             return Err("overloaded");
         }

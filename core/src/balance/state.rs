@@ -26,6 +26,8 @@ pub(super) struct State {
     version: AtomicU64,
     /// When endpoints were last compared.
     compared: AtomicU64,
+    /// When it was last picked from; 0: never.
+    used: AtomicU64,
     shares: DashMap<(Labels, Option<Lane>), Arc<Shares>>,
 }
 
@@ -42,6 +44,17 @@ impl State {
             self.end(true);
         }
         admitted
+    }
+
+    /// It is picked from.
+    pub(super) fn used(&self, now: u64) {
+        self.used.store(now.max(1), Relaxed);
+    }
+
+    /// True if it was picked from within this time.
+    pub(super) fn is_used(&self, within: u64, now: u64) -> bool {
+        let used = self.used.load(Relaxed);
+        used > 0 && now.saturating_sub(used) <= within
     }
 
     /// The request has a connection.

@@ -60,6 +60,7 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
     Snapshot { services: HashMap::from([(key(), Arc::new(entry))]), ..Default::default() }
 }
 
+mod checks;
 /// The rules of a service's TrafficPolicy.
 mod policies;
 

@@ -62,9 +62,9 @@ pub use inbound::{InboundMode, InboundPolicy, PlaintextRule, inbound_limits, inb
 pub use lane::{BAGGAGE, LANE_MEMBER, TRUST_CLIENT_LANE, baggage_with_lane, carries_lane, lane_from_baggage};
 pub use policy::{
     Algorithm, AuthProtocol, Balancing, Blocks, Breaker, Cidr, CidrError, Coding, Compression, CountLimit,
-    EdgePolicy, ExternalAuth, Fault, Harm, HashKey, IpAccess, Jwt, JwtProvider, KeySource, Localities,
-    Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy, Share, SharedLimit,
-    TokenSource, hash_of_address,
+    EdgePolicy, ExternalAuth, Fault, Harm, HashKey, HealthCheck, HealthQuestion, IpAccess, Jwt, JwtProvider,
+    KeySource, Localities, Outliers, Policies, RateKey, RateLimit, RequestLimits, RetryBudget, ServicePolicy,
+    Share, SharedLimit, TokenSource, hash_of_address,
 };
 pub use preview::{ChangeKind, Example, Preview, preview};
 pub use proxied::{PROXY_PROTOCOL, PROXY_PROTOCOL_FROM, Proxied};

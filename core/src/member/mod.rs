@@ -2,6 +2,7 @@
 //! discovery and registration put together.
 
 mod address;
+mod checking;
 mod explain;
 mod feed;
 mod join;
@@ -15,6 +16,7 @@ mod traffic;
 mod view;
 
 pub use address::advertised;
+pub use checking::Checking;
 pub use explain::{Question, QuestionError};
 pub use feed::PoolFeeder;
 pub use join::{Discovering, JoinError, JoinOptions, Member};

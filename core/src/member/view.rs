@@ -1,16 +1,17 @@
 //! A snapshot as the admin pages show it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 
 use crate::{
+    balance::{Pools, Seen},
     model::{Endpoint, EndpointHealth, Host, Reach, ServiceEntry, Snapshot, Transport},
     quota::{Quotas, Use, WHOLE},
 };
 
-/// Services with their endpoints, and trust domains. Nothing in it is secret.
-pub fn view(snapshot: &Snapshot) -> Value {
+/// Services with their endpoints and what is seen of them, and trust domains. Nothing in it is secret.
+pub fn view(snapshot: &Snapshot, pools: &Pools) -> Value {
     let mut services: Vec<_> = snapshot.services.values().collect();
     services.sort_by(|a, b| a.key.cmp(&b.key));
     let mut trust: Vec<_> = snapshot.trust.iter().collect();
@@ -25,7 +26,7 @@ pub fn view(snapshot: &Snapshot) -> Value {
     json!({
         "version": snapshot.version,
         "objects": snapshot.config.status,
-        "services": services.iter().map(|entry| service(entry)).collect::<Vec<_>>(),
+        "services": services.iter().map(|entry| service(entry, pools)).collect::<Vec<_>>(),
         "trust": trust.iter().map(|b| bundle(b)).collect::<Vec<_>>(),
     })
 }
@@ -44,14 +45,16 @@ pub fn shares(quotas: &Quotas) -> Value {
     quotas.uses(Instant::now()).into_iter().map(share).collect()
 }
 
-fn service(entry: &ServiceEntry) -> Value {
+fn service(entry: &ServiceEntry, pools: &Pools) -> Value {
     let ports = entry.ports.iter().map(|port| {
         let endpoints = entry.endpoints.get(&port.port);
+        let seen = pools.seen(&entry.key, port.port, Instant::now());
+        let endpoint = |e: &Arc<Endpoint>| endpoint(e, seen.get(&e.id));
         json!({
             "name": &*port.name,
             "port": port.port,
             "protocol": format!("{:?}", port.protocol).to_ascii_lowercase(),
-            "endpoints": endpoints.map(|all| all.iter().map(|e| endpoint(e)).collect::<Vec<_>>()),
+            "endpoints": endpoints.map(|all| all.iter().map(endpoint).collect::<Vec<_>>()),
         })
     });
     json!({
@@ -67,7 +70,7 @@ fn host(host: &Host) -> Value {
     json!({ "name": &*host.full_name(), "vipIndex": host.vip_index, "ready": host.ready })
 }
 
-fn endpoint(endpoint: &Endpoint) -> Value {
+fn endpoint(endpoint: &Endpoint, seen: Option<&Seen>) -> Value {
     let (address, via) = match &endpoint.reach {
         Reach::Direct(address) => (Some(address.to_string()), Vec::new()),
         Reach::Via(gateways) => (None, gateways.iter().map(ToString::to_string).collect()),
@@ -93,6 +96,11 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "labels": endpoint.labels,
         "lane": endpoint.lane.as_ref().map(|lane| lane.as_str()),
         "health": health,
+        "seen": seen.map(|seen| json!({
+            "standing": seen.standing,
+            "healthChecks": seen.check.map(|passes| if passes { "passing" } else { "failing" }),
+            "inFlight": seen.in_flight,
+        })),
         "stale": endpoint.stale,
         "exported": endpoint.exported,
     })

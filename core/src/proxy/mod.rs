@@ -10,7 +10,9 @@
 
 mod acceptor;
 mod apart;
+mod ask;
 mod behind;
+mod check;
 mod chooser;
 mod clients;
 mod connection;
@@ -42,6 +44,7 @@ mod tests;
 pub use acceptor::Acceptor;
 pub use apart::Apart;
 pub use behind::Behind;
+pub use check::Asked;
 pub use chooser::{TlsChoice, TlsChooser};
 pub use connection::Connection;
 pub use copy::{Copied, copy_both};

@@ -14,6 +14,7 @@ use super::{
     acme::AcmeMetrics,
     arms::Arms,
     authorization::Decisions,
+    checks::CheckMetrics,
     listeners::{ListenerMetrics, store},
     ocsp::OcspMetrics,
     requests::RequestMetrics,
@@ -53,6 +54,7 @@ pub struct Telemetry {
     dropped_lines: Counter,
     exported_spans: Counter,
     dropped_spans: Counter,
+    checks: CheckMetrics,
 }
 
 impl Telemetry {
@@ -87,6 +89,7 @@ impl Telemetry {
             ocsp: OcspMetrics::register(registry),
             tcp: TcpMetrics::register(registry),
             authorization: Decisions::register(registry),
+            checks: CheckMetrics::register(registry),
             arms: Arms::default(),
             spans: None,
             registry: all,
@@ -125,6 +128,11 @@ impl Telemetry {
     /// Metrics of certificates that are ordered.
     pub fn acme(&self) -> &AcmeMetrics {
         &self.acme
+    }
+
+    /// Of health checks.
+    pub fn checks(&self) -> &CheckMetrics {
+        &self.checks
     }
 
     /// Of OCSP responses.

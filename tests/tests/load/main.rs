@@ -2,6 +2,9 @@
 //! concurrency; on real clusters, over real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod health;
+mod outliers;
 mod quota;
+mod server;
 #[path = "../world/mod.rs"]
 mod world;

@@ -126,6 +126,11 @@ impl App {
         Self { address, next, serving: Arc::new(serving) }
     }
 
+    /// One that somebody else serves.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, next: Arc::default(), serving: Arc::new(tokio::spawn(async {})) }
+    }
+
     /// Ends at once, as a killed process does: its connections break.
     pub fn kill(&self) {
         self.serving.abort();

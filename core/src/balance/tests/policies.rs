@@ -7,13 +7,13 @@ use crate::{
 };
 
 /// A town whose service has this policy.
-fn under(policy: ServicePolicy, endpoints: Vec<Endpoint>) -> Town {
+pub(super) fn under(policy: ServicePolicy, endpoints: Vec<Endpoint>) -> Town {
     let town = Town::new(Vec::new());
     town.pools.apply(&ruled(policy, endpoints), town.now);
     town
 }
 
-fn ruled(policy: ServicePolicy, endpoints: Vec<Endpoint>) -> Snapshot {
+pub(super) fn ruled(policy: ServicePolicy, endpoints: Vec<Endpoint>) -> Snapshot {
     let mut config = Compiled::default();
     config.service_policies.0.insert(key(), Arc::new(policy));
     Snapshot { config: Arc::new(config), ..snapshot(endpoints) }
@@ -23,7 +23,7 @@ fn by(algorithm: Algorithm) -> ServicePolicy {
     ServicePolicy { balancing: Balancing { algorithm, ..Balancing::default() }, ..ServicePolicy::default() }
 }
 
-fn many(count: usize) -> Vec<Endpoint> {
+pub(super) fn many(count: usize) -> Vec<Endpoint> {
     (0..count).map(|n| endpoint(&format!("e{n}"))).collect()
 }
 

@@ -280,6 +280,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (S
         balancing: spec.load_balancer.as_ref().map(traffic_service::balancing),
         localities: spec.locality.as_ref().map(traffic_service::localities),
         outliers: spec.outlier_detection.as_ref().map(traffic_service::outliers),
+        check: spec.health_check.as_ref().map(|spec| Arc::new(traffic_service::health_check(spec))),
         breaker: spec.circuit_breaker.as_ref().map(traffic_service::breaker),
         retries: spec.retry_budget.as_ref().map(traffic_service::retries),
         timeouts: spec.timeouts.as_ref().map(super::rules::timeouts),

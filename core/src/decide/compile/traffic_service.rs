@@ -5,11 +5,14 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 use crate::{
-    decide::{Algorithm, Balancing, Breaker, Fault, HashKey, Localities, Outliers, RetryBudget, Share},
+    decide::{
+        Algorithm, Balancing, Breaker, Fault, HashKey, HealthCheck, HealthQuestion, Localities, Outliers,
+        RetryBudget, Share,
+    },
     resources::{
         kinds::{
-            CircuitBreakerSpec, FaultSpec, HashKeySpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
-            OutlierSpec, RetryBudgetSpec,
+            CircuitBreakerSpec, FaultSpec, HashKeySpec, HealthCheckSpec, HealthCheckType, LoadBalancerSpec,
+            LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, StatusesSpec,
         },
         parse_duration,
     },
@@ -62,6 +65,33 @@ pub(super) fn outliers(spec: &OutlierSpec) -> Outliers {
         success_rate: spec.success_rate_percent.unwrap_or(usual.success_rate),
         latency: spec.latency_factor.unwrap_or(usual.latency),
         requests: spec.minimum_requests.unwrap_or(usual.requests),
+    }
+}
+
+pub(super) fn health_check(spec: &HealthCheckSpec) -> HealthCheck {
+    let text = |text: &Option<String>| text.as_deref().map(Into::into);
+    let question = match spec.r#type {
+        HealthCheckType::Http => HealthQuestion::Http {
+            path: text(&spec.path).unwrap_or_else(|| "/".into()),
+            host: text(&spec.host),
+            statuses: match spec.expected_statuses.as_slice() {
+                [] => [(200, 299)].into(),
+                some => some.iter().filter_map(StatusesSpec::bounds).collect(),
+            },
+        },
+        HealthCheckType::Grpc => {
+            HealthQuestion::Grpc { service: text(&spec.service).unwrap_or_default(), host: text(&spec.host) }
+        }
+        HealthCheckType::Tcp => HealthQuestion::Tcp,
+    };
+    HealthCheck {
+        question,
+        port: spec.port,
+        interval: duration(&spec.interval).unwrap_or(Duration::from_secs(10)),
+        timeout: duration(&spec.timeout).unwrap_or(Duration::from_secs(1)),
+        healthy: spec.healthy_threshold.unwrap_or(2),
+        unhealthy: spec.unhealthy_threshold.unwrap_or(3),
+        jitter: spec.jitter_percent.unwrap_or(20),
     }
 }
 

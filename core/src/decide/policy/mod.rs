@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod fault;
+mod health;
 mod jwt;
 mod rate;
 mod service;
@@ -13,6 +14,7 @@ use std::{fmt, sync::Arc};
 pub use access::{Blocks, Cidr, CidrError, IpAccess};
 pub use auth::{AuthProtocol, ExternalAuth};
 pub use fault::{Fault, Harm, Share};
+pub use health::{HealthCheck, HealthQuestion};
 pub use jwt::{Jwt, JwtProvider, KeySource, TokenSource};
 pub use rate::{RateKey, RateLimit, SharedLimit};
 pub use service::{

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Fault, told_by_field};
+use super::{Fault, HealthCheck, told_by_field};
 use crate::{
     decide::{Caller, InboundPolicy, ProxyVersion, Timeouts, cookie},
     model::{Scope, ServiceKey},
@@ -20,6 +20,8 @@ pub struct ServicePolicy {
     pub localities: Localities,
     /// Which endpoints are left alone for what is seen of them.
     pub outliers: Outliers,
+    /// How endpoints are asked for their health; none: they are not.
+    pub check: Option<Arc<HealthCheck>>,
     /// How much is sent at a time.
     pub breaker: Breaker,
     /// How many tries there may be beyond the first.
@@ -38,6 +40,7 @@ pub(crate) struct ServiceFields {
     pub(crate) balancing: Option<Balancing>,
     pub(crate) localities: Option<Localities>,
     pub(crate) outliers: Option<Outliers>,
+    pub(crate) check: Option<Arc<HealthCheck>>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) retries: Option<RetryBudget>,
     pub(crate) timeouts: Option<Timeouts>,
@@ -51,6 +54,7 @@ told_by_field!(ServiceFields {
     balancing "loadBalancer",
     localities "locality",
     outliers "outlierDetection",
+    check "healthCheck",
     breaker "circuitBreaker",
     retries "retryBudget",
     timeouts "timeouts",
@@ -66,6 +70,7 @@ impl ServiceFields {
             balancing: self.balancing.clone().unwrap_or_default(),
             localities: self.localities.unwrap_or_default(),
             outliers: self.outliers.unwrap_or_default(),
+            check: self.check.clone(),
             breaker: self.breaker.unwrap_or_default(),
             retries: self.retries.unwrap_or_default(),
             timeouts: self.timeouts.unwrap_or_default(),

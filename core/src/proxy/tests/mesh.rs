@@ -20,25 +20,29 @@ use super::{
 use crate::{
     decide::{Backend, Decision, EdgePolicy, LocalAnswer, Outcome, Policies, RequestLimits, Timeouts},
     identity::testing::{FakeCa, trust},
-    model::{AppProtocol, Snapshot, TrustBundles},
+    model::{AppProtocol, Snapshot, SpiffeId, TrustBundles},
     proxy::*,
 };
 
 /// Two clusters that trust each other.
-struct World {
+pub(super) struct World {
     east: FakeCa,
     west: FakeCa,
     trust: Arc<TrustBundles>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (east, west) = (FakeCa::new("east.example"), FakeCa::new("west.example"));
         let trust = trust(&[&east, &west]);
         Self { east, west, trust }
     }
 
-    fn caller(&self) -> Setup {
+    pub fn caller_id(&self) -> SpiffeId {
+        self.east.id("shop", "front")
+    }
+
+    pub fn caller(&self) -> Setup {
         Setup {
             identity: Some(self.east.credentials("shop", "front")),
             trust: self.trust.clone(),
@@ -46,7 +50,7 @@ impl World {
         }
     }
 
-    fn called(&self) -> Setup {
+    pub fn called(&self) -> Setup {
         Setup {
             identity: Some(self.west.credentials("bank", "ledger")),
             trust: self.trust.clone(),
@@ -56,12 +60,12 @@ impl World {
     }
 
     /// The sidecar in west beside an application.
-    fn beside(&self, address: std::net::SocketAddr, protocol: AppProtocol) -> Proxy {
+    pub fn beside(&self, address: std::net::SocketAddr, protocol: AppProtocol) -> Proxy {
         self.called().forwards(to_address(address, protocol))
     }
 
     /// Where a listener of west's sidecar can be reached, as east knows it.
-    fn endpoint(&self, listener: &Serving) -> crate::model::Endpoint {
+    pub fn endpoint(&self, listener: &Serving) -> crate::model::Endpoint {
         meshed(listener.address(), self.west.id("bank", "ledger"))
     }
 }

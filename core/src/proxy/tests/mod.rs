@@ -5,6 +5,7 @@ mod frames;
 pub(super) mod harness;
 
 mod authorization;
+mod checks;
 mod deadlines;
 mod edge;
 mod floods;

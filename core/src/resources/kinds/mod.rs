@@ -60,6 +60,6 @@ pub use traffic::{
 };
 pub use traffic_service::{
     CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,
-    InboundModeSpec, InboundPortSpec, InboundSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
-    OutlierSpec, RetryBudgetSpec,
+    HealthCheckSpec, HealthCheckType, InboundModeSpec, InboundPortSpec, InboundSpec, LoadBalancerSpec,
+    LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, StatusesSpec,
 };

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, InboundSpec, JwtSpec, LoadBalancerSpec, LocalitySpec,
-    OutlierSpec, RetryBudgetSpec, RouteTimeouts,
+    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, HealthCheckSpec, InboundSpec, JwtSpec, LoadBalancerSpec,
+    LocalitySpec, OutlierSpec, RetryBudgetSpec, RouteTimeouts,
 };
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
@@ -51,6 +51,9 @@ pub struct TrafficPolicy {
     /// Of Services only: which endpoints are left alone for what is seen of them.
     #[serde(default)]
     pub outlier_detection: Option<OutlierSpec>,
+    /// Of Services only: how endpoints are asked for their health.
+    #[serde(default)]
+    pub health_check: Option<HealthCheckSpec>,
     /// Of Services only: how much is sent at a time.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreakerSpec>,

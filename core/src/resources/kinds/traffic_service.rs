@@ -95,6 +95,86 @@ pub struct OutlierSpec {
     pub minimum_requests: Option<u32>,
 }
 
+/// How endpoints are asked for their health. Each proxy asks those of a service that it has used within ten minutes, and of
+/// these only the ones that it would send to. In the mesh it asks over mutual TLS, as itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCheckSpec {
+    /// By what; `HTTP` where absent.
+    #[serde(default)]
+    pub r#type: HealthCheckType,
+    /// Of `HTTP`: what GET asks for; `/` where absent.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Of `HTTP` and `GRPC`: the host that is asked for; the service's name in the mesh where absent.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Of `HTTP`: statuses of a healthy endpoint, each a number or a range such as `200-299`, at most 16; `200-299` where
+    /// empty.
+    #[serde(default)]
+    pub expected_statuses: Vec<StatusesSpec>,
+    /// Of `GRPC`: the service in `HealthCheckRequest`; the whole server where absent.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Another port of endpoints outside of the mesh; those in the mesh are asked on the port that is called.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// From one check of an endpoint to the next, 100ms to 1h; 10s where absent.
+    #[serde(default)]
+    pub interval: Option<String>,
+    /// A check that takes longer has failed, 10ms to 1m; 1s where absent.
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// Checks in a row that bring an endpoint back, 1 to 100; 2 where absent.
+    #[serde(default)]
+    pub healthy_threshold: Option<u32>,
+    /// Failed checks in a row that take an endpoint out, 1 to 100; 3 where absent.
+    #[serde(default)]
+    pub unhealthy_threshold: Option<u32>,
+    /// Each interval is by chance so many percent shorter or longer, 0 to 100; 20 where absent.
+    #[serde(default)]
+    pub jitter_percent: Option<u8>,
+}
+
+/// By what an endpoint is asked for its health.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthCheckType {
+    /// A GET.
+    #[default]
+    #[serde(rename = "HTTP")]
+    Http,
+    /// `grpc.health.v1.Health/Check`.
+    #[serde(rename = "GRPC")]
+    Grpc,
+    /// A connection.
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+/// Statuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StatusesSpec {
+    /// One.
+    One(u16),
+    /// One, or a range such as `200-299`.
+    Range(String),
+}
+
+impl StatusesSpec {
+    /// The first and the last; none: it says no statuses.
+    pub fn bounds(&self) -> Option<(u16, u16)> {
+        let (first, last) = match self {
+            Self::One(status) => (*status, *status),
+            Self::Range(text) => {
+                let (first, last) = text.split_once('-').unwrap_or((text, text));
+                (first.trim().parse().ok()?, last.trim().parse().ok()?)
+            }
+        };
+        (100 <= first && first <= last && last <= 599).then_some((first, last))
+    }
+}
+
 /// How much each proxy sends to a service at a time. What is over is answered 503 at once.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

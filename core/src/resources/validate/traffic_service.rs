@@ -4,8 +4,8 @@ use std::{fmt::Display, time::Duration};
 
 use super::{common::Checker, traffic::duration};
 use crate::resources::kinds::{
-    CircuitBreakerSpec, FaultSpec, InboundSpec, LoadBalancerSpec, LoadBalancerType, LocalitySpec,
-    OutlierSpec, RetryBudgetSpec, TrafficPolicy,
+    CircuitBreakerSpec, FaultSpec, HealthCheckSpec, HealthCheckType, InboundSpec, LoadBalancerSpec,
+    LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, TrafficPolicy,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -18,11 +18,12 @@ pub(super) fn says(policy: &TrafficPolicy) -> bool {
     given(policy).into_iter().any(|(_, given)| given)
 }
 
-fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 8] {
+fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 9] {
     [
         ("loadBalancer", policy.load_balancer.is_some()),
         ("locality", policy.locality.is_some()),
         ("outlierDetection", policy.outlier_detection.is_some()),
+        ("healthCheck", policy.health_check.is_some()),
         ("circuitBreaker", policy.circuit_breaker.is_some()),
         ("retryBudget", policy.retry_budget.is_some()),
         ("timeouts", policy.timeouts.is_some()),
@@ -46,6 +47,9 @@ pub(super) fn of_services(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(spec) = &policy.outlier_detection {
         c.at("outlierDetection", |c| outliers(c, spec));
+    }
+    if let Some(spec) = &policy.health_check {
+        c.at("healthCheck", |c| health_check(c, spec));
     }
     if let Some(spec) = &policy.circuit_breaker {
         c.at("circuitBreaker", |c| circuit_breaker(c, spec));
@@ -101,6 +105,41 @@ fn outliers(c: &mut Checker, spec: &OutlierSpec) {
     duration(c, "baseEjection", spec.base_ejection.as_deref(), 100 * MILLISECOND, HOUR);
     duration(c, "maxEjection", spec.max_ejection.as_deref(), 100 * MILLISECOND, 24 * HOUR);
     duration(c, "interval", spec.interval.as_deref(), SECOND, 10 * MINUTE);
+}
+
+fn health_check(c: &mut Checker, spec: &HealthCheckSpec) {
+    use HealthCheckType::{Grpc, Http, Tcp};
+    let of = |fits: bool, types: &str| fits.then_some(()).ok_or_else(|| format!("is for {types} alone"));
+    for (field, given, fits) in [
+        ("path", spec.path.is_some(), of(spec.r#type == Http, "HTTP")),
+        ("host", spec.host.is_some(), of(spec.r#type != Tcp, "HTTP and GRPC")),
+        ("expectedStatuses", !spec.expected_statuses.is_empty(), of(spec.r#type == Http, "HTTP")),
+        ("service", spec.service.is_some(), of(spec.r#type == Grpc, "GRPC")),
+    ] {
+        if let (true, Err(message)) = (given, fits) {
+            c.at(field, |c| c.fail(message, "remove it, or change type"));
+        }
+    }
+    if let Some(path) = &spec.path {
+        let fits = path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok();
+        c.at("path", |c| c.require(fits, format!("{path:?} is no path"), "begin it with /, and encode it"));
+    }
+    if let Some(host) = &spec.host {
+        let fits = host.parse::<http::uri::Authority>().is_ok();
+        c.at("host", |c| {
+            c.require(fits, format!("{host:?} is no host"), "write a name, with or without a port")
+        });
+    }
+    c.at_most("expectedStatuses", spec.expected_statuses.len(), 16);
+    c.each("expectedStatuses", &spec.expected_statuses, |c, statuses| {
+        c.require(statuses.bounds().is_some(), "are no statuses", "write one from 100 to 599, or 200-299");
+    });
+    within(c, "port", spec.port, 1, u16::MAX);
+    within(c, "healthyThreshold", spec.healthy_threshold, 1, 100);
+    within(c, "unhealthyThreshold", spec.unhealthy_threshold, 1, 100);
+    within(c, "jitterPercent", spec.jitter_percent, 0, 100);
+    duration(c, "interval", spec.interval.as_deref(), 100 * MILLISECOND, HOUR);
+    duration(c, "timeout", spec.timeout.as_deref(), 10 * MILLISECOND, MINUTE);
 }
 
 fn circuit_breaker(c: &mut Checker, spec: &CircuitBreakerSpec) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    decide::{Algorithm, HashKey},
+    decide::{Algorithm, HashKey, HealthQuestion},
     model::{Scope, ServiceKey},
 };
 
@@ -25,7 +25,8 @@ fn a_service_has_what_its_policy_says_in_both_scopes() {
     let text = policy(
         "loadBalancer: { type: ConsistentHash, hashKey: { cookie: uid }, slowStart: 30s, subsetSize: 20 },
          outlierDetection: { consecutiveFailures: 7, baseEjection: 20s }, circuitBreaker: { maxRequests: 9 },
-         locality: { failBackPercentPerSecond: 0 }, retryBudget: { percent: 5 }",
+         locality: { failBackPercentPerSecond: 0 }, retryBudget: { percent: 5 },
+         healthCheck: { path: /up, expectedStatuses: [204, 300-399], interval: 2s, unhealthyThreshold: 1 }",
     );
     let compiled = world(&[text]);
     for scope in [Scope::Cluster, Scope::Clusterset] {
@@ -42,6 +43,10 @@ fn a_service_has_what_its_policy_says_in_both_scopes() {
         assert_eq!(policy.outliers.most, 50, "as usual");
         assert_eq!(policy.breaker.requests, Some(9));
         assert_eq!((policy.localities.fail_back, policy.localities.overprovisioning), (0, 140));
+        let check = policy.check.as_ref().unwrap();
+        let statuses = [(204, 204), (300, 399)].into();
+        assert_eq!(check.question, HealthQuestion::Http { path: "/up".into(), host: None, statuses });
+        assert_eq!((check.healthy, check.unhealthy, check.interval), (2, 1, Duration::from_secs(2)));
         assert_eq!((policy.retries.percent, policy.retries.per_second), (5, 30));
     }
     let other = ServiceKey::new(Scope::Cluster, "shop", "other").unwrap();

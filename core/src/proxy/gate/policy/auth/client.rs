@@ -8,46 +8,26 @@ use std::{
     time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Uri, header, response::Parts};
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Response,
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use bytes::Bytes;
+use http::Request;
 
 use crate::{
     decide::{Backend, UpstreamTls},
     model::Transport,
     proxy::{
         Connection, MeshProtocol, MeshUpstream, Picked, Picker, TryResult, Wanted,
+        ask::{Answer, Error, Http1, Http2, http1, http2, over_http1, over_http2},
         gate::{attempt::spoken, random},
         upstream::{CONNECT_TIMEOUT, To, plain},
     },
 };
 
-/// Bytes of an answer's body; a longer one is an error.
-const ANSWER: usize = 64 * 1024;
 /// Idle connections kept for one address; one more is closed.
 const IDLE: usize = 16;
 /// Addresses with kept connections; for one more, all are forgotten.
 const ADDRESSES: usize = 256;
 /// Endpoints that are tried.
 const TRIES: usize = 3;
-
-pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
-type Http1 = http1::SendRequest<Full<Bytes>>;
-type Http2 = http2::SendRequest<Full<Bytes>>;
-
-/// An answer, whole.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub head: Parts,
-    pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
-}
 
 /// Connections that are kept: those in plaintext. A mesh connection is made anew each time, as nothing here knows for how
 /// long its certificates hold.
@@ -135,14 +115,14 @@ impl Client {
     ) -> Option<Answer> {
         if protocol == MeshProtocol::Http2 {
             let mut sender = get(&self.http2, &address, |sender| sender.clone())?;
-            let answer = async { whole(sender.send_request(absolute(request)?).await?).await }.await;
+            let answer = over_http2(&mut sender, request).await;
             if answer.is_err() {
                 lock(&self.http2).remove(&address);
             }
             return answer.ok();
         }
         let mut sender = lock(&self.http1).get_mut(&address)?.pop()?;
-        let answer = async { whole(sender.send_request(origin_form(request)?).await?).await }.await.ok()?;
+        let answer = over_http1(&mut sender, request).await.ok()?;
         self.keep(Some(address), sender);
         Some(answer)
     }
@@ -154,18 +134,15 @@ impl Client {
         protocol: MeshProtocol,
         request: &Request<Bytes>,
     ) -> Result<Answer, Error> {
-        let io = TokioIo::new(connection);
         if protocol == MeshProtocol::Http2 {
-            let (mut sender, driver) = http2::handshake(TokioExecutor::new(), io).await?;
-            tokio::spawn(driver);
+            let mut sender = http2(connection).await?;
             if let Some(address) = kept {
                 insert(&self.http2, address, sender.clone());
             }
-            return whole(sender.send_request(absolute(request)?).await?).await;
+            return over_http2(&mut sender, request).await;
         }
-        let (mut sender, driver) = http1::handshake(io).await?;
-        tokio::spawn(driver);
-        let answer = whole(sender.send_request(origin_form(request)?).await?).await?;
+        let mut sender = http1(connection).await?;
+        let answer = over_http1(&mut sender, request).await?;
         self.keep(kept, sender);
         Ok(answer)
     }
@@ -212,47 +189,4 @@ fn insert<K: Eq + Hash, V>(map: &Mutex<HashMap<K, V>>, key: K, value: V) {
         map.clear();
     }
     map.insert(key, value);
-}
-
-/// Reads an answer to its end.
-async fn whole(response: Response<Incoming>) -> Result<Answer, Error> {
-    let (head, mut incoming) = response.into_parts();
-    let mut body = BytesMut::new();
-    let mut trailers = None;
-    while let Some(frame) = incoming.frame().await {
-        match frame?.into_data() {
-            Ok(data) if body.len() + data.len() > ANSWER => return Err("the answer is too long".into()),
-            Ok(data) => body.extend_from_slice(&data),
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-    }
-    Ok(Answer { head, body: body.freeze(), trailers })
-}
-
-fn copy(request: &Request<Bytes>) -> Request<Full<Bytes>> {
-    let mut copy = Request::new(Full::new(request.body().clone()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
-/// For HTTP/2: the authority stands in the URI.
-fn absolute(request: &Request<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
-    let mut request = copy(request);
-    request.headers_mut().remove(header::HOST);
-    Ok(request)
-}
-
-/// For HTTP/1.1: the authority stands in Host (RFC 9112 section 3.2.1).
-fn origin_form(request: &Request<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
-    let mut request = copy(request);
-    let authority =
-        request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str())).transpose()?;
-    if let Some(authority) = authority {
-        request.headers_mut().insert(header::HOST, authority);
-    }
-    let target = request.uri().path_and_query().cloned().ok_or("no target")?;
-    *request.uri_mut() = Uri::builder().path_and_query(target).build()?;
-    Ok(request)
 }

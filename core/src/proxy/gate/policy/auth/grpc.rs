@@ -6,9 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use prost::Message;
 use tombolo_proto::auth::{
     self, Address, AttributeContext, CheckRequest, CheckResponse, HeaderValueOption, SocketAddress,
     attribute_context::{self, HttpRequest, Peer, TlsSession},
@@ -16,14 +15,10 @@ use tombolo_proto::auth::{
     header_value_option::HeaderAppendAction,
 };
 
-use super::{
-    Action, Change, Changes, Denial, Question, Verdict, belongs_to_connection,
-    client::{Answer, Error},
-};
+use super::{Action, Change, Changes, Denial, Question, Verdict, belongs_to_connection};
+use crate::proxy::ask::{Answer, Error, grpc_body, grpc_message};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// A flag and the length of a message (gRPC over HTTP2, "Length-Prefixed-Message").
-const PREFIX: usize = 5;
 
 /// The request to the server.
 pub(super) fn question(
@@ -32,10 +27,6 @@ pub(super) fn question(
     timeout: Duration,
 ) -> Result<Request<Bytes>, Error> {
     let message = CheckRequest { attributes: Some(attributes(question, headers)) };
-    let mut body = BytesMut::with_capacity(PREFIX + message.encoded_len());
-    body.put_u8(0);
-    body.put_u32(u32::try_from(message.encoded_len())?);
-    message.encode(&mut body)?;
     let millis = timeout.as_millis().clamp(1, 99_999_999);
     Ok(Request::builder()
         .method(Method::POST)
@@ -43,7 +34,7 @@ pub(super) fn question(
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header("grpc-timeout", format!("{millis}m"))
-        .body(body.freeze())?)
+        .body(grpc_body(&message)?)?)
 }
 
 fn attributes(question: &Question<'_>, listed: &[HeaderName]) -> AttributeContext {
@@ -111,25 +102,7 @@ fn peer(address: SocketAddr) -> Peer {
 
 /// What the answer says.
 pub(super) fn verdict(answer: Answer) -> Result<Verdict, Error> {
-    if answer.head.status != StatusCode::OK {
-        return Err(format!("the server answered {}", answer.head.status).into());
-    }
-    // An answer without a message has its status among the headers.
-    let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
-    match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
-        Some(b"0") => {}
-        Some(status) => return Err(format!("grpc-status {}", String::from_utf8_lossy(status)).into()),
-        None => return Err("no grpc-status".into()),
-    }
-    let mut body = answer.body;
-    if body.len() < PREFIX || body.get_u8() != 0 {
-        return Err("no message, or a compressed one".into());
-    }
-    let length = usize::try_from(body.get_u32())?;
-    if body.len() != length {
-        return Err("not one whole message".into());
-    }
-    Ok(judge(CheckResponse::decode(body)?))
+    Ok(judge(grpc_message::<CheckResponse>(answer)?))
 }
 
 fn judge(response: CheckResponse) -> Verdict {

@@ -3,10 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 
-use super::{
-    Action, Change, Changes, Denial, Question, Verdict, belongs_to_connection,
-    client::{Answer, Error},
-};
+use super::{Action, Change, Changes, Denial, Question, Verdict, belongs_to_connection};
+use crate::proxy::ask::{Answer, Error};
 
 /// The request to the server.
 pub(super) fn question(

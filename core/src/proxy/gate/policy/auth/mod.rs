@@ -17,10 +17,13 @@ use pingora_proxy::Session;
 use super::Refusal;
 use crate::{
     decide::{AuthProtocol, ExternalAuth},
-    proxy::gate::{Gate, context::Context, failure::Failure, head},
+    proxy::{
+        ask::Error,
+        gate::{Gate, context::Context, failure::Failure, head},
+    },
 };
 pub(super) use client::Client;
-use client::{Error, Ways};
+use client::Ways;
 
 /// A body that is to be sent along must be there by then.
 const BODY: Duration = Duration::from_secs(30);
