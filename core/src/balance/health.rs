@@ -25,6 +25,7 @@ pub(super) struct Health {
     failures: AtomicU32,
     /// 0: not ejected.
     ejected_until: AtomicU64,
+    ejected_at: AtomicU64,
     ejections: AtomicU32,
     /// An ejection has ended, and one request tries whether it answers again.
     probing: AtomicBool,
@@ -168,11 +169,14 @@ impl Health {
         self.latency_at.store(now, Relaxed);
     }
 
-    /// It answered. True if it is back by that.
-    pub(super) fn succeed(&self, latency: u64, now: u64) -> bool {
+    /// It answered a request that began then. True if it is back by that.
+    pub(super) fn succeed(&self, begun: u64, latency: u64, now: u64) -> bool {
         self.observe(latency, now);
         self.count(latency, false);
         self.answered.store(now.max(1), Relaxed);
+        if self.was_before_ejection(begun) {
+            return false;
+        }
         self.failures.store(0, Relaxed);
         let back = self.ejected_until.load(Relaxed) > 0 && self.ejected_until.swap(0, Relaxed) > 0;
         if back {
@@ -181,15 +185,24 @@ impl Health {
         back
     }
 
+    /// True of a request that was under way when it was ejected: how that ends says nothing new. A slow endpoint has many of
+    /// those.
+    fn was_before_ejection(&self, begun: u64) -> bool {
+        self.ejected_until.load(Relaxed) > 0 && begun < self.ejected_at.load(Relaxed)
+    }
+
     /// It is back, and gets its whole share by and by.
     pub(super) fn begin_slowly(&self, now: u64) {
         self.since.store(now.max(1), Relaxed);
     }
 
-    /// It failed. True if that is enough to eject it.
-    pub(super) fn fail(&self, latency: u64, now: u64, outliers: &Outliers) -> bool {
+    /// It failed a request that began then. True if that is enough to eject it.
+    pub(super) fn fail(&self, begun: u64, latency: u64, now: u64, outliers: &Outliers) -> bool {
         self.observe(latency, now);
         self.count(latency, true);
+        if self.was_before_ejection(begun) {
+            return false;
+        }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         // A failed probe needs no further proof.
         (outliers.failures > 0 && failures >= outliers.failures) || self.ejected_until.load(Relaxed) > 0
@@ -199,7 +212,6 @@ impl Health {
     pub(super) fn eject(&self, now: u64, outliers: &Outliers) {
         let until = self.ejected_until.load(Relaxed);
         if until > now {
-            // Requests that were under way when it was ejected say nothing new.
             return;
         }
         if now.saturating_sub(until) > FORGET {
@@ -207,6 +219,7 @@ impl Health {
         }
         let before = self.ejections.fetch_add(1, Relaxed).min(16);
         let length = nanos_of(outliers.ejection).saturating_mul(1 << before).min(nanos_of(outliers.longest));
+        self.ejected_at.store(now, Relaxed);
         self.ejected_until.store(now.saturating_add(length).max(1), Relaxed);
         self.failures.store(0, Relaxed);
     }

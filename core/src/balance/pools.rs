@@ -72,6 +72,7 @@ pub struct Pick {
     probe: bool,
     connected: bool,
     origin: Instant,
+    begun: u64,
 }
 
 impl Pools {
@@ -130,7 +131,7 @@ impl Pools {
         match self.find(&members, wanted, now) {
             Some((member, probe)) => {
                 member.health.begin();
-                Ok(Pick { members, member, probe, connected: false, origin: self.origin })
+                Ok(Pick { members, member, probe, connected: false, origin: self.origin, begun: now })
             }
             None => {
                 members.state.end(true);
@@ -211,16 +212,16 @@ impl Pick {
     /// Says how it went.
     pub fn finish(self, result: TryResult, latency: Duration, now: Instant) {
         let (now, latency) = (nanos(self.origin, now), nanos_of(latency));
-        let Self { members, member, .. } = &self;
+        let Self { members, member, begun, .. } = &self;
         match result {
             TryResult::Success => {
                 members.state.answered(&members.policy.breaker, latency, now);
-                if member.health.succeed(latency, now) {
+                if member.health.succeed(*begun, latency, now) {
                     members.state.changed();
                 }
             }
             TryResult::Failure => {
-                if member.health.fail(latency, now, &members.policy.outliers) {
+                if member.health.fail(*begun, latency, now, &members.policy.outliers) {
                     members.eject(member, now);
                 }
             }

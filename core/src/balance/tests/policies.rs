@@ -238,3 +238,22 @@ fn what_drained_or_is_not_ours_is_not_kept() {
         assert_eq!(town.pick(None, &[]).unwrap_err(), "no_endpoint");
     }
 }
+
+#[test]
+fn what_was_under_way_at_an_ejection_ends_it_neither_way() {
+    let outliers = Outliers { failures: 1, ejection: Duration::from_secs(10), ..Outliers::default() };
+    let mut town = under(ServicePolicy { outliers, ..by(Algorithm::RoundRobin) }, many(3));
+    let held: Vec<Pick> = (0..200).map(|_| town.pick(None, &[]).unwrap()).collect();
+    let (mut slow, _others): (Vec<Pick>, Vec<Pick>) =
+        held.into_iter().partition(|pick| &*pick.endpoint().id == "e0");
+    town.now += MS;
+    town.finish("e0", TryResult::Failure);
+    assert!(!town.ids(200).contains_key("e0"));
+    town.now += Duration::from_secs(1);
+    slow.pop().unwrap().finish(TryResult::Success, Duration::from_secs(1), town.now);
+    assert!(!town.ids(200).contains_key("e0"), "an answer from before does not bring it back");
+    town.now += Duration::from_secs(10);
+    slow.pop().unwrap().finish(TryResult::Failure, Duration::from_secs(11), town.now);
+    town.finish("e0", TryResult::Success);
+    assert!(town.ids(200).contains_key("e0"), "and a failure from before does not keep it away");
+}
