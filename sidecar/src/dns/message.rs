@@ -90,19 +90,40 @@ pub fn read(bytes: &[u8], source: SocketAddr, protocol: Protocol) -> Packet {
 }
 
 impl Question {
-    /// The packet of a reply, no longer than the client takes.
+    /// The packet of a reply, no longer than the client takes: where not all answers fit into it, those that do, marked as
+    /// cut.
     pub fn write(&self, reply: &Reply) -> Vec<u8> {
+        let mut bytes = self.emit(reply, &reply.answers, &reply.additionals, false);
+        if is_cut(&bytes) && !reply.additionals.is_empty() {
+            // What is only there to save questions is no reason to ask again (RFC 2181, section 9).
+            bytes = self.emit(reply, &reply.answers, &[], false);
+        }
+        if is_cut(&bytes) {
+            let fitting = usize::from(count_at(&bytes, ANSWERS)).min(reply.answers.len());
+            for fitting in (0..=fitting).rev().take(2) {
+                bytes = self.emit(reply, reply.answers.get(..fitting).unwrap_or_default(), &[], true);
+                // EDNS is answered with EDNS whatever is cut (RFC 6891, section 7); an answer less makes room for it.
+                if self.request.edns.is_none() || count_at(&bytes, ADDITIONALS) == 1 {
+                    break;
+                }
+            }
+        }
+        bytes
+    }
+
+    fn emit(&self, reply: &Reply, answers: &[Record], additionals: &[Record], cut: bool) -> Vec<u8> {
         let mut metadata = Metadata::response_from_request(&self.request.metadata);
         metadata.response_code = reply.code;
         metadata.authoritative = reply.authoritative;
         metadata.recursion_available = true;
+        metadata.truncation = cut;
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_MOST);
         let mut builder = MessageResponseBuilder::from_message_request(&self.request);
         if self.request.edns.is_some() {
             builder.edns(&edns);
         }
-        let response = builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals);
+        let response = builder.build(metadata, answers, &reply.authorities, &[], additionals);
         let mut bytes = Vec::with_capacity(usize::from(UDP_LEAST));
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(self.most());
@@ -122,6 +143,19 @@ impl Question {
             _ => u16::MAX,
         }
     }
+}
+
+/// Where the numbers of answers and of additional records stand in a header.
+const ANSWERS: usize = 6;
+const ADDITIONALS: usize = 10;
+
+fn count_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |count| u16::from_be_bytes(*count))
+}
+
+/// True if a packet says of itself that something did not fit into it.
+fn is_cut(bytes: &[u8]) -> bool {
+    bytes.get(2).is_some_and(|flags| flags & 0x02 != 0)
 }
 
 /// An answer of nothing but its header: what it answers could not be read.

@@ -9,7 +9,10 @@ mod zone;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -89,7 +92,10 @@ impl Dns {
             own.push(listen);
         }
         let forwarder = Forwarder::new(resolvers, &own)?;
-        let server = Server::new(Answers { directory, names: ArcSwap::default(), forwarder }, telemetry);
+        let server = Server::new(
+            Answers { directory, names: ArcSwap::default(), turns: AtomicUsize::new(0), forwarder },
+            telemetry,
+        );
         let serve = |(udp, tcp)| {
             let (by_udp, by_tcp) = (Arc::clone(&server), Arc::clone(&server));
             [tokio::spawn(by_udp.udp(Arc::new(udp))), tokio::spawn(by_tcp.tcp(tcp))]
@@ -135,6 +141,8 @@ struct Answers {
     directory: Directory,
     /// Of the snapshot that the last question met.
     names: ArcSwap<Names>,
+    /// How many answers there were.
+    turns: AtomicUsize,
     forwarder: Forwarder,
 }
 
@@ -147,7 +155,10 @@ impl Answers {
         match zone::find(&self.names(), synced, &self.directory.addresses, name, kind) {
             Found::Foreign => None,
             Found::NotReady => Some(Reply::code(ResponseCode::ServFail)),
-            Found::Records { answers, additionals } => {
+            Found::Records { mut answers, additionals } => {
+                // Of several hosts, each is the first in its turn: most clients take that one.
+                let turn = self.turns.fetch_add(1, Ordering::Relaxed) % answers.len().max(1);
+                answers.rotate_left(turn);
                 Some(Reply { answers, additionals, ..code(ResponseCode::NoError) })
             }
             Found::NoData(soa) => Some(Reply { authorities: vec![soa], ..code(ResponseCode::NoError) }),

@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},

@@ -2,6 +2,7 @@
 
 use hickory_server::net::xfer::Protocol;
 use proptest::{prelude::*, sample::select};
+use tombolo_core::model::Host;
 
 use super::*;
 
@@ -131,5 +132,70 @@ proptest! {
         };
         prop_assert_eq!(&answer[..2], &bytes[..2]);
         prop_assert!(answer[2] & 0x80 != 0 && answer.len() <= 1232);
+    }
+}
+
+#[tokio::test]
+async fn each_host_of_a_headless_service_is_the_first_in_its_turn() {
+    let directory = directory();
+    let mut snapshot = (**directory.snapshot.load()).clone();
+    let (key, entry) = snapshot.services.iter().next().map(|(k, e)| (k.clone(), (**e).clone())).unwrap();
+    let host = |number: u32| Host {
+        name: format!("host-{number}").into(),
+        cluster: "east".into(),
+        vip_index: number,
+        ready: true,
+        ports: vec![(80, 8080)],
+    };
+    // As many as fit into a packet without EDNS as addresses, and not with SRV records and the addresses of those.
+    let hosts: Vec<_> = (1..=12).map(host).collect();
+    snapshot
+        .services
+        .insert(key, Arc::new(ServiceEntry { vip_index: 0, hosts: Some(hosts.into()), ..entry }));
+    directory.snapshot.store(Arc::new(snapshot));
+    let dns = start(&["127.0.0.1:9".parse().unwrap()], directory).await;
+    let mut first = std::collections::BTreeSet::new();
+    for _ in 0..12 {
+        let answer = ask(&dns, CHECKOUT, RecordType::A).await;
+        assert_eq!((answer.answers.len(), answer.metadata.truncation), (12, false));
+        first.insert(answer.answers[0].data.to_string());
+    }
+    assert_eq!(first.len(), 12);
+    let name = format!("_http._tcp.{CHECKOUT}");
+    let srv = ask(&dns, &name, RecordType::SRV).await;
+    assert!(srv.metadata.truncation && !srv.answers.is_empty() && srv.answers.len() < 12);
+    let mut with_edns = question(&name, RecordType::SRV);
+    with_edns.set_edns(Edns::new()).edns.as_mut().unwrap().set_max_payload(1232);
+    let srv = Message::from_vec(&udp(dns.address(), &with_edns.to_vec().unwrap()).await).unwrap();
+    assert_eq!((srv.answers.len(), srv.metadata.truncation, srv.edns.is_some()), (12, false, true));
+}
+
+#[test]
+fn what_is_cut_holds_as_much_as_fits_and_edns_is_answered_in_any_case() {
+    let source = "127.0.0.1:1".parse().unwrap();
+    for (length, payload) in
+        (1..=250).flat_map(|length| [(length, None), (length, Some(512)), (length, Some(1232))])
+    {
+        let mut asked = question("large.example.", RecordType::TXT);
+        if let Some(payload) = payload {
+            asked.set_edns(Edns::new()).edns.as_mut().unwrap().set_max_payload(payload);
+        }
+        let packet = message::read(&asked.to_vec().unwrap(), source, Protocol::Udp);
+        let message::Packet::Question(question) = packet else { panic!("a question") };
+        let record = || {
+            let data = RData::TXT(TXT::new(vec!["x".repeat(length)]));
+            Record::from_rdata(question.name.clone(), 1, data)
+        };
+        let answers: Vec<_> = (0..30).map(|_| record()).collect();
+        let additionals = answers.clone();
+        let bytes = question.write(&Reply { answers, additionals, ..Reply::code(ResponseCode::NoError) });
+        let most = usize::from(payload.unwrap_or(512));
+        let answer = Message::from_vec(&bytes).unwrap();
+        assert!(bytes.len() <= most, "{length} {payload:?}");
+        assert_eq!(answer.edns.is_some(), payload.is_some(), "{length} {payload:?}");
+        assert_eq!(answer.metadata.truncation, answer.answers.len() < 30, "{length} {payload:?}");
+        // A record takes its data with a length, and 12 bytes.
+        let one_more = bytes.len() + 13 + length;
+        assert!(!answer.metadata.truncation || one_more > most, "{length} {payload:?}: one more had fitted");
     }
 }
