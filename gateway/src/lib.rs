@@ -8,6 +8,7 @@ mod certificates;
 mod director;
 mod edge;
 mod files;
+mod following;
 mod handover;
 mod listener_tls;
 mod mesh;

@@ -63,7 +63,7 @@ pub(crate) struct Membership {
     registration: Registration,
     _discovering: Discovering,
     _reporting: Reporting,
-    _sharing: Sharing,
+    sharing: Sharing,
     /// The mesh listener.
     pub mesh: Serving,
 }
@@ -74,17 +74,18 @@ impl Membership {
         self.member.credentials()
     }
 
-    /// Leaves the place to a process that has registered under the same name, and gives back the mesh listener.
-    pub fn leave(self) -> Serving {
-        self.mesh
+    /// Leaves the place to a process that has registered under the same name, and gives back what lasts until the drain is
+    /// over: the mesh listener, and the shares of limits.
+    pub fn leave(self) -> (Serving, Sharing) {
+        (self.mesh, self.sharing)
     }
 
-    /// Says that this gateway goes away, no longer than `limit`, and gives back the mesh listener.
-    pub async fn withdraw(self, limit: Duration) -> Serving {
+    /// Says that this gateway goes away, no longer than `limit`, and gives back the same.
+    pub async fn withdraw(self, limit: Duration) -> (Serving, Sharing) {
         if !self.registration.withdraw(limit).await {
             tracing::warn!("the controller has not taken note that this gateway goes away");
         }
-        self.mesh
+        (self.mesh, self.sharing)
     }
 }
 
@@ -206,7 +207,7 @@ impl Joining {
             registration,
             _discovering: discovering,
             _reporting: reporting,
-            _sharing: sharing,
+            sharing,
             mesh,
         };
         Ok(Origin { snapshot, pools, certificates, state, quotas, membership: Some(membership) })

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
@@ -26,20 +26,14 @@ use crate::{
     certificates::CertificateBook,
     director::EdgeDirector,
     edge::Edge,
-    handover::{Predecessor, Successor, Wish},
+    following::Following,
+    handover::Predecessor,
     options::Options,
     origin::{Membership, Origin},
     pages::GatewayPages,
     stapling::Stapling,
-    state::{Served, State},
+    state::Served,
 };
-
-/// A listener that could not be opened is tried again after this long.
-const RETRY: Duration = Duration::from_secs(1);
-/// The controller is given so long to take note that the gateway goes away.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// After that, peers have so long to hear of it before the listeners close.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -207,7 +201,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let mesh = membership.as_ref().map(|membership| membership.mesh.address());
     let (tell, changed) = watch::channel(());
     let following = Following {
-        _checking: Checking::start(checked.0, checked.1, checked.2, telemetry),
+        checking: Checking::start(checked.0, checked.1, checked.2, telemetry),
         configured: readiness.task("configuration"),
         listening: readiness.task("listeners"),
         served: Arc::clone(&served),
@@ -269,151 +263,4 @@ fn serve_admin(
         pages: Arc::new(pages),
     };
     lifecycle::admin::serve_on(socket, shown, stop).map(Some).map_err(admin_failed(address))
-}
-
-/// Puts each state in force.
-struct Following {
-    _checking: Checking,
-    configured: lifecycle::Task,
-    listening: lifecycle::Task,
-    served: Arc<ArcSwap<Served>>,
-    tell: watch::Sender<()>,
-    options: Options,
-    stop: watch::Sender<bool>,
-    membership: Option<Membership>,
-    edge: Edge,
-    /// The admin pages' socket once more.
-    admin: Option<OwnedFd>,
-    inherited: Inherited,
-    predecessor: Option<Predecessor>,
-    successor: Option<Successor>,
-}
-
-/// Why a gateway ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// It was told to.
-    Told,
-    /// Another process has taken its place.
-    Replaced,
-}
-
-impl Following {
-    async fn run(mut self, mut state: watch::Receiver<Arc<State>>, mut drain: Drain) {
-        let mut failing = false;
-        let end = loop {
-            let retry = async {
-                match failing {
-                    true => tokio::time::sleep(RETRY).await,
-                    false => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = drain.signalled() => break End::Told,
-                wish = Successor::wish(&mut self.successor) => match wish {
-                    Wish::Sockets(asked) => {
-                        // An asker that has gone meanwhile takes nothing over.
-                        let _gone = asked.send(self.sockets());
-                        continue;
-                    }
-                    Wish::Taken => break End::Replaced,
-                },
-                changed = state.changed() => if changed.is_err() {
-                    // The source may end before the gateway does.
-                    drain.signalled().await;
-                    break End::Told;
-                },
-                () = retry => {}
-            }
-            let next = Arc::clone(&state.borrow_and_update());
-            failing = self.apply(next);
-            if !failing {
-                self.take_place().await;
-            }
-        };
-        // Nobody reads the files for this process any more, and it orders no certificates: the next one may.
-        drop(state);
-        self.end(end).await;
-    }
-
-    /// Everything is open: the process before this one may go, and the next may come.
-    async fn take_place(&mut self) {
-        self.inherited.close_rest();
-        // First the place where the next process asks: it must not find the old one there, which is about to end.
-        if let (Some(path), None) = (&self.options.handover, &self.successor) {
-            match Successor::listen(path.clone()) {
-                Ok(successor) => self.successor = Some(successor),
-                Err(error) => tracing::error!(%error, path = %path.display(), "no process can take over"),
-            }
-        }
-        if let Some(predecessor) = self.predecessor.take()
-            && let Err(error) = predecessor.release().await
-        {
-            tracing::warn!(%error, "the process before this one could not be told to go");
-        }
-    }
-
-    /// Every socket that is open.
-    fn sockets(&self) -> Vec<OwnedFd> {
-        let mesh = self.membership.as_ref().and_then(|membership| membership.mesh.socket());
-        let admin = self.admin.as_ref().and_then(|admin| admin.try_clone().ok());
-        self.edge.sockets().chain(mesh).chain(admin).collect()
-    }
-
-    /// True if something is to be tried again.
-    fn apply(&mut self, state: Arc<State>) -> bool {
-        let before = self.served.load_full();
-        let problems = self.edge.apply(&state.snapshot.config, &state.certificates);
-        for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
-            tracing::error!("{problem}");
-        }
-        let listeners = self.edge.addresses();
-        let (telemetry, gauge) = (&self.options.telemetry, |n: usize| i64::try_from(n).unwrap_or(i64::MAX));
-        telemetry.set("snapshot_version", i64::try_from(state.snapshot.version).unwrap_or(i64::MAX));
-        telemetry.set("listeners_open", gauge(listeners.len()));
-        telemetry.set("listeners_failed", gauge(problems.len()));
-        self.configured.done();
-        if problems.is_empty() {
-            self.listening.done();
-        }
-        let failing = !problems.is_empty();
-        self.served.store(Arc::new(Served { state, listeners, problems }));
-        self.tell.send_replace(());
-        failing
-    }
-
-    /// Tells the controller first, then finishes what runs.
-    async fn end(self, end: End) {
-        match end {
-            End::Told => {
-                tracing::info!("draining");
-                lifecycle::notify_stopping();
-            }
-            // The service goes on: it is the other process now.
-            End::Replaced => tracing::info!("draining: another process has taken over"),
-        }
-        // Who comes now opens sockets of its own.
-        drop(self.successor);
-        let limit = self.options.drain_limit;
-        let mesh = match self.membership {
-            Some(membership) if end == End::Replaced => Some(membership.leave()),
-            Some(membership) => {
-                let mesh = membership.withdraw(FAREWELL).await;
-                tokio::time::sleep(SETTLE).await;
-                Some(mesh)
-            }
-            None => None,
-        };
-        self.stop.send_replace(true);
-        let passed = async {
-            match &mesh {
-                Some(mesh) => mesh.drained(limit).await,
-                None => true,
-            }
-        };
-        let (edge, passed) = tokio::join!(self.edge.into_listeners().drained(limit), passed);
-        if !(edge && passed) {
-            tracing::warn!(?limit, "connections that did not end in time are cut");
-        }
-    }
 }

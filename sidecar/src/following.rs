@@ -18,7 +18,7 @@ use crate::{
     options::Options,
     outbound::Uses,
     pages::Served,
-    running::{Core, Parts},
+    parts::{Core, Parts},
     way::{Way, Ways},
 };
 

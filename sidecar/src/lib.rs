@@ -18,6 +18,7 @@ pub mod loopback;
 mod options;
 mod outbound;
 mod pages;
+mod parts;
 mod running;
 mod way;
 

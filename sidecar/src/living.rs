@@ -11,7 +11,7 @@ use tombolo_core::{
 
 use crate::{
     capture::Listening, dns::Dns, following::Following, health::Probe, local::Captured, options::Options,
-    running::Core,
+    parts::Core,
 };
 
 /// The controller is given so long to take note that the workload goes away.
@@ -85,6 +85,7 @@ impl Living {
         if !finished {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
-        drop((member, checking, (core.discovering, core.reporting, core.sharing), probe, config, dns));
+        core.sharing.give_back().await;
+        drop((member, checking, (core.discovering, core.reporting), probe, config, dns));
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     capture::{Capture, Inbound, Listening, Outbound, own_ipv6},
     http_proxy::HttpProxy,
     options::Options,
-    running::{Error, Parts},
+    parts::Parts,
+    running::Error,
 };
 
 /// Where services have their virtual addresses.

@@ -4,44 +4,30 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
 };
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tombolo_core::{
-    balance::{Placement, Pools},
-    decide::{InboundWorkload, compile},
-    discovery::{Discovery, type_url},
     lifecycle::{self, Drain, Readiness, admin::Admin},
-    member::{
-        Checking, Discovering, JoinError, Member, MeshServerConfig, PoolFeeder, Registered, Registration,
-        RegistrationParts, Reporting, Sharing, advertised, random_seed,
-    },
-    model::{NameError, ServiceKey, Snapshot, opaque_sni},
-    proxy::{
-        Acceptor, EngineError, EngineParts, Entry, HttpEngine, ListenLimits, MeshProtocol, MeshUpstream,
-        bind, serve,
-    },
-    quota::Quotas,
+    member::{JoinError, Member, MeshServerConfig, Registration, RegistrationParts, advertised},
+    model::{NameError, ServiceKey},
+    proxy::{Acceptor, EngineError, Entry, ListenLimits, MeshProtocol, bind, serve},
     tls::TlsError,
 };
 use tombolo_proto::v1;
 
 use crate::{
-    capture::{Listening, Passing, own_ipv6, plaintext::Admissions},
+    capture::{Listening, own_ipv6},
     dns::{Directory, Dns, DnsError},
     following::Following,
     health::Probe,
-    inbound::{InboundDirector, LaneObserver, Names},
-    lanes::Lanes,
     living::Living,
     local,
     loopback::Called,
     options::Options,
-    outbound::{OutboundDirector, Uses},
     pages::{Served, SidecarPages},
-    way::Ways,
+    parts::{Core, Parts},
 };
 
 /// What may be spoken on the inbound listener.
@@ -225,135 +211,6 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         checking: parts.checking,
     };
     Ok(Running { addresses, readiness, served, changed, task: tokio::spawn(living.run(drain)) })
-}
-
-/// What is made once the cluster's name is known.
-pub(crate) struct Core {
-    pub workload: InboundWorkload,
-    pub feeder: Arc<PoolFeeder>,
-    pub discovery: Discovery,
-    pub discovering: Discovering,
-    pub reporting: Reporting,
-    pub quotas: Arc<Quotas>,
-    pub sharing: Sharing,
-}
-
-impl Core {
-    fn new(options: &Options, member: &Member, registered: &Registered) -> Self {
-        let placement = Placement {
-            cluster: registered.cluster.as_str().into(),
-            locality: options.locality.clone(),
-            seat: random_seed(),
-        };
-        let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
-        let feeder = Arc::new(PoolFeeder::new(pools));
-        let wildcard = vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE, type_url::TRUST_BUNDLE];
-        let (discovery, discovering) = member.discover(
-            "sidecar",
-            wildcard,
-            compile,
-            Arc::clone(&feeder),
-            Arc::clone(&options.telemetry),
-        );
-        let labels = options.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
-        let workload = InboundWorkload {
-            namespace: member.id().namespace().into(),
-            labels: labels.collect(),
-            ports: options.ports.iter().map(|(port, name)| (*port, name.as_str().into())).collect(),
-        };
-        let reporting = Reporting::start(member.connect(), Arc::clone(&options.telemetry), None);
-        let quotas = Quotas::together();
-        let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
-        Self { workload, feeder, discovery, discovering, reporting, quotas, sharing }
-    }
-}
-
-/// The data path.
-pub(crate) struct Parts {
-    pub outbound: Arc<HttpEngine>,
-    pub uses: Arc<Uses>,
-    pub ways: Arc<ArcSwap<Ways>>,
-    pub passing: Arc<Passing>,
-    pub inbound: Arc<HttpEngine>,
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    pub admissions: Arc<Admissions>,
-    names: Arc<ArcSwap<Names>>,
-    pub checking: Checking,
-}
-
-impl Parts {
-    fn new(
-        options: &Options,
-        member: &Member,
-        core: &Core,
-        registered: watch::Receiver<Option<Arc<Registered>>>,
-    ) -> Result<Self, EngineError> {
-        let (id, snapshot) = (member.id(), core.discovery.snapshot());
-        let names = Arc::new(ArcSwap::from_pointee(names_of(options, member)));
-        tokio::spawn(follow_names(Arc::clone(&names), registered));
-        let (lanes, pools) = (Lanes::new(), core.feeder.pools());
-        let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
-        let checked = Arc::clone(&upstream);
-        let outbound =
-            OutboundDirector { own: id.clone(), pools: Arc::clone(pools), lanes: Arc::clone(&lanes) };
-        let admissions =
-            Arc::new(Admissions { workload: core.workload.clone(), told: options.plaintext.clone() });
-        let inbound = InboundDirector::new(
-            id.trust_domain().clone(),
-            &options.workload,
-            options.app_address,
-            Arc::clone(&names),
-            Arc::clone(&lanes),
-            Arc::clone(&admissions),
-        );
-        let observer = LaneObserver { lanes, next: Arc::clone(&options.telemetry) as _ };
-        let outbound = HttpEngine::new(EngineParts {
-            snapshot: Arc::clone(snapshot),
-            director: Arc::new(outbound),
-            picker: Arc::clone(pools) as _,
-            upstream: Arc::clone(&upstream),
-            observer: Arc::clone(&options.telemetry) as _,
-            quotas: Arc::clone(&core.quotas),
-        })?;
-        let inbound = HttpEngine::new(EngineParts {
-            snapshot: Arc::clone(snapshot),
-            director: Arc::new(inbound),
-            picker: Arc::clone(pools) as _,
-            upstream,
-            observer: Arc::new(observer),
-            quotas: Arc::clone(&core.quotas),
-        })?;
-        let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
-        let uses = Uses::new(core.discovery.clone());
-        let telemetry = Arc::clone(&options.telemetry);
-        let checking = Checking::start(Arc::clone(pools), checked, Arc::clone(snapshot), telemetry);
-        let (ways, snapshot) = (Arc::default(), Arc::clone(snapshot));
-        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names, checking })
-    }
-}
-
-/// The names of the workload's ports, as everybody can work them out.
-fn names_of(options: &Options, member: &Member) -> Names {
-    let (domain, namespace) = (member.id().trust_domain(), member.id().namespace());
-    let name = |port: u16| opaque_sni(domain, namespace, &options.workload, port);
-    options.ports.iter().map(|(port, _)| (name(*port), *port)).collect()
-}
-
-/// Adds what the controller calls them. It cannot lead anywhere but to this workload's ports.
-async fn follow_names(names: Arc<ArcSwap<Names>>, mut registered: watch::Receiver<Option<Arc<Registered>>>) {
-    let own = names.load_full();
-    loop {
-        if let Some(registered) = registered.borrow_and_update().clone() {
-            let known = |port: &u16| own.values().any(|own| own == port);
-            let told = registered.inbound.iter().filter(|(_, port)| known(port));
-            let mut all = (*own).clone();
-            all.extend(told.map(|(name, port)| (name.clone(), *port)));
-            names.store(Arc::new(all));
-        }
-        if registered.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 fn listen(what: &'static str, address: SocketAddr) -> impl Fn(io::Error) -> Error {

@@ -94,6 +94,16 @@ async fn proxies_hold_one_limit_together() {
         assert!(field("ratelimit").starts_with("\"shared\";r=0;t="));
     }
 
+    // Who goes gives its share back before anybody could miss it.
+    let gone = sidecars.remove(0);
+    clients.remove(1);
+    gone.end().await;
+    // What was saved up meanwhile, the burst, is spent first.
+    admitted(&clients, Duration::from_secs(4)).await;
+    let got = admitted(&clients, Duration::from_secs(4)).await;
+    println!("after one has gone: {got:.1?}");
+    assert!(is_the_limit(&got), "{got:?}");
+
     // Nobody is there to ask: each keeps what it has.
     east.kill_controller();
     let got = admitted(&clients, Duration::from_secs(5)).await;

@@ -202,11 +202,38 @@ fn who_is_gone_leaves_its_share_after_the_lease() {
     assert!(world.measure(LEASE.as_secs_f64())[0] < 60.0, "it may be there and unheard");
     world.run(3.0);
     assert!(world.measure(5.0)[0] > 93.0);
+    // Who says that it goes leaves its share at once.
+    world.join(300.0);
+    world.run(3.0);
+    world.proxies[1] = None;
+    world.allocator.report(&1, Vec::new(), world.now);
+    world.run(0.5);
+    assert!(world.measure(1.0)[0] > 90.0);
     // Who comes begins with what it is given.
     world.join(300.0);
     world.run(3.0);
     let got = world.measure(5.0);
     assert!(got[1] > 45.0 && got.iter().sum::<f64>() < 102.0, "{got:?}");
+}
+
+#[test]
+fn after_a_pause_there_is_no_more_than_before_it() {
+    let mut world = World::new(60, &[90.0, 90.0, 90.0, 8.0, 1.0]);
+    world.run(6.0);
+    let before = world.measure(4.0);
+    let demands: Vec<f64> =
+        world.proxies.iter_mut().flatten().map(|p| std::mem::take(&mut p.asked)).collect();
+    world.run(1.0);
+    world.proxies[0] = None;
+    world.allocator.report(&0, Vec::new(), world.now);
+    for (proxy, asked) in world.proxies.iter_mut().zip(demands) {
+        if let Some(proxy) = proxy {
+            proxy.asked = asked;
+        }
+    }
+    world.run(1.5);
+    let after = world.measure(4.0);
+    assert!(after.iter().sum::<f64>() < 63.0, "{before:?} {after:?}");
 }
 
 #[test]
