@@ -11,8 +11,8 @@ use super::{
     object::{Object, ObjectKey, ObjectMeta, ResourceSet},
 };
 use crate::model::{
-    AppProtocol, Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Labels, Lane, Locality, Reach, Scope,
-    ServiceEntry, ServiceKey, ServicePort, Transport, check_dns_label,
+    Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Labels, Lane, Locality, Reach, Scope, ServiceEntry,
+    ServiceKey, ServicePort, Transport, check_dns_label,
 };
 
 /// The label of an EndpointSlice that names its Service.
@@ -50,8 +50,7 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
 }
 
 fn port_of(port: &ServicePortSpec) -> ServicePort {
-    let protocol = AppProtocol::parse(port.app_protocol.as_deref().unwrap_or_default());
-    ServicePort { name: port.name.as_str().into(), port: port.port, protocol, sniff: false }
+    ServicePort { name: port.name.as_str().into(), port: port.port, protocol: port.protocol(), sniff: false }
 }
 
 /// EndpointSlices; Endpoints alone count where a Service has none, as Kubernetes keeps both for the same pods.

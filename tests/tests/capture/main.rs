@@ -1,7 +1,10 @@
 //! Capture, with nothing changed in the applications: real clients and servers in network namespaces, each behind the
-//! rules of `tombolo sidecar init`. Takes root, iproute2, nftables, iptables, Python and Redis.
+//! rules of `tombolo sidecar init`. Takes root, iproute2, nftables, iptables, Python with
+//! grpcio, Node and Redis.
 #![allow(clippy::unwrap_used)]
 
+mod clients;
+mod failures;
 mod inbound;
 mod names;
 mod net;

@@ -68,7 +68,7 @@ impl Resolver {
 fn world() -> Option<(World, Resolver, Running)> {
     let mut world = World::new()?;
     let resolver = Resolver::start(&world);
-    let script = world.path("server.py");
+    let script = world.path("app.py");
     let app = world.net.start("client", &["python3", script.to_str().unwrap()]);
     let host = ["--label", "group=each"];
     world.captured(&[&host[..], &["--resolver", "10.77.0.1:53"]].concat(), &host, &[]);

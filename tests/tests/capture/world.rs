@@ -11,12 +11,14 @@ use std::{
 use serde_json::Value;
 use tombolo_tests::{Running, tombolo, wait_until};
 
-use crate::net::Net;
+use crate::net::{self, Net};
 
 /// Nothing may take longer, however busy the machine is.
 pub const LONG: Duration = Duration::from_secs(60);
 /// The user of the sidecars.
 const USER: u32 = 1337;
+
+const PORTS: [&str; 3] = ["8080=http", "6379=redis", "7000=talk"];
 
 /// Speaks on three ports: HTTP (says what it was asked; `/hold` only after `/release`), Redis, and a protocol in which the
 /// server speaks first.
@@ -24,6 +26,7 @@ const SERVER: &str = r#"
 import http.server, socket, socketserver, threading
 class Echo(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1 # An answer is one write.
     released = threading.Event()
     def do_GET(self):
         if self.path == "/hold": self.released.wait(60)
@@ -76,13 +79,25 @@ pub struct World {
     pub net: Net,
     state: tempfile::TempDir,
     binary: PathBuf,
-    running: Vec<Running>,
+    running: Vec<(String, Running)>,
+    /// Of the server's application, for its sidecar.
+    pub ports: Vec<&'static str>,
 }
 
 impl World {
     /// A controller in the hub and an application with three ports in `server`, without sidecars so far.
     pub fn new() -> Option<Self> {
-        let net = Net::new(&["client", "server"])?;
+        let mut world = Self::with(&["client", "server"])?;
+        world.start_app("server");
+        let redis = ["redis-server", "--save", "", "--protected-mode", "no", "--bind", "0.0.0.0"];
+        let redis = world.net.start("server", &redis);
+        world.running.push(("redis".into(), redis));
+        Some(world)
+    }
+
+    /// A controller in the hub, and machines on which nothing runs.
+    pub fn with(machines: &[&str]) -> Option<Self> {
+        let net = Net::new(machines)?;
         let state = tempfile::tempdir().unwrap();
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
         // Where the sidecars' user can read it.
@@ -90,14 +105,8 @@ impl World {
         if fs::hard_link(tombolo(), &binary).is_err() {
             fs::copy(tombolo(), &binary).unwrap();
         }
-        let mut world = Self { net, state, binary, running: Vec::new() };
+        let mut world = Self { net, state, binary, running: Vec::new(), ports: PORTS.to_vec() };
         world.start_controller();
-        let script = world.path("server.py");
-        fs::write(&script, SERVER).unwrap();
-        let server = world.net.start("server", &["python3", script.to_str().unwrap()]);
-        let redis = ["redis-server", "--save", "", "--protected-mode", "no", "--bind", "0.0.0.0"];
-        let redis = world.net.start("server", &redis);
-        world.running.extend([server, redis]);
         Some(world)
     }
 
@@ -105,7 +114,8 @@ impl World {
         self.state.path().join(name)
     }
 
-    fn start_controller(&mut self) {
+    /// Starts the controller, with what an earlier one has kept.
+    pub fn start_controller(&mut self) {
         let listen = format!("{}:15010", Net::address(1));
         let state = self.path("controller");
         let documents = self.path("documents.yaml");
@@ -121,7 +131,8 @@ impl World {
         let log = self.path(&format!("{name}.log"));
         let (out, error) =
             (fs::File::create(&log).unwrap(), fs::File::options().append(true).open(&log).unwrap());
-        self.running.push(Running::start(command.stdout(out).stderr(error).stdin(Stdio::null())));
+        let running = Running::start(command.stdout(out).stderr(error).stdin(Stdio::null()));
+        self.running.push((name.into(), running));
         let deadline = Instant::now() + LONG;
         while !read(&log).contains("ready") {
             assert!(Instant::now() < deadline, "{name} is not ready: {}", read(&log));
@@ -129,21 +140,36 @@ impl World {
         }
     }
 
+    /// Starts the application of a machine.
+    pub fn start_app(&mut self, machine: &str) {
+        self.program(machine, "python3", "app.py", SERVER, &[]);
+    }
+
     /// A sidecar, as a user of its own, with more arguments.
     pub fn sidecar(&mut self, machine: &str, ports: &[&str], more: &[&str]) {
-        let token = self.command(["join-token", "--namespace", "shop", "--account", machine]);
+        self.start_sidecar(machine, machine, ports, more);
+    }
+
+    /// The same of a workload of an application; with the identity that an earlier one has kept, if there was one.
+    pub fn start_sidecar(&mut self, machine: &str, app: &str, ports: &[&str], more: &[&str]) {
         let state = self.path(machine);
-        fs::create_dir(&state).unwrap();
-        chown(&state, Some(USER), Some(USER)).unwrap();
+        let token = (!state.exists()).then(|| {
+            fs::create_dir(&state).unwrap();
+            chown(&state, Some(USER), Some(USER)).unwrap();
+            self.command(["join-token", "--namespace", "shop", "--account", machine])
+        });
         let mut command = self.net.command(machine, "setpriv");
         command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--"]);
         command.arg(&self.binary).args(["sidecar", "--controller", "10.77.0.1:15010"]);
-        command.args(["--join-token", token.trim(), "--workload", machine]);
+        command.args(["--workload", machine]);
+        if let Some(token) = token {
+            command.args(["--join-token", token.trim()]);
+        }
         if !more.contains(&"--resolver") {
             // Nobody answers there.
             command.args(["--resolver", "127.0.0.1:9"]);
         }
-        command.args(["--label", &format!("app={machine}"), "--log", "debug,h2=info"]);
+        command.args(["--label", &format!("app={app}"), "--log", "debug,h2=info"]);
         for port in ports {
             command.args(["--app-port", port]);
         }
@@ -162,7 +188,7 @@ impl World {
     /// Both machines with sidecars and rules; ready when the client knows the server as healthy.
     pub fn captured(&mut self, client: &[&str], server: &[&str], rules: &[&str]) {
         let server = [&["--capture"], server].concat();
-        self.sidecar("server", &["8080=http", "6379=redis", "7000=talk"], &server);
+        self.sidecar("server", &self.ports.clone(), &server);
         self.sidecar("client", &["8080=http"], &[&["--capture"], client].concat());
         for machine in ["client", "server"] {
             self.init(machine, rules);
@@ -196,6 +222,37 @@ impl World {
         let file = self.path("applied.yaml");
         fs::write(&file, documents).unwrap();
         self.command(["apply", "-f", file.to_str().unwrap(), "--timeout", "60"]);
+    }
+
+    /// Starts a program from its source in a machine, known as `MACHINE-NAME` without the name's ending.
+    pub fn program(&mut self, machine: &str, interpreter: &str, name: &str, source: &str, more: &[&str]) {
+        let script = self.path(name);
+        fs::write(&script, source).unwrap();
+        let known_as = format!("{machine}-{}", name.split('.').next().unwrap_or_default());
+        let log = fs::File::create(self.path(&format!("{known_as}.log"))).unwrap();
+        let mut command = self.net.command(machine, interpreter);
+        let errors = log.try_clone().unwrap();
+        let running = Running::start(command.arg(script).args(more).stdout(log).stderr(errors));
+        self.running.push((known_as, running));
+    }
+
+    /// Sends a signal to a process: `MACHINE-app`, `MACHINE-sidecar`, `controller`.
+    pub fn signal(&mut self, name: &str, signal: &str) {
+        let (_, process) = self.running.iter_mut().find(|(known, _)| known == name).expect("it runs");
+        net::run(&format!("kill -{signal} {}", process.child().id()));
+    }
+
+    /// Kills a process.
+    pub fn kill(&mut self, name: &str) {
+        self.running.retain(|(known, _)| known != name);
+    }
+
+    /// Tells a process to end, and waits for it.
+    pub fn stop(&mut self, name: &str) {
+        self.signal(name, "TERM");
+        let (_, process) = self.running.iter_mut().find(|(known, _)| known == name).expect("it runs");
+        wait_until(&format!("the end of {name}"), LONG, || process.child().try_wait().unwrap().is_some());
+        self.kill(name);
     }
 
     fn command<const N: usize>(&self, line: [&str; N]) -> String {
@@ -239,7 +296,7 @@ impl World {
             file.display()
         );
         let watching = self.net.start("hub", &["python3", "-c", &script]);
-        self.running.push(watching);
+        self.running.push(("watching".into(), watching));
         wait_until("a packet capture", LONG, || file.exists());
         file
     }

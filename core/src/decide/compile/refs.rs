@@ -140,9 +140,7 @@ fn protocol_of(
 
 /// A Service's ports with what they speak.
 pub(super) fn ports(service: &Service) -> impl Iterator<Item = (u16, AppProtocol)> {
-    service
-        .tcp_ports()
-        .map(|port| (port.port, AppProtocol::parse(port.app_protocol.as_deref().unwrap_or_default())))
+    service.tcp_ports().map(|port| (port.port, port.protocol()))
 }
 
 /// When an object was created, in nanoseconds since the epoch. One that does not say is younger than all that do.

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::AppProtocol;
+
 /// `v1` Namespace. Only its labels matter here.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -92,6 +94,17 @@ pub struct ServicePortSpec {
     /// Ignored.
     #[serde(default)]
     pub node_port: Option<u16>,
+}
+
+impl ServicePortSpec {
+    /// What HTTP requests to it are sent as: by its `appProtocol`; without one by its name where that says HTTP/2 (`grpc`,
+    /// `grpc-admin`, `h2c`).
+    pub fn protocol(&self) -> AppProtocol {
+        match (&self.app_protocol, AppProtocol::of_port("", &self.name)) {
+            (None, Some(AppProtocol::Http2)) => AppProtocol::Http2,
+            (said, _) => AppProtocol::parse(said.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// A workload's port, by number or by name.

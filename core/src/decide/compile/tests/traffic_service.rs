@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::{
     decide::{Algorithm, HashKey, HealthQuestion},
-    model::{Scope, ServiceKey},
+    model::{AppProtocol, Scope, ServiceKey},
+    resources::kinds,
 };
 
 fn policy(spec: &str) -> String {
@@ -18,6 +19,24 @@ metadata: {{ name: p, namespace: shop }}
 spec: {{ targetRefs: [{{ kind: Service, name: web }}], {spec} }}
 "
     )
+}
+
+#[test]
+fn a_port_named_grpc_is_called_over_http2() {
+    let port = |text: &str| {
+        let port: kinds::ServicePortSpec = serde_json::from_str(text).unwrap();
+        port.protocol()
+    };
+    assert_eq!(port(r#"{ "port": 1, "name": "grpc" }"#), AppProtocol::Http2);
+    assert_eq!(port(r#"{ "port": 1, "name": "grpc-admin" }"#), AppProtocol::Http2);
+    assert_eq!(
+        port(r#"{ "port": 1, "name": "grpc", "appProtocol": "http" }"#),
+        AppProtocol::Http1,
+        "it is said"
+    );
+    for name in ["http", "web", "redis"] {
+        assert_eq!(port(&format!(r#"{{ "port": 1, "name": "{name}" }}"#)), AppProtocol::Http1, "{name}");
+    }
 }
 
 #[test]
