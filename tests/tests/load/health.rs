@@ -118,11 +118,13 @@ impl Town {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_by_http_that_it_is_ill_gets_no_requests_until_it_is_well() {
+    let _alone = crate::ALONE.lock().await;
     let town = Town::new(&format!("path: {}", crate::server::HEALTH)).await;
     town.falls_ill_and_recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_who_says_so_by_grpc() {
+    let _alone = crate::ALONE.lock().await;
     Town::new("type: GRPC").await.falls_ill_and_recovers().await;
 }

@@ -8,3 +8,6 @@ mod quota;
 mod server;
 #[path = "../world/mod.rs"]
 mod world;
+
+/// What is measured here is not to be disturbed by the other tests of this file: one at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

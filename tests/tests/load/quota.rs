@@ -60,6 +60,7 @@ fn is_the_limit(got: &[f64]) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_hold_one_limit_together() {
+    let _alone = crate::ALONE.lock().await;
     let mut east = Cluster::start("east").await;
     east.apply(&[public("checkout"), service("shop", "checkout"), policy()].concat()).await;
     let (app, client) = (App::new("checkout").await, App::new("client").await);
