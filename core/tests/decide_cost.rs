@@ -1,17 +1,12 @@
-//! What a decision costs: how often it allocates, checked; and how long it takes, when asked for:
-//!
-//! ```text
-//! cargo test --release -p tombolo-core --test decide_cost -- --ignored --nocapture
-//! ```
+//! What a decision costs: how often it allocates. How long it takes is measured by `tombolo-bench decide`.
 #![allow(clippy::unwrap_used)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     fmt::Write,
-    hint::black_box,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method};
@@ -200,27 +195,4 @@ fn a_request_like_an_earlier_one_is_counted_without_allocating() {
     assert_eq!(ALLOCATIONS.get() - before, 0);
     telemetry.request(&end(201));
     assert!(ALLOCATIONS.get() > before, "a new series is made");
-}
-
-#[test]
-#[ignore = "prints times, which mean something only in a release build on a quiet machine"]
-fn how_long_a_decision_takes() {
-    const BATCH: usize = 1_000;
-    for routes in [1, 100, 10_000] {
-        let snapshot = world(routes);
-        // 7,919 is prime: every route has its turn, in an order that jumps.
-        let asks: Vec<Ask> = (0..routes).map(|n| Ask::of(n * 7_919 % routes)).collect();
-        let mut each = asks.iter().cycle();
-        let mut times: Vec<f64> = (0..500)
-            .map(|_| {
-                let begun = Instant::now();
-                for ask in each.by_ref().take(BATCH) {
-                    black_box(ask.decide(&snapshot));
-                }
-                begun.elapsed().as_secs_f64() * 1e9 / BATCH as f64
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        println!("{routes} routes: median {:.0} ns, {:.0} to {:.0}", times[250], times[0], times[499]);
-    }
 }

@@ -5,19 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use tombolo_core::resources::{self, Document, Problem, ResourceSet};
 
 /// The files of a static gateway, and what was last made of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Files {
-    paths: Vec<PathBuf>,
-    texts: Option<Texts>,
+    watcher: resources::Watcher,
     reader: resources::Reader,
     held: BTreeMap<String, Held>,
-}
-
-/// What was read.
-#[derive(Debug, PartialEq)]
-struct Texts {
-    sources: Vec<resources::Source>,
-    unreadable: Vec<Problem>,
 }
 
 /// A good object, and the file that it was in.
@@ -41,25 +33,20 @@ pub(crate) struct Loaded {
 impl Files {
     /// Nothing read so far.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, ..Self::default() }
+        let watcher = resources::Watcher::new(paths);
+        Self { watcher, reader: resources::Reader::default(), held: BTreeMap::new() }
     }
 
     /// Reads the files. None: nothing has changed since the last call. Blocks.
     pub fn load(&mut self) -> Option<Loaded> {
-        let (sources, unreadable) = resources::load(&self.paths);
-        let texts = Texts { sources, unreadable };
-        if self.texts.as_ref() == Some(&texts) {
-            return None;
-        }
-        let loaded = self.merge(&texts);
-        self.texts = Some(texts);
-        Some(loaded)
+        let (sources, unreadable) = self.watcher.changed()?;
+        Some(self.merge(&sources, unreadable))
     }
 
-    fn merge(&mut self, texts: &Texts) -> Loaded {
-        let parsed = self.reader.read(&texts.sources);
+    fn merge(&mut self, sources: &[resources::Source], unreadable: Vec<Problem>) -> Loaded {
+        let parsed = self.reader.read(sources);
         let mut resources = parsed.resources;
-        let problems: Vec<Problem> = texts.unreadable.iter().cloned().chain(parsed.problems).collect();
+        let problems: Vec<Problem> = unreadable.into_iter().chain(parsed.problems).collect();
         let mut held = BTreeMap::new();
         for (file, key, document) in self.reader.documents() {
             let found = || Held { file: file.to_owned(), document: Arc::clone(document) };

@@ -30,6 +30,5 @@ pub use view::{shares, view};
 
 /// A number that differs from process to process, for the choices of `balance`.
 pub fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
+    fastrand::u64(..)
 }

@@ -13,6 +13,7 @@ mod services;
 mod status;
 mod typed;
 mod validate;
+mod watch;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -28,3 +29,4 @@ pub use reader::Reader;
 pub use report::{CheckReport, report};
 pub use services::static_services;
 pub use status::{Condition, ObjectStatus};
+pub use watch::Watcher;

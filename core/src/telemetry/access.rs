@@ -3,22 +3,23 @@
 mod line;
 
 use std::{
+    cell::RefCell,
     fs::OpenOptions,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    time::Duration,
 };
 
 use line::Line;
 
+use super::lines::Lines;
 use crate::proxy::{Entry, RequestEnd, TcpEnd};
 
-/// Lines that wait to be written; one more is dropped and counted.
-const QUEUE: usize = 8192;
+thread_local! {
+    /// The line that is being made.
+    static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Texts that a client chooses are cut to so many bytes.
 const MAX_TEXT: usize = 512;
 
@@ -36,8 +37,7 @@ pub enum Sink {
 /// Writes lines from a thread of its own. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    queue: Option<SyncSender<String>>,
-    dropped: Arc<AtomicU64>,
+    lines: Option<Lines>,
 }
 
 impl AccessLog {
@@ -56,40 +56,42 @@ impl AccessLog {
 
     /// No access log.
     pub fn off() -> Self {
-        Self { queue: None, dropped: Arc::default() }
+        Self { lines: None }
     }
 
     fn to(writer: Box<dyn Write + Send>) -> Self {
-        let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = dropped.clone();
-        let started = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(writer, &lines, &counter));
-        if let Err(error) = started {
-            tracing::error!(%error, "the access log cannot be written: no thread");
-            return Self::off();
-        }
-        Self { queue: Some(queue), dropped }
+        let lines = Lines::to(writer);
+        let lines =
+            lines.inspect_err(|error| tracing::error!(%error, "the access log cannot be written: no thread"));
+        Self { lines: lines.ok() }
     }
 
-    /// Lines that were not written: the queue was full, or the disk.
+    /// Lines that were not written: there were too many, or the disk was full.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+        self.lines.as_ref().map_or(0, Lines::dropped)
+    }
+
+    /// Waits until all lines are written, so long at most. Blocks.
+    pub fn flush(&self, limit: Duration) {
+        if let Some(lines) = &self.lines {
+            lines.flush(limit);
+        }
     }
 
     fn send(&self, line: &Line<'_>) {
-        let Some(queue) = &self.queue else { return };
-        let Ok(mut text) = serde_json::to_string(line) else { return };
-        text.push('\n');
-        if queue.try_send(text).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
-        }
+        let Some(lines) = &self.lines else { return };
+        TEXT.with_borrow_mut(|text| {
+            text.clear();
+            if serde_json::to_writer(&mut *text, line).is_ok() {
+                text.push(b'\n');
+                lines.push(text);
+            }
+        });
     }
 
     /// Writes the line of a request.
     pub(super) fn request(&self, end: &RequestEnd<'_>) {
-        if self.queue.is_none() {
+        if self.lines.is_none() {
             return;
         }
         self.send(&Line::of_request(end));
@@ -97,24 +99,10 @@ impl AccessLog {
 
     /// Writes the line of a raw connection.
     pub(super) fn tcp(&self, end: &TcpEnd<'_>) {
-        if self.queue.is_none() {
+        if self.lines.is_none() {
             return;
         }
         self.send(&Line::of_tcp(end));
-    }
-}
-
-fn write(writer: Box<dyn Write + Send>, lines: &Receiver<String>, dropped: &AtomicU64) {
-    let mut writer = BufWriter::with_capacity(64 * 1024, writer);
-    while let Ok(line) = lines.recv() {
-        let mut outcome = writer.write_all(line.as_bytes());
-        // What has come meanwhile goes out with the same flush.
-        while let (Ok(()), Ok(line)) = (&outcome, lines.try_recv()) {
-            outcome = writer.write_all(line.as_bytes());
-        }
-        if outcome.and_then(|()| writer.flush()).is_err() {
-            dropped.fetch_add(1, Relaxed);
-        }
     }
 }
 
@@ -140,8 +128,6 @@ pub(super) fn clip(text: &str) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn end<'a>(path: &'a str, method: &'a http::Method) -> RequestEnd<'a> {
@@ -204,25 +190,5 @@ mod tests {
         let long = "ä".repeat(1000);
         assert!(clip(&long).len() <= MAX_TEXT + 1);
         assert_eq!(clip("short"), "short");
-    }
-
-    #[test]
-    fn a_full_queue_drops_and_counts() {
-        struct Stuck;
-        impl Write for Stuck {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                std::thread::park();
-                Ok(0)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                std::thread::park();
-                Ok(())
-            }
-        }
-        let log = AccessLog::to(Box::new(Stuck));
-        for _ in 0..3 * QUEUE {
-            log.request(&end("/", &http::Method::GET));
-        }
-        assert!(log.dropped() > 0);
     }
 }

@@ -102,8 +102,11 @@ impl Telemetry {
         Self { spans, ..self }
     }
 
-    /// Waits until what was recorded so far is exported, no longer than this.
+    /// Waits until the access log is written and the spans recorded so far are exported, no longer than this for each.
     pub async fn flush(&self, most: Duration) {
+        let access = self.access.clone();
+        // It fails only where the runtime ends: then nobody waits.
+        let _written = tokio::task::spawn_blocking(move || access.flush(most)).await;
         if let Some(spans) = &self.spans {
             spans.flush(most).await;
         }

@@ -6,6 +6,7 @@ mod arms;
 mod authorization;
 mod checks;
 mod labels;
+mod lines;
 mod listeners;
 mod logging;
 mod metrics;

@@ -2,7 +2,6 @@
 
 mod derive;
 mod diff;
-mod files;
 mod revise;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +11,6 @@ use tombolo_core::resources::{self, Document, Parsed, Problem, ResourceSet, Sour
 
 pub use derive::configuration;
 pub use diff::{FieldDifference, MAX_FIELDS, ObjectDifference, difference};
-pub use files::Watcher;
 pub use revise::{Named, Prune};
 
 /// One generation of configuration.

@@ -7,9 +7,10 @@ use std::{
 };
 
 use tokio::{sync::watch, time::interval};
+use tombolo_core::resources::Watcher;
 
 use super::stopped;
-use crate::{ca::DEFAULT_TTL, config::Watcher, index::Event, state::State};
+use crate::{ca::DEFAULT_TTL, index::Event, state::State};
 
 /// The files as they are at the start, at once; then whenever they change, until `stop`.
 pub(super) async fn follow_files(

@@ -1,6 +1,7 @@
 //! What a request costs: `tombolo gateway` beside a bare pingora proxy of the same build. See README.md here.
 
 mod backend;
+mod decide;
 mod documents;
 mod floor;
 mod load;
@@ -33,6 +34,8 @@ enum Command {
     Instructions(rounds::Instructions),
     /// How long a change among 10,000 routes takes to be in force, and what requests notice of it
     Reload(reload::Reload),
+    /// Nanoseconds of a decision alone
+    Decide(decide::Decide),
     /// The bare proxy that the gateway is measured by
     #[command(hide = true)]
     Floor(floor::Floor),
@@ -43,6 +46,7 @@ fn main() -> Result<(), Failure> {
         Command::Cpu(cpu) => cpu.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Decide(decide) => decide.run(),
         Command::Floor(floor) => floor.run(),
     }
 }

@@ -5,7 +5,8 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -84,7 +85,7 @@ impl Proxy {
         }
         let (listen, documents) = match kind {
             Kind::Floor => {
-                let listen = free_port()?;
+                let listen = SocketAddr::from(([127, 0, 0, 1], free_ports(&[0])?));
                 command.arg(std::env::current_exe()?).arg("floor");
                 command.args(["--listen", &listen.to_string(), "--upstream", &world.backend.to_string()]);
                 if tls {
@@ -95,7 +96,7 @@ impl Proxy {
             Kind::Gateway { routes, log } => {
                 let documents = dir.join(format!("routes-{routes}"));
                 documents::write(&documents, routes, world.backend, &world.certificate)?;
-                let offset = free_port()?.port();
+                let offset = free_ports(&[80, 443])?;
                 command.arg(beside("tombolo")?).arg("gateway").arg("--config").arg(&documents);
                 command.arg("--state-dir").arg(dir.join("state"));
                 command.args(["--port-offset", &offset.to_string(), "--log", "error"]);
@@ -108,16 +109,12 @@ impl Proxy {
         };
         // One thread for requests, as the floor has.
         command.env("TOKIO_WORKER_THREADS", "1").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        if kind != Kind::Floor {
-            let output = child.stdout.take().ok_or("no output")?;
-            let ready = BufReader::new(output).lines().map_while(Result::ok).any(|l| l.contains("ready"));
-            if !ready {
-                return Err("tombolo gateway did not start".into());
-            }
-        }
+        let child = command.spawn()?;
         let (plain, tls) = listen;
-        let proxy = Self { child, plain, tls, documents, callgrind: callgrind.then_some(out) };
+        let mut proxy = Self { child, plain, tls, documents, callgrind: callgrind.then_some(out) };
+        if kind != Kind::Floor {
+            until_ready(proxy.child.stdout.take().ok_or("no output")?)?;
+        }
         proxy.wait()?;
         Ok(proxy)
     }
@@ -156,12 +153,26 @@ impl Drop for Proxy {
     }
 }
 
-/// A port that nothing has now. Below 20,000, where the kernel chooses none for connections, if there is one.
-fn free_port() -> Result<SocketAddr, Failure> {
+/// Waits, at most [`START`], for the line that says that the gateway serves.
+fn until_ready(output: ChildStdout) -> Result<(), Failure> {
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let ready = BufReader::new(output).lines().map_while(Result::ok).any(|l| l.contains("ready"));
+        // Nobody waits for it any more if it came too late.
+        let _late = said.send(ready);
+    });
+    match heard.recv_timeout(START) {
+        Ok(true) => Ok(()),
+        ended => Err(format!("tombolo gateway did not start: {ended:?}").into()),
+    }
+}
+
+/// A number to which each of these can be added to have a port that nothing has now. All below 20,000, where the
+/// kernel chooses none for connections, if there is such a number.
+fn free_ports(added: &[u16]) -> Result<u16, Failure> {
     let from = 10_000 + u16::try_from(std::process::id() % 8_000)?;
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let port = (from..20_000).find(free).ok_or("no free port")?;
-    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    let free = |base: &u16| added.iter().all(|more| TcpListener::bind(("127.0.0.1", base + more)).is_ok());
+    Ok((from..19_500).find(free).ok_or("no free port")?)
 }
 
 /// A binary of the same build.

@@ -77,6 +77,12 @@ fn load(case: &Case, kind: Kind, proxy: &Proxy, world: &World) -> Result<Load, F
     Load::new(address, protocol, connections, requests(routes), &world.certificate)
 }
 
+/// Until every route has been taken: what is done once for each is not what a request costs.
+fn warm(kind: Kind) -> Until {
+    let routes = if let Kind::Gateway { routes, .. } = kind { routes } else { 1 };
+    Until::Requests(routes.max(2_000))
+}
+
 impl Cpu {
     /// Measures and prints.
     pub fn run(self) -> Result<(), Failure> {
@@ -96,7 +102,7 @@ impl Cpu {
             for _ in 0..self.rounds {
                 for (kind, proxy) in &proxies {
                     let load = load(case, *kind, proxy, &world)?;
-                    runtime.block_on(load.run(Until::Requests(2_000)))?;
+                    runtime.block_on(load.run(warm(*kind)))?;
                     let before = cpu_time(proxy.id())?;
                     let until = Until::Time(Instant::now() + Duration::from_secs(self.seconds));
                     let served = runtime.block_on(load.run(until))?.len();
@@ -137,7 +143,7 @@ impl Instructions {
                 }
                 let proxy = Proxy::start(*kind, &world, *protocol != Protocol::Plain, true)?;
                 let load = load(case, *kind, &proxy, &world)?;
-                runtime.block_on(load.run(Until::Requests(600)))?;
+                runtime.block_on(load.run(warm(*kind)))?;
                 callgrind_control(proxy.id(), &["-i", "on"])?;
                 let dumps = [self.requests, 2 * self.requests].into_iter().zip(1..);
                 let mut counts = Vec::new();

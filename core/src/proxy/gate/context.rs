@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 
-use super::{failure::Failure, mirror::Copies, policy::Progress, trace::Spot};
+use super::{failure::Failure, mirror::Copies, policy::Progress, present::Present, trace::Spot};
 use crate::{
     decide::{Decision, LocalAnswer, Verdict},
     model::Endpoint,
@@ -29,6 +29,8 @@ pub(in crate::proxy) struct Context {
     pub head: Option<Arc<HeadState>>,
     /// The request as it came, kept as the head is changed later.
     pub asked: Option<Asked>,
+    /// Fields that its head had as it came.
+    pub present: Present,
     pub decision: Option<Box<Decision>>,
     /// The end of the request's total time.
     pub deadline: Option<Instant>,
@@ -137,6 +139,7 @@ impl Context {
             arrival: None,
             head: None,
             asked: None,
+            present: Present::default(),
             decision: None,
             deadline: None,
             tries: Tries::default(),

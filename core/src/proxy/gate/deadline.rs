@@ -21,8 +21,8 @@ pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The earlier of the route's bound and the caller's, from the request's head on.
-pub(super) fn bound(headers: &HeaderMap, route: Option<Duration>, begun: Instant) -> Option<Instant> {
-    let limit = asked(headers).into_iter().chain(route).min()?;
+pub(super) fn bound(asked: Option<Duration>, route: Option<Duration>, begun: Instant) -> Option<Instant> {
+    let limit = asked.into_iter().chain(route).min()?;
     begun.checked_add(limit)
 }
 
@@ -118,13 +118,13 @@ mod tests {
     fn the_shorter_bound_counts() {
         let mut headers = HeaderMap::new();
         let (begun, second) = (Instant::now(), Duration::from_secs(1));
-        assert_eq!(bound(&headers, None, begun), None);
-        assert_eq!(bound(&headers, Some(second), begun), Some(begun + second));
+        assert_eq!(bound(asked(&headers), None, begun), None);
+        assert_eq!(bound(asked(&headers), Some(second), begun), Some(begun + second));
         headers.insert(TIMEOUT, "200m".parse().unwrap());
-        assert_eq!(bound(&headers, Some(second), begun), Some(begun + second / 5));
+        assert_eq!(bound(asked(&headers), Some(second), begun), Some(begun + second / 5));
         headers.insert(GRPC_TIMEOUT, "100m".parse().unwrap());
-        assert_eq!(bound(&headers, None, begun), Some(begun + second / 10));
+        assert_eq!(bound(asked(&headers), None, begun), Some(begun + second / 10));
         headers.insert(GRPC_TIMEOUT, "soon".parse().unwrap());
-        assert_eq!(bound(&headers, None, begun), Some(begun + second / 5));
+        assert_eq!(bound(asked(&headers), None, begun), Some(begun + second / 5));
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::failure::Failure;
+use super::{failure::Failure, present::Present};
 use crate::{
     decide::{CORS_FIELDS, CorsAnswer, Decision, HeaderEdits, PathRewrite, baggage_with_lane, carries_lane},
     model::SpiffeId,
@@ -26,11 +26,12 @@ const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const REQUEST_ID_LENGTH: usize = 128;
 
 /// What HTTP/2 lets through and we do not. Of HTTP/1 all of it was refused before, see [`crate::proxy::strict`].
-pub(super) fn check(request: &RequestHeader, limits: &HttpLimits) -> Result<(), Failure> {
+/// `host` is empty where it has none.
+pub(super) fn check(request: &RequestHeader, host: &str, limits: &HttpLimits) -> Result<(), Failure> {
     if request.method == Method::TRACE || request.method == Method::CONNECT {
         return Err(Failure::new(405, "method_refused"));
     }
-    if host(request).is_none_or(|host| host.is_empty()) {
+    if host.is_empty() {
         return Err(Failure::new(400, "no_host"));
     }
     if request.headers.len() > limits.fields {
@@ -58,9 +59,10 @@ pub(super) fn authority(request: &RequestHeader) -> Option<&str> {
 /// The host without port, in lower case.
 pub(super) fn host(request: &RequestHeader) -> Option<Cow<'_, str>> {
     let authority = authority(request)?;
+    let end = |from: &str, by: u8| memchr::memchr(by, from.as_bytes()).unwrap_or(from.len());
     let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next()?,
-        None => authority.split(':').next()?,
+        Some(v6) => v6.get(..end(v6, b']'))?,
+        None => authority.get(..end(authority, b':'))?,
     };
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
@@ -71,9 +73,6 @@ pub(super) fn host(request: &RequestHeader) -> Option<Cow<'_, str>> {
 
 /// Several Cookie fields, as HTTP/2 allows them, become one (RFC 9113 section 8.2.3).
 pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
-    if request.headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return Ok(());
-    }
     let crumbs: Vec<&[u8]> =
         request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
@@ -89,27 +88,31 @@ pub(super) fn enter_edge(
     request: &mut RequestHeader,
     client: IpAddr,
     tls: bool,
+    present: Present,
     fresh_id: impl FnOnce() -> HeaderValue,
 ) -> Result<()> {
     let host = match request.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers.get(header::HOST).cloned(),
     };
-    let foreign: Vec<HeaderName> = request
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-forwarded-") || **name == header::FORWARDED)
-        .cloned()
-        .collect();
-    for name in &foreign {
-        request.remove_header(name);
+    if present.forwarded {
+        let is_foreign =
+            |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || **name == header::FORWARDED;
+        let foreign: Vec<HeaderName> = request.headers.keys().filter(is_foreign).cloned().collect();
+        for name in &foreign {
+            request.remove_header(name);
+        }
     }
-    request.insert_header(FORWARDED_FOR, client.to_string())?;
+    request.insert_header(FORWARDED_FOR, address(client))?;
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     request.insert_header("x-forwarded-proto", scheme)?;
     request.insert_header(FORWARDED_HOST, host.unwrap_or(HeaderValue::from_static("")))?;
-    request.remove_header(&super::deadline::TIMEOUT);
-    set_lane(request, None)?;
+    if present.timeout {
+        request.remove_header(&super::deadline::TIMEOUT);
+    }
+    if present.baggage {
+        set_lane(request, None)?;
+    }
     let known = request.headers.get(REQUEST_ID).is_some_and(|id| {
         (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
@@ -117,6 +120,36 @@ pub(super) fn enter_edge(
         request.insert_header("x-request-id", fresh_id())?;
     }
     Ok(())
+}
+
+/// An address as a field's value. Most are IPv4, which formatting in general takes ten times as long for.
+fn address(ip: IpAddr) -> HeaderValue {
+    let mut text = [0; 15];
+    let mut length = 0;
+    let mut put = |byte: u8| {
+        if let Some(place) = text.get_mut(length) {
+            *place = byte;
+            length += 1;
+        }
+    };
+    match ip {
+        IpAddr::V4(v4) => {
+            for (place, octet) in v4.octets().into_iter().enumerate() {
+                if place > 0 {
+                    put(b'.');
+                }
+                for (divisor, least) in [(100, 100), (10, 10), (1, 0)] {
+                    if octet >= least {
+                        put(b'0' + octet / divisor % 10);
+                    }
+                }
+            }
+            // Digits and dots are always valid.
+            let text = text.get(..length).unwrap_or_default();
+            HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
+        }
+        IpAddr::V6(v6) => HeaderValue::try_from(v6.to_string()).unwrap_or(HeaderValue::from_static("")),
+    }
 }
 
 /// Where mesh traffic arrives: says who called, and only what was verified.
@@ -146,8 +179,10 @@ fn set_lane(request: &mut RequestHeader, lane: Option<&crate::model::Lane>) -> R
 }
 
 /// Changes a request as its decision says: lane, header edits, URL.
-pub(super) fn apply(request: &mut RequestHeader, decision: &Decision) -> Result<()> {
-    set_lane(request, decision.lane.as_ref())?;
+pub(super) fn apply(request: &mut RequestHeader, decision: &Decision, present: Present) -> Result<()> {
+    if present.baggage || decision.lane.is_some() {
+        set_lane(request, decision.lane.as_ref())?;
+    }
     let edits = &decision.filters.request;
     for (name, value) in &edits.set {
         request.insert_header(name, value)?;
@@ -229,5 +264,24 @@ pub(super) fn forwarded_scheme(headers: &HeaderMap) -> &'static str {
     match headers.get(FORWARDED_PROTO).map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
         _ => "http",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn addresses_are_written_as_everywhere(v4: u32, v6: u128) {
+            let v4 = IpAddr::V4(Ipv4Addr::from(v4));
+            let v6 = IpAddr::V6(Ipv6Addr::from(v6));
+            prop_assert_eq!(address(v4), v4.to_string());
+            prop_assert_eq!(address(v6), v6.to_string());
+        }
     }
 }

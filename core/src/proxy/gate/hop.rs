@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, Version, header};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::failure::Failure;
+use super::{failure::Failure, present::Present};
 use crate::proxy::strict::is_tunnel;
 
 /// A Connection field may name this many others; past it 400.
@@ -19,9 +19,6 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// # Errors
 /// 400 where Connection names what says where a request goes or ends, or is no list of names.
 pub(super) fn clean_request(request: &mut RequestHeader) -> Result<(), Failure> {
-    if !request.headers.keys().any(is_of_one_connection) {
-        return Ok(());
-    }
     let upgrade = wants_websocket(request);
     for name in named(&request.headers)? {
         request.remove_header(&name);
@@ -50,7 +47,7 @@ pub(super) fn clean_request(request: &mut RequestHeader) -> Result<(), Failure> 
 /// Takes them out of a response, unless it switches protocols. What its Connection names wrongly is left alone.
 pub(super) fn clean_response(response: &mut ResponseHeader) {
     if response.status == http::StatusCode::SWITCHING_PROTOCOLS
-        || !response.headers.keys().any(is_of_one_connection)
+        || !Present::of(&response.headers).of_one_connection
     {
         return;
     }
@@ -59,20 +56,6 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
     }
     for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE, HTTP2_SETTINGS] {
         response.remove_header(&name);
-    }
-}
-
-/// One pass over the names is cheaper than looking for each of these: most messages have none.
-fn is_of_one_connection(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    // By length first, which tells most others apart.
-    match name.len() {
-        2 => name == "te",
-        7 => name == "upgrade",
-        10 => name == "connection" || name == "keep-alive",
-        14 => name == "http2-settings",
-        16 => name == "proxy-connection",
-        _ => false,
     }
 }
 

@@ -13,6 +13,7 @@ mod head;
 mod hop;
 mod mirror;
 mod policy;
+mod present;
 mod steps;
 mod trace;
 

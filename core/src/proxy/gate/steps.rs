@@ -14,6 +14,7 @@ use super::{
     forwarded::Believed,
     grpc, head, hop,
     mirror::Means,
+    present::Present,
     trace,
 };
 use crate::{
@@ -28,18 +29,23 @@ impl Gate {
         let Some(mut arrival) = context.arrival.clone() else {
             return Err(Failure::new(500, "internal").error());
         };
-        let checked = head::check(session.req_header(), &self.limits);
-        context.asked = Some(asked(session));
-        let checked = checked.and_then(|()| hop::clean_request(session.req_header_mut()));
+        let asked = context.asked.insert(asked(session));
+        let checked = head::check(session.req_header(), &asked.host, &self.limits);
+        let present = Present::of(&session.req_header().headers);
+        context.present = present;
+        let checked = checked.and_then(|()| match present.of_one_connection {
+            true => hop::clean_request(session.req_header_mut()),
+            false => Ok(()),
+        });
         if let Err(failure) = checked {
             session.set_keepalive(None);
             return Ok(Some(refusal(failure)));
         }
         let hops = self.limits.trusted_hops;
-        let believed = (hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
+        let believed = (present.forwarded && hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
             .then(|| Believed::of(&session.req_header().headers, hops));
         // It goes no further than to the decision: what enters is stripped of it.
-        let claimed = lane_from_baggage(&session.req_header().headers);
+        let claimed = present.baggage.then(|| lane_from_baggage(&session.req_header().headers)).flatten();
         self.enter(session, context, &arrival)?;
         if let Some(page) = self.director.challenge(session.req_header().uri.path()) {
             return Ok(Some(context.prove(&page)));
@@ -54,12 +60,13 @@ impl Gate {
                 context.arrival = Some(arrival.clone());
             }
         }
-        let outcome = self.decide(session, &arrival, claimed.as_ref());
+        let host = context.asked.as_ref().map_or("", |asked| &asked.host);
+        let outcome = self.decide(session, host, &arrival, claimed.as_ref());
         match outcome {
             Outcome::Local(answer) => Ok(Some(answer)),
             Outcome::Forward(decision) => {
-                let headers = &session.req_header().headers;
-                context.deadline = deadline::bound(headers, decision.timeouts.request, context.begun);
+                let asked = present.timeout.then(|| deadline::asked(&session.req_header().headers)).flatten();
+                context.deadline = deadline::bound(asked, decision.timeouts.request, context.begun);
                 context.decision = Some(decision);
                 Ok(None)
             }
@@ -69,7 +76,7 @@ impl Gate {
     /// Changes the head as decided.
     pub(super) fn depart(&self, session: &mut Session, context: &Context) -> Result<()> {
         match &context.decision {
-            Some(decision) => head::apply(session.req_header_mut(), decision),
+            Some(decision) => head::apply(session.req_header_mut(), decision, context.present),
             None => Ok(()),
         }
     }
@@ -77,11 +84,14 @@ impl Gate {
     /// Takes away what must not be believed, and adds what those behind us rely on.
     fn enter(&self, session: &mut Session, context: &mut Context, arrival: &Arrival) -> Result<()> {
         let request = session.req_header_mut();
-        head::join_cookies(request)?;
+        let present = context.present;
+        if present.crumbs {
+            head::join_cookies(request)?;
+        }
         match &*arrival.entry {
             Entry::Edge(_) => {
                 let client = arrival.peer.ip().to_canonical();
-                head::enter_edge(request, client, arrival.tls, trace::request_id)?;
+                head::enter_edge(request, client, arrival.tls, present, trace::request_id)?;
             }
             Entry::Outbound { .. } | Entry::Passed => {
                 request.remove_header(&head::CLIENT_CERT);
@@ -109,14 +119,13 @@ impl Gate {
         context.mirrors = copies;
     }
 
-    fn decide(&self, session: &Session, arrival: &Arrival, claimed: Option<&Lane>) -> Outcome {
+    fn decide(&self, session: &Session, host: &str, arrival: &Arrival, claimed: Option<&Lane>) -> Outcome {
         let request = session.req_header();
-        let host = head::host(request).unwrap_or_default();
         // Said by ourselves at the edge, or by those whom we trust.
         let scheme = head::forwarded_scheme(&request.headers);
         let head = RequestHead {
             scheme,
-            host: &host,
+            host,
             method: &request.method,
             path: request.uri.path(),
             query: request.uri.query(),

@@ -1,15 +1,31 @@
 //! One line of the access log.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, cell::RefCell, fmt::Display, net::SocketAddr, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{clip, direction};
 use crate::{
     decide::{Backend, Judgement, Verdict},
+    model::{ServiceKey, SpiffeId},
     proxy::{Entry, RequestEnd, TcpEnd},
 };
+
+thread_local! {
+    /// The last second that was asked for, since 1970 and as text up to its seconds.
+    static SECOND: RefCell<(i64, String)> = const { RefCell::new((0, String::new())) };
+}
+
+/// What is written as it is shown, without a text of its own.
+#[derive(Debug)]
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
 
 /// One line. The names are stable: TELEMETRY.md tells them, and a test compares both.
 #[derive(Debug, Serialize, Default)]
@@ -46,13 +62,13 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     lane: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<String>,
+    service: Option<Shown<&'a ServiceKey>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<String>,
+    upstream: Option<Shown<SocketAddr>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tries: Option<u8>,
     duration_ms: f64,
@@ -61,9 +77,9 @@ pub(super) struct Line<'a> {
     bytes_in: u64,
     bytes_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<String>,
+    client: Option<Shown<SocketAddr>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    caller: Option<String>,
+    caller: Option<Shown<&'a SpiffeId>>,
     #[serde(flatten)]
     judged: Judged<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,14 +143,14 @@ impl<'a> Line<'a> {
             service: decision.and_then(|d| service(&d.backend)),
             endpoint: end.endpoint.map(|e| &*e.id),
             cluster: end.endpoint.map(|e| &*e.cluster),
-            upstream: end.upstream.map(|u| u.to_string()),
+            upstream: end.upstream.map(Shown),
             tries: Some(end.tries),
             duration_ms: millis(end.duration),
             upstream_ms: end.upstream_latency.map(millis),
             bytes_in: end.received,
             bytes_out: end.sent,
-            client: end.arrival.map(|a| a.peer.to_string()),
-            caller: end.arrival.and_then(|a| a.identity.as_ref()).map(ToString::to_string),
+            client: end.arrival.map(|a| Shown(a.peer)),
+            caller: end.arrival.and_then(|a| a.identity.as_ref()).map(Shown),
             judged: Judged::of(end.verdict),
             trace_id: end.trace_id.map(clip),
             span_id: end.span.map(|span| format!("{:016x}", span.id)),
@@ -158,12 +174,12 @@ impl<'a> Line<'a> {
             reason: end.reason,
             endpoint: end.endpoint.map(|e| &*e.id),
             cluster: end.endpoint.map(|e| &*e.cluster),
-            upstream: end.upstream.map(|u| u.to_string()),
+            upstream: end.upstream.map(Shown),
             duration_ms: millis(end.duration),
             bytes_in: copied.map_or(0, |c| c.sent),
             bytes_out: copied.map_or(0, |c| c.received),
-            client: Some(end.arrival.peer.to_string()),
-            caller: end.arrival.identity.as_ref().map(ToString::to_string),
+            client: Some(Shown(end.arrival.peer)),
+            caller: end.arrival.identity.as_ref().map(Shown),
             judged: Judged::of(end.verdict),
             ..Default::default()
         }
@@ -178,9 +194,9 @@ fn socket(entry: &Entry) -> Option<String> {
     )
 }
 
-fn service(backend: &Backend) -> Option<String> {
+fn service(backend: &Backend) -> Option<Shown<&ServiceKey>> {
     match backend {
-        Backend::Service { service, .. } => Some(service.to_string()),
+        Backend::Service { service, .. } => Some(Shown(service)),
         Backend::Address { .. } => None,
     }
 }
@@ -197,20 +213,50 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// RFC 3339 with milliseconds.
 fn now() -> String {
     let now = OffsetDateTime::now_utc();
-    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
-    now.format(&Rfc3339).unwrap_or_default()
+    let second = now.unix_timestamp();
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != second || text.is_empty() {
+            let whole = now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
+            *text = whole.trim_end_matches('Z').to_owned();
+            *known = second;
+        }
+        let mut all = String::with_capacity(text.len() + 5);
+        all.push_str(text);
+        all.push('.');
+        let millis = now.millisecond();
+        for divisor in [100, 10, 1] {
+            let digit = u32::from(millis / divisor % 10);
+            all.push(char::from_digit(digit, 10).unwrap_or('0'));
+        }
+        all.push('Z');
+        all
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::model::Scope;
+
+    #[test]
+    fn times_have_milliseconds() {
+        let before = OffsetDateTime::now_utc() - Duration::from_millis(1);
+        for _ in 0..3 {
+            let text = now();
+            let read = OffsetDateTime::parse(&text, &Rfc3339).unwrap();
+            assert!(before <= read && read <= OffsetDateTime::now_utc(), "{text}");
+            assert_eq!(text.len(), "2026-01-01T00:00:00.000Z".len());
+        }
+    }
 
     /// With a value in every field.
-    fn full() -> Line<'static> {
+    fn full<'a>(service: &'a ServiceKey, caller: &'a SpiffeId) -> Line<'a> {
         let text = Some("x");
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
         Line {
             time: now(),
             direction: "edge",
@@ -229,17 +275,17 @@ mod tests {
             arm: text,
             arm_reason: Some("x".into()),
             lane: text,
-            service: Some("x".into()),
+            service: Some(Shown(service)),
             endpoint: text,
             cluster: text,
-            upstream: Some("x".into()),
+            upstream: Some(Shown(address)),
             tries: Some(1),
             duration_ms: 1.0,
             upstream_ms: Some(1.0),
             bytes_in: 1,
             bytes_out: 1,
-            client: Some("x".into()),
-            caller: Some("x".into()),
+            client: Some(Shown(address)),
+            caller: Some(Shown(caller)),
             judged: Judged {
                 authz: text,
                 authz_policy: text,
@@ -255,7 +301,9 @@ mod tests {
 
     #[test]
     fn the_fields_are_those_that_are_documented() {
-        let line = serde_json::to_value(full()).unwrap();
+        let service = ServiceKey::new(Scope::Cluster, "shop", "checkout").unwrap();
+        let caller = SpiffeId::parse("spiffe://east/ns/shop/sa/front").unwrap();
+        let line = serde_json::to_value(full(&service, &caller)).unwrap();
         let written: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         let text = include_str!("../../../../TELEMETRY.md");
         let (_, section) = text.split_once("\n## Access log\n").unwrap();

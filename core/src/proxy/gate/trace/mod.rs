@@ -7,10 +7,7 @@ mod b3;
 mod hex;
 mod w3c;
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    num::NonZeroU64,
-};
+use std::num::NonZeroU64;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_error::Result;
@@ -21,7 +18,7 @@ use hex::Digits;
 
 /// 64 bits that differ from call to call. Not secret: for ids and for spreading load.
 pub(in crate::proxy) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+    fastrand::u64(..)
 }
 
 /// A new request id: 32 hexadecimal digits.
