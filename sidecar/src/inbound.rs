@@ -15,12 +15,12 @@ use tombolo_core::{
         Retry, Timeouts, Verdict, authorize, inbound_limits, lane_from_baggage,
     },
     model::{AppProtocol, Snapshot, TrustDomain},
-    proxy::{Arrival, DENIED, Director, Entry, Observer, RequestEnd, TcpEnd, TcpOutcome, TraceParent},
+    proxy::{Arrival, DENIED, Director, Entry, TcpOutcome},
 };
 
 use crate::{
     capture::plaintext::{Admission, Admissions},
-    lanes::Lanes,
+    in_flight::InFlight,
 };
 
 /// The reason of a call to a name that is none of this workload's.
@@ -48,7 +48,7 @@ pub(crate) struct InboundDirector {
     own: TrustDomain,
     app: IpAddr,
     names: Arc<ArcSwap<Names>>,
-    lanes: Arc<Lanes>,
+    in_flight: Arc<InFlight>,
     admissions: Arc<Admissions>,
     shared: Shared,
 }
@@ -69,7 +69,7 @@ impl InboundDirector {
         name: &str,
         app: IpAddr,
         names: Arc<ArcSwap<Names>>,
-        lanes: Arc<Lanes>,
+        in_flight: Arc<InFlight>,
         admissions: Arc<Admissions>,
     ) -> Self {
         let shared = Shared {
@@ -80,7 +80,7 @@ impl InboundDirector {
             retry: Retry { attempts: 0, codes: Arc::from([]), ..Retry::default() },
             mirrors: Arc::from([]),
         };
-        Self { own, app, names, lanes, admissions, shared }
+        Self { own, app, names, in_flight, admissions, shared }
     }
 
     /// The application's port that is called, if the caller may.
@@ -172,10 +172,9 @@ impl Director for InboundDirector {
             Err(refused) => return refuse(refused),
         };
         let decision = self.decision(snapshot, admitted, arrival, head);
-        if let Some(lane) = &decision.lane
-            && !self.lanes.begin(head.headers, lane, Instant::now())
-        {
-            tracing::debug!("too many requests in lanes: the lane of one is not remembered");
+        // Strangers do not say how long others' calls may take: a trace's id is no secret.
+        if *arrival.entry == Entry::Inbound {
+            self.in_flight.begin(head.headers, decision.lane.as_ref(), Instant::now());
         }
         Outcome::Forward(Box::new(decision))
     }
@@ -211,34 +210,11 @@ fn refuse(refused: Refused) -> Outcome {
     })
 }
 
-/// Passes on what it is told, and forgets the lanes of requests that have ended.
-pub(crate) struct LaneObserver {
-    pub lanes: Arc<Lanes>,
-    pub next: Arc<dyn Observer>,
-}
-
-impl Observer for LaneObserver {
-    fn records(&self, parent: &TraceParent) -> bool {
-        self.next.records(parent)
-    }
-
-    fn request(&self, request: &RequestEnd<'_>) {
-        let has_lane = request.decision.is_some_and(|decision| decision.lane.is_some());
-        let is_inbound = request.arrival.is_some_and(|arrival| *arrival.entry == Entry::Inbound);
-        if let Some(trace) = request.trace_id.filter(|_| has_lane && is_inbound) {
-            self.lanes.end(trace, Instant::now());
-        }
-        self.next.request(request);
-    }
-
-    fn tcp(&self, tcp: &TcpEnd<'_>) {
-        self.next.tcp(tcp);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use http::{HeaderMap, Method};
     use tombolo_core::{
         decide::InboundWorkload,
@@ -248,9 +224,10 @@ mod tests {
     use super::*;
     use crate::capture::plaintext::Plaintext;
 
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const NAME: &str = "8eeafcedbe74ecca963c12d79622c792.t";
 
-    fn director(lanes: &Arc<Lanes>) -> InboundDirector {
+    fn director(in_flight: &Arc<InFlight>) -> InboundDirector {
         let own = TrustDomain::parse("east.example").unwrap();
         let workload = InboundWorkload { namespace: "shop".into(), ..Default::default() };
         let names = ArcSwap::from_pointee(Names::from([(NAME.to_string(), 8080)]));
@@ -261,8 +238,15 @@ mod tests {
             probe_ports: [9000].into(),
             ..Plaintext::default()
         };
-        let (names, lanes) = (Arc::new(names), Arc::clone(lanes));
-        InboundDirector::new(own, "checkout-1", app, names, lanes, Arc::new(Admissions { workload, told }))
+        let (names, in_flight) = (Arc::new(names), Arc::clone(in_flight));
+        InboundDirector::new(
+            own,
+            "checkout-1",
+            app,
+            names,
+            in_flight,
+            Arc::new(Admissions { workload, told }),
+        )
     }
 
     fn arrival(sni: Option<&str>, identity: &str, http2: bool) -> Arrival {
@@ -299,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_name_leads_to_the_port_in_the_protocol_of_the_caller() {
-        let director = director(&Lanes::new());
+        let director = director(&Arc::default());
         for (http2, protocol) in [(false, AppProtocol::Http1), (true, AppProtocol::Http2)] {
             let arrival = arrival(Some(NAME), "spiffe://east.example/ns/shop/sa/web", http2);
             let Outcome::Forward(decision) = ask(&director, &arrival, &HeaderMap::new()) else { panic!() };
@@ -311,7 +295,7 @@ mod tests {
 
     #[test]
     fn other_names_and_callers_are_refused() {
-        let director = director(&Lanes::new());
+        let director = director(&Arc::default());
         let (ours, foreign) =
             ("spiffe://east.example/ns/shop/sa/web", "spiffe://west.example/ns/shop/sa/web");
         let none = HeaderMap::new();
@@ -329,8 +313,8 @@ mod tests {
 
     #[test]
     fn plaintext_that_was_captured_is_held_to_the_mode_of_its_port() {
-        let lanes = Lanes::new();
-        let director = director(&lanes);
+        let in_flight = Arc::<InFlight>::default();
+        let director = director(&in_flight);
         let captured = |port, http2| Arrival {
             entry: Arc::new(Entry::Captured { port, http2 }),
             tls: false,
@@ -340,6 +324,8 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         headers.insert("baggage", "tombolo.lane=v2".parse().unwrap());
+        headers.insert("x-tombolo-timeout", "9S".parse().unwrap());
+        headers.insert("traceparent", TRACE.parse().unwrap());
         let goes_to = |port, path, http2| {
             let (arrival, method) = (captured(port, http2), &Method::GET);
             let head =
@@ -366,21 +352,24 @@ mod tests {
         assert_eq!(tcp(8080), TcpOutcome::Refuse(PLAINTEXT));
         assert!(matches!(tcp(8081), TcpOutcome::Allow(..)));
         assert!(matches!(tcp(9000), TcpOutcome::Forward(_)));
+        assert_eq!(in_flight.deadlines.find(&headers, Instant::now()), None, "nor how long others wait");
     }
 
     #[test]
-    fn a_lane_is_passed_on_and_remembered() {
-        let lanes = Lanes::new();
-        let director = director(&lanes);
+    fn a_lane_and_a_deadline_are_remembered() {
+        let in_flight = Arc::<InFlight>::default();
+        let director = director(&in_flight);
         let arrival = arrival(Some(NAME), "spiffe://east.example/ns/shop/sa/web", false);
         let mut headers = HeaderMap::new();
         headers.insert("baggage", "a=b,tombolo.lane=v2".parse().unwrap());
-        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        headers.insert("traceparent", trace.parse().unwrap());
+        headers.insert("traceparent", TRACE.parse().unwrap());
+        headers.insert("x-tombolo-timeout", "9S".parse().unwrap());
         let Outcome::Forward(decision) = ask(&director, &arrival, &headers) else { panic!() };
         let v2 = Some(Lane::parse("v2").unwrap());
         assert_eq!(decision.lane, v2);
         headers.remove("baggage");
-        assert_eq!(lanes.find(&headers, Instant::now()), v2);
+        let now = Instant::now();
+        assert_eq!(in_flight.lanes.find(&headers, now), v2);
+        assert!(in_flight.deadlines.find(&headers, now).is_some_and(|left| left <= Duration::from_secs(9)));
     }
 }

@@ -5,7 +5,6 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -62,11 +61,6 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// An empty table.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
     /// A request has come in with this lane. One without a `traceparent` is not remembered: the engine sees to it that
     /// there is none such. False: the table is full.
     pub fn begin(&self, headers: &HeaderMap, lane: &Lane, now: Instant) -> bool {
@@ -122,22 +116,34 @@ impl Lanes {
     }
 
     fn keys(&self, headers: &HeaderMap) -> [Option<Key>; 3] {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        // version "-" trace-id "-" parent-id "-" flags
-        let trace = text("traceparent").and_then(|value| hex(value.split('-').nth(1)?));
-        // trace-id "-" span-id ..., or only the sampling state
-        let b3 = text("b3").and_then(|value| value.split('-').next()).or_else(|| text("x-b3-traceid"));
-        let request = text("x-request-id").filter(|id| !id.is_empty());
+        let request = text(headers, "x-request-id").filter(|id| !id.is_empty());
         [
-            trace.map(Key::Trace),
-            b3.and_then(hex).map(Key::B3),
+            w3c_trace(headers).map(Key::Trace),
+            b3_trace(headers).map(Key::B3),
             request.map(|id| Key::Request(self.hasher.hash_one(id))),
         ]
     }
 }
 
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The trace id of `traceparent` (W3C Trace Context).
+pub(crate) fn w3c_trace(headers: &HeaderMap) -> Option<u128> {
+    // version "-" trace-id "-" parent-id "-" flags
+    hex(text(headers, "traceparent")?.split('-').nth(1)?)
+}
+
+/// The trace id of B3, in one header or in several.
+pub(crate) fn b3_trace(headers: &HeaderMap) -> Option<u128> {
+    // trace-id "-" span-id ..., or only the sampling state
+    let one = text(headers, "b3").and_then(|value| value.split('-').next());
+    hex(one.or_else(|| text(headers, "x-b3-traceid"))?)
+}
+
 /// An id of 64 or 128 bits, not zero.
-fn hex(text: &str) -> Option<u128> {
+pub(crate) fn hex(text: &str) -> Option<u128> {
     let well_formed = matches!(text.len(), 16 | 32) && text.bytes().all(|b| b.is_ascii_hexdigit());
     u128::from_str_radix(text, 16).ok().filter(|id| well_formed && *id != 0)
 }
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn any_id_that_is_passed_on_finds_the_lane() {
-        let (lanes, now) = (Lanes::new(), Instant::now());
+        let (lanes, now) = (Lanes::default(), Instant::now());
         let b3 = "80f198ee56343ba864fe8b2a57d3eff7";
         let came = traced(&[("b3", &format!("{b3}-e457b5a2e4d86bd1-1")), ("x-request-id", "order 17")]);
         assert!(lanes.begin(&came, &lane("v2"), now));
@@ -191,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_request_is_forgotten_some_time_after_its_end() {
-        let (lanes, start) = (Lanes::new(), Instant::now());
+        let (lanes, start) = (Lanes::default(), Instant::now());
         let came = traced(&[("x-request-id", "a")]);
         lanes.begin(&came, &lane("v2"), start);
         lanes.begin(&came, &lane("v2"), start);
@@ -206,14 +212,14 @@ mod tests {
 
     #[test]
     fn a_request_whose_end_is_missed_does_not_stay_for_ever() {
-        let (lanes, start) = (Lanes::new(), Instant::now());
+        let (lanes, start) = (Lanes::default(), Instant::now());
         lanes.begin(&traced(&[]), &lane("v2"), start);
         assert_eq!(lanes.find(&traced(&[]), start + LONGEST), None);
     }
 
     #[test]
     fn at_the_bound_what_has_ended_makes_room() {
-        let (lanes, now) = (Lanes::new(), Instant::now());
+        let (lanes, now) = (Lanes::default(), Instant::now());
         let numbered =
             |n: usize| headers(&[("traceparent", &format!("00-{:032x}-00f067aa0ba902b7-01", n + 1))]);
         for n in 0..MAX_IDS {

@@ -6,10 +6,12 @@
 
 pub mod addresses;
 pub mod capture;
+mod deadlines;
 pub mod dns;
 mod following;
 mod health;
 mod http_proxy;
+mod in_flight;
 mod inbound;
 mod lanes;
 mod living;

@@ -19,7 +19,7 @@ use tombolo_core::{
     proxy::{Arrival, Director, Entry, TcpOutcome},
 };
 
-use crate::lanes::Lanes;
+use crate::in_flight::InFlight;
 
 /// The first connection to a service waits so long for its endpoints; then it goes on, and is answered 503 if they are
 /// still not known.
@@ -30,7 +30,7 @@ pub(crate) struct OutboundDirector {
     /// Who the application is.
     pub own: SpiffeId,
     pub pools: Arc<Pools>,
-    pub lanes: Arc<Lanes>,
+    pub in_flight: Arc<InFlight>,
 }
 
 impl Director for OutboundDirector {
@@ -49,10 +49,13 @@ impl Director for OutboundDirector {
             None => decide_mesh(snapshot, service, *port, &head, &caller, &*self.pools),
             Some(host) => decide_host(snapshot, (service, host), *port, &head, &caller, &*self.pools),
         };
-        if let Outcome::Forward(decision) = &mut outcome
-            && *http2
-        {
-            keep_http2(&mut decision.backend, service, *port);
+        if let Outcome::Forward(decision) = &mut outcome {
+            if *http2 {
+                keep_http2(&mut decision.backend, service, *port);
+            }
+            // What this request says of itself counts too, if it is shorter.
+            let left = self.in_flight.deadlines.find(head.headers, Instant::now());
+            decision.timeouts.request = decision.timeouts.request.into_iter().chain(left).min();
         }
         outcome
     }
@@ -77,7 +80,7 @@ impl OutboundDirector {
         if lane_from_baggage(headers).is_some() {
             return None;
         }
-        let lane = self.lanes.find(headers, Instant::now())?;
+        let lane = self.in_flight.lanes.find(headers, Instant::now())?;
         let baggage = baggage_with_lane(headers, Some(&lane))?;
         let mut headers = headers.clone();
         headers.insert(BAGGAGE, baggage);

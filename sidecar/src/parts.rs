@@ -16,8 +16,8 @@ use tombolo_core::{
 
 use crate::{
     capture::{Passing, plaintext::Admissions},
-    inbound::{InboundDirector, LaneObserver, Names},
-    lanes::Lanes,
+    in_flight::{EndObserver, InFlight},
+    inbound::{InboundDirector, Names},
     options::Options,
     outbound::{OutboundDirector, Uses},
     way::Ways,
@@ -89,11 +89,11 @@ impl Parts {
         let (id, snapshot) = (member.id(), core.discovery.snapshot());
         let names = Arc::new(ArcSwap::from_pointee(names_of(options, member)));
         tokio::spawn(follow_names(Arc::clone(&names), registered));
-        let (lanes, pools) = (Lanes::new(), core.feeder.pools());
+        let (in_flight, pools) = (Arc::<InFlight>::default(), core.feeder.pools());
         let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
         let checked = Arc::clone(&upstream);
         let outbound =
-            OutboundDirector { own: id.clone(), pools: Arc::clone(pools), lanes: Arc::clone(&lanes) };
+            OutboundDirector { own: id.clone(), pools: Arc::clone(pools), in_flight: Arc::clone(&in_flight) };
         let admissions =
             Arc::new(Admissions { workload: core.workload.clone(), told: options.plaintext.clone() });
         let inbound = InboundDirector::new(
@@ -101,10 +101,10 @@ impl Parts {
             &options.workload,
             options.app_address,
             Arc::clone(&names),
-            Arc::clone(&lanes),
+            Arc::clone(&in_flight),
             Arc::clone(&admissions),
         );
-        let observer = LaneObserver { lanes, next: Arc::clone(&options.telemetry) as _ };
+        let observer = EndObserver { in_flight, next: Arc::clone(&options.telemetry) as _ };
         let outbound = HttpEngine::new(EngineParts {
             snapshot: Arc::clone(snapshot),
             director: Arc::new(outbound),

@@ -20,7 +20,7 @@ use http::StatusCode;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
     task::JoinSet,
 };
@@ -89,6 +89,85 @@ spec:
     let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
     let direct = get(front.outbound("cluster/shop/checkout").await, "checkout", "/", &[]).await.unwrap();
     assert_eq!(direct.body, format!("v1<-{STOREFRONT}"), "a sidecar from its cache");
+}
+
+/// The next request that comes to an application: its trace, and the connection to answer on.
+async fn request_in(app: &TcpListener) -> (String, TcpStream) {
+    loop {
+        let (mut tcp, _) = app.accept().await.unwrap();
+        let (mut head, mut part) = (String::new(), [0; 4096]);
+        while !head.contains("\r\n\r\n") {
+            match tcp.read(&mut part).await {
+                Ok(read @ 1..) => head.push_str(std::str::from_utf8(&part[..read]).unwrap()),
+                _ => break,
+            }
+        }
+        // Who only looks whether somebody is there says nothing.
+        if let Some(trace) = head.lines().find_map(|line| line.strip_prefix("traceparent: ")) {
+            return (trace.into(), tcp);
+        }
+    }
+}
+
+/// What the callee was told, in milliseconds.
+fn left(answer: Result<world::Answer, String>) -> Option<u64> {
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let left = answer.headers.get("x-left")?.to_str().unwrap();
+    Some(left.strip_suffix('m').unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_takes_no_longer_than_the_caller_of_its_cause_waits() {
+    let east = Cluster::start("east").await;
+    let services = ["storefront", "checkout", "ledger"].map(|name| service("shop", name));
+    east.apply(&services.concat()).await;
+    // The test is the application of the storefront; the ledger's never answers.
+    let storefront = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = |listener: &TcpListener| App::at(listener.local_addr().unwrap());
+    let (checkout, client) = (App::new("checkout").await, App::new("client").await);
+    let label = [("app", "storefront")];
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &at(&storefront)).await;
+    let _checkout = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &checkout).await;
+    let _ledger = east.sidecar("shop", "ledger", "ledger-1", &[("app", "ledger")], &at(&silent)).await;
+    let mut caller = east.sidecar("shop", "client", "client-1", &[], &client).await;
+    let to_front = caller.outbound("cluster/shop/storefront").await;
+    let (to_checkout, to_ledger) =
+        (front.outbound("cluster/shop/checkout").await, front.outbound("cluster/shop/ledger").await);
+    let served = format!("checkout<-{STOREFRONT}");
+    until("checkout", || get(to_checkout, "checkout", "/", &[]), ok(&served)).await;
+    let ask = |timeout: &'static str| {
+        tokio::spawn(async move {
+            let fields = [("x-tombolo-timeout", timeout)];
+            let asking = || get(to_front, "storefront", "/", &fields);
+            until("the storefront", asking, |answer| !status(503)(answer)).await;
+        })
+    };
+
+    let asked = ask("15S");
+    let (trace, mut tcp) = soon("a request", request_in(&storefront)).await;
+    let call = async |fields: &[(&str, &str)]| left(get(to_checkout, "checkout", "/", fields).await);
+    let told = call(&[("traceparent", &trace)]).await.unwrap();
+    assert!((1..=15_000).contains(&told), "{told}");
+    let id = trace.split('-').nth(1).unwrap();
+    let told = call(&[("b3", &format!("{id}-05e3ac9a4f6e3b90-1"))]).await.unwrap();
+    assert!((1..=15_000).contains(&told), "{told}");
+    let told = call(&[("traceparent", &trace), ("x-tombolo-timeout", "9S")]).await.unwrap();
+    assert!((1..=9_000).contains(&told), "its own is shorter: {told}");
+    let told = call(&[("traceparent", &trace), ("x-tombolo-timeout", "1H")]).await.unwrap();
+    assert!((1..=15_000).contains(&told), "its own is longer: {told}");
+    assert_eq!(call(&[]).await, None, "of no trace");
+    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+    soon("the answer", asked).await.unwrap();
+    let after = async || call(&[("traceparent", &trace)]).await;
+    until("its end", after, Option::is_none).await;
+
+    let asked = ask("1S");
+    let (trace, _tcp) = soon("a request", request_in(&storefront)).await;
+    let answer = get(to_ledger, "ledger", "/", &[("traceparent", &trace)]).await;
+    assert_eq!(answer.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
+    soon("the answer", asked).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

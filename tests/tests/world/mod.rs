@@ -158,7 +158,8 @@ async fn serve(name: &'static str, listener: TcpListener, next: Arc<Mutex<Option
     }
 }
 
-/// `NAME<-CALLER` and, after a space, what the next one says. Passes on nothing but `traceparent`.
+/// `NAME<-CALLER` and, after a space, what the next one says. Passes on nothing but `traceparent`, and says in `x-left` how
+/// long it was told that its caller waits.
 async fn respond(
     name: &str,
     next: Option<(SocketAddr, String)>,
@@ -182,6 +183,9 @@ async fn respond(
     }
     let mut response = Response::new(Full::from(said));
     *response.status_mut() = status;
+    if let Some(left) = request.headers().get("x-tombolo-timeout") {
+        response.headers_mut().insert("x-left", left.clone());
+    }
     response
 }
 

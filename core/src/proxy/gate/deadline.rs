@@ -14,8 +14,9 @@ use crate::{decide::Backend, model::Transport};
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-tombolo-timeout");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What the caller says: the shorter of both. What cannot be read says nothing.
-pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
+/// How long the caller still waits, from its request's head on: the shorter of `grpc-timeout` and `x-tombolo-timeout`.
+/// What cannot be read says nothing.
+pub fn asked(headers: &HeaderMap) -> Option<Duration> {
     let of = |name: &HeaderName| parse(headers.get(name)?.as_bytes());
     of(&GRPC_TIMEOUT).into_iter().chain(of(&TIMEOUT)).min()
 }

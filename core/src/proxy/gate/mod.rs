@@ -31,6 +31,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+pub use deadline::asked as time_asked;
 pub(super) use trace::random;
 
 pub(super) use policy::{Crowds, Places};
