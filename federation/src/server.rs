@@ -18,7 +18,6 @@ use tombolo_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    ca::DEFAULT_TTL,
     discovery::Viewer,
     index::{Event, MAX_OWN_GATEWAYS, MAX_REGISTRATIONS, Name, Refusal, RefusalKind, Registration},
     running::stopped,
@@ -54,7 +53,7 @@ impl Identity for Services {
         let state = &self.state;
         let now = SystemTime::now();
         let sign = |id: SpiffeId| {
-            let issued = state.ca.sign_csr(&csr_der, &id, DEFAULT_TTL, now).map_err(|error| {
+            let issued = state.ca.sign_csr(&csr_der, &id, state.certificate_life, now).map_err(|error| {
                 state.telemetry.bad_input("certificate_request");
                 Status::invalid_argument(error.to_string())
             });

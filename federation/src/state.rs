@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -94,6 +94,8 @@ pub struct State {
     pub addresses: Vec<String>,
     /// How long a registration lives without a heartbeat, in seconds.
     pub lease_seconds: u32,
+    /// How long certificates of members live.
+    pub certificate_life: Duration,
     /// Certificates that were ordered, and what is wanted.
     pub ordered: Ordered,
     store: Store,
@@ -138,6 +140,8 @@ pub struct StateParts {
     pub clock: Clock,
     /// How long a registration lives without a heartbeat, in seconds.
     pub lease_seconds: u32,
+    /// How long certificates of members live.
+    pub certificate_life: Duration,
     /// Closes when all is over.
     pub alive: mpsc::Sender<()>,
 }
@@ -183,6 +187,7 @@ impl State {
             server: Arc::new(ArcSwap::new(server)),
             ca: parts.ca,
             lease_seconds: parts.lease_seconds,
+            certificate_life: parts.certificate_life,
             ordered: Ordered::default(),
             _alive: parts.alive,
         });

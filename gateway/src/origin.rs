@@ -18,6 +18,7 @@ use tombolo_core::{
     decide::{CookieKey, compile},
     discovery::{Discovery, type_url},
     identity::{self, files::random_secret},
+    lifecycle::Readiness,
     member::{
         Discovering, JoinOptions, Member, PoolFeeder, Registration, RegistrationParts, Reporting, Sharing,
         advertised, random_seed,
@@ -69,6 +70,11 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
+    /// See [`Member::show_certificate`].
+    pub fn show_certificate(&self, readiness: &Readiness, telemetry: &Arc<Telemetry>) {
+        self.member.show_certificate(readiness, telemetry);
+    }
+
     /// The certificate in force.
     pub fn credentials(&self) -> identity::Watch {
         self.member.credentials()

@@ -193,6 +193,9 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let mut edge = Edge::new(engine, &options, challenges, stopped.clone());
     edge.inherit(inherited.clone());
     let readiness = Readiness::default();
+    if let Some(membership) = &membership {
+        membership.show_certificate(&readiness, &options.telemetry);
+    }
     let served: Arc<ArcSwap<Served>> = Arc::default();
     let pages = GatewayPages { served: Arc::clone(&served), pools, quotas, staples };
     let admin = open_admin(&options, &inherited)?;

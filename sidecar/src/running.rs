@@ -173,6 +173,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let dns = start_dns(&options, &core).await?;
     let served: Arc<ArcSwap<Served>> = Arc::default();
     let readiness = Readiness::default();
+    member.show_certificate(&readiness, &options.telemetry);
     let pages = SidecarPages {
         id: member.id().clone(),
         admissions: Arc::clone(&parts.admissions),

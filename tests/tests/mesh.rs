@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -415,6 +416,33 @@ async fn each_host_of_another_clusters_headless_service_is_called_by_its_name() 
     }
     assert!(gateway.metric("tombolo_passthrough_connections_total") >= 2, "through the gateway, undecrypted");
     assert_eq!(resolve(dns, "ledger-1.east.ledger.bank.svc.clusterset.local.").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_renew_its_certificate_says_so_before_it_expires() {
+    // The shortest life that the authority gives. It is renewed after half of that.
+    let mut east = Cluster::start_with_life("east", Duration::from_secs(10)).await;
+    let app = App::new("checkout").await;
+    let checkout = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &app).await;
+    let admin = checkout.running.addresses().admin.unwrap();
+    let ready = || get(admin, "admin", "/ready", &[]);
+    let renewed = "tombolo_identity_renewals_total{result=\"renewed\"}";
+    until("it is renewed", async || checkout.metric(renewed), |count| *count >= 1).await;
+    assert_eq!(ready().await.unwrap().body, "ready\n");
+
+    east.kill_controller();
+    let says = |status: u16, words: &'static str| {
+        move |answer: &Result<world::Answer, String>| {
+            answer.as_ref().is_ok_and(|a| a.status == status && a.body.contains(words))
+        }
+    };
+    until("a warning, while it serves", ready, says(200, "degraded: the mesh certificate expires in ")).await;
+    assert!(checkout.metric("tombolo_identity_renewals_total{result=\"failed\"}") >= 1);
+    let id = "spiffe://east.example/ns/shop/sa/checkout";
+    let left = checkout.metric(&format!("tombolo_identity_remaining_seconds{{id=\"{id}\"}}"));
+    assert!((1..=6).contains(&left), "{left}");
+    until("not ready", ready, says(503, "degraded: the mesh certificate has expired ")).await;
+    assert!(ready().await.unwrap().body.starts_with("waiting for: a valid mesh certificate\n"));
 }
 
 async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {

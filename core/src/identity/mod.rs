@@ -4,6 +4,7 @@
 mod credentials;
 pub mod files;
 pub mod pem;
+mod renewals;
 mod request;
 mod rotation;
 mod signer;
@@ -16,6 +17,7 @@ pub mod token;
 use std::sync::Arc;
 
 pub use credentials::{Credentials, CredentialsError, Identity};
+pub use renewals::{Renewals, Standing};
 pub use request::{KeyError, KeyRequest};
 pub use rotation::{Clock, Rotating, Rotation, RotationError, Schedule, system_clock};
 pub use signer::{GrpcSigner, Proof, SignError, Signed, Signer};

@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    Credentials, Identity, KeyRequest, Proof, SignError, Signed, Signer, Store, StoreError, Token,
+    Credentials, Identity, KeyRequest, Proof, Renewals, SignError, Signed, Signer, Store, StoreError, Token,
     TokenError, Watch,
 };
 use crate::{
@@ -88,6 +88,7 @@ pub enum RotationError {
 pub struct Rotating {
     credentials: Watch,
     bundle: watch::Receiver<Arc<TrustBundle>>,
+    renewals: Arc<Renewals>,
     task: JoinHandle<()>,
 }
 
@@ -100,6 +101,11 @@ impl Rotating {
     /// The bundle of the own trust domain as it came with the last certificate. Discovery brings changes in between.
     pub fn bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
         self.bundle.clone()
+    }
+
+    /// How renewals go.
+    pub fn renewals(&self) -> &Arc<Renewals> {
+        &self.renewals
     }
 }
 
@@ -116,17 +122,20 @@ impl Rotation {
         let (identity, renew_at) = self.first().await?;
         let (credentials, credentials_watch) = watch::channel(Arc::clone(&identity.credentials));
         let (bundle, bundle_watch) = watch::channel(Arc::clone(&identity.bundle));
+        let renewals = Arc::<Renewals>::default();
+        let counted = Arc::clone(&renewals);
         let task = tokio::spawn(async move {
             let (mut identity, mut renew_at) = (identity, renew_at);
             loop {
                 self.wait_until(renew_at).await;
-                identity = self.renew(identity).await;
+                identity = self.renew(identity, &counted).await;
                 renew_at = self.renewal(self.now(), identity.credentials.not_after());
                 bundle.send_replace(Arc::clone(&identity.bundle));
                 credentials.send_replace(Arc::clone(&identity.credentials));
+                counted.succeed();
             }
         });
-        Ok(Rotating { credentials: credentials_watch, bundle: bundle_watch, task })
+        Ok(Rotating { credentials: credentials_watch, bundle: bundle_watch, renewals, task })
     }
 
     /// The identity to begin with, and when it is to be renewed.
@@ -212,19 +221,22 @@ impl Rotation {
 
     /// The next certificate; tries until it has it. A refusal is final for a join, but not here: the process serves on
     /// while its certificate lasts, and the signer may change its mind.
-    async fn renew(&self, identity: Identity) -> Identity {
+    async fn renew(&self, identity: Identity, renewals: &Renewals) -> Identity {
         let id = identity.credentials.id().clone();
         let mut wait = self.schedule.retry_first;
         loop {
             match self.proof(&identity) {
                 Some(proof) => match self.sign(&id, &proof).await {
                     Ok(identity) => return identity,
-                    Err(error) => tracing::warn!(
-                        %error, not_after = ?identity.credentials.not_after(), "the certificate was not renewed"
-                    ),
+                    Err(error) => {
+                        let not_after = identity.credentials.not_after();
+                        tracing::warn!(%error, ?not_after, "the certificate was not renewed");
+                        renewals.fail(error.to_string());
+                    }
                 },
                 None => {
-                    tracing::error!(%id, "the certificate has expired, and there is no token to get a new one")
+                    tracing::error!(%id, "the certificate has expired, and there is no token to get a new one");
+                    renewals.fail("there is no valid join token; start anew with one".into());
                 }
             }
             wait = self.back_off(wait).await;

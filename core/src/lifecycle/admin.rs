@@ -121,16 +121,22 @@ impl Admin {
         response
     }
 
+    /// 200 if nothing is missing; a line for each thing that does not go well, in any case.
+    fn ready(&self) -> Page {
+        let (status, mut lines) = match self.readiness.missing().as_slice() {
+            [] => (StatusCode::OK, vec!["ready".to_owned()]),
+            missing => {
+                (StatusCode::SERVICE_UNAVAILABLE, vec![format!("waiting for: {}", missing.join(", "))])
+            }
+        };
+        lines.extend(self.readiness.troubles().iter().map(|trouble| format!("degraded: {trouble}")));
+        Page { status, ..Page::text(lines.join("\n") + "\n") }
+    }
+
     fn page(&self, path: &str, query: Option<&str>) -> Page {
         match path {
             "/live" => Page::text("live\n"),
-            "/ready" => match self.readiness.missing().as_slice() {
-                [] => Page::text("ready\n"),
-                missing => {
-                    let message = format!("waiting for: {}", missing.join(", "));
-                    Page::error(StatusCode::SERVICE_UNAVAILABLE, message)
-                }
-            },
+            "/ready" => self.ready(),
             "/metrics" => Page {
                 status: StatusCode::OK,
                 content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -185,13 +191,17 @@ mod tests {
         let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
         telemetry.bad_input("dns");
         let (_stop, stopped) = watch::channel(false);
-        let admin = Admin { readiness, telemetry, pages: Arc::new(Config) };
+        let admin = Admin { readiness: readiness.clone(), telemetry, pages: Arc::new(Config) };
         let address = serve(([127, 0, 0, 1], 0).into(), admin, stopped).await.unwrap();
         assert_eq!(get(address, Method::GET, "/live").await.0, 200);
-        let (status, body) = get(address, Method::GET, "/ready").await;
-        assert_eq!((status, body.as_str()), (503, "waiting for: first snapshot\n"));
+        let ready = async || get(address, Method::GET, "/ready").await;
+        assert_eq!(ready().await, (503, "waiting for: first snapshot\n".into()));
+        readiness.degraded("disk", Some("full".into()));
+        assert_eq!(ready().await, (503, "waiting for: first snapshot\ndegraded: full\n".into()));
         task.done();
-        assert_eq!(get(address, Method::GET, "/ready").await.0, 200);
+        assert_eq!(ready().await, (200, "ready\ndegraded: full\n".into()));
+        readiness.degraded("disk", None);
+        assert_eq!(ready().await, (200, "ready\n".into()));
         let (_, metrics) = get(address, Method::GET, "/metrics").await;
         assert!(metrics.contains("tombolo_bad_input_total{kind=\"dns\"} 1"), "{metrics}");
         assert!(get(address, Method::GET, "/config?a=b").await.1.contains("a=b"));

@@ -9,12 +9,13 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use tombolo_proto::xds::Node;
 
-use super::PoolFeeder;
+use super::{PoolFeeder, standing::Watching};
 use crate::{
     discovery::{Cache, Client, ClientParts, Compile, Connect, Discovery},
     identity::{
         self, GrpcSigner, Rotating, Rotation, RotationError, Schedule, Store, StoreError, Token, system_clock,
     },
+    lifecycle::Readiness,
     model::{SpiffeId, TrustBundle, TrustBundles},
     resources::ResourceSet,
     telemetry::Telemetry,
@@ -95,6 +96,19 @@ impl Member {
     /// The certificate in force.
     pub fn credentials(&self) -> identity::Watch {
         self.rotating.credentials()
+    }
+
+    /// Shows from now on how the certificate stands: in metrics, in the log, and in `readiness`, where a certificate that
+    /// is late to be renewed is told, and one that has expired is missing. Ends with this member.
+    pub fn show_certificate(&self, readiness: &Readiness, telemetry: &Arc<Telemetry>) {
+        let watching = Watching {
+            credentials: self.rotating.credentials(),
+            renewals: Arc::clone(self.rotating.renewals()),
+            clock: system_clock(),
+            readiness: readiness.clone(),
+            telemetry: Arc::clone(telemetry),
+        };
+        watching.start();
     }
 
     /// Makes channels to the controller, each with the certificate and roots of the moment.

@@ -12,6 +12,7 @@ mod place;
 mod registration;
 mod server_config;
 mod sharing;
+mod standing;
 mod traffic;
 mod view;
 

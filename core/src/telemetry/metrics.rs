@@ -15,6 +15,7 @@ use super::{
     arms::Arms,
     authorization::Decisions,
     checks::CheckMetrics,
+    identity::IdentityMetrics,
     listeners::{ListenerMetrics, store},
     ocsp::OcspMetrics,
     requests::RequestMetrics,
@@ -45,6 +46,7 @@ pub struct Telemetry {
     listeners: ListenerMetrics,
     acme: AcmeMetrics,
     ocsp: OcspMetrics,
+    identity: IdentityMetrics,
     arms: Arms,
     received: Counter,
     sent: Counter,
@@ -87,6 +89,7 @@ impl Telemetry {
             listeners: ListenerMetrics::register(registry),
             acme: AcmeMetrics::register(registry),
             ocsp: OcspMetrics::register(registry),
+            identity: IdentityMetrics::register(registry),
             tcp: TcpMetrics::register(registry),
             authorization: Decisions::register(registry),
             checks: CheckMetrics::register(registry),
@@ -136,6 +139,11 @@ impl Telemetry {
     /// Of health checks.
     pub fn checks(&self) -> &CheckMetrics {
         &self.checks
+    }
+
+    /// Of this process's own certificate.
+    pub fn identity(&self) -> &IdentityMetrics {
+        &self.identity
     }
 
     /// Of OCSP responses.

@@ -62,6 +62,8 @@ pub struct Bounds {
     /// A proxy that is silent for so long has no share any more of limits that proxies hold together; and for so long
     /// after a start nobody's share grows, as not all may have been heard of.
     pub quota_lease: Duration,
+    /// How long certificates of members live, within the bounds of the authority.
+    pub certificate: Duration,
     /// How often files of configuration are looked at.
     pub look: Duration,
     /// When certificates that could not be ordered are tried for again.
@@ -69,7 +71,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// 15 s, 60 s, 15 s, 24 h, 10 s, 1 s.
+    /// 15 s, 60 s, 15 s, 24 h, 10 s, 24 h, 1 s.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
@@ -77,6 +79,7 @@ impl Default for Bounds {
             peer_lease: Duration::from_secs(15),
             peer_drop: Duration::from_secs(24 * 3600),
             quota_lease: Duration::from_secs(10),
+            certificate: DEFAULT_TTL,
             look: Duration::from_secs(1),
             patience: Patience::default(),
         }
@@ -287,6 +290,7 @@ fn build(
         telemetry: Arc::clone(&options.telemetry),
         clock,
         lease_seconds,
+        certificate_life: bounds.certificate,
         alive,
     })?;
     (0..saved.damaged).for_each(|_| state.telemetry.bad_input("saved_record"));

@@ -232,6 +232,11 @@ impl<R> Proxy<R> {
 impl Cluster {
     /// A controller without documents.
     pub async fn start(name: &'static str) -> Self {
+        Self::start_with_life(name, Duration::from_secs(24 * 3600)).await
+    }
+
+    /// The same with another life of its members' certificates.
+    pub async fn start_with_life(name: &'static str, certificate: Duration) -> Self {
         let state = tempfile::tempdir().unwrap();
         let options = tombolo_federation::Options {
             cluster: name.into(),
@@ -248,7 +253,7 @@ impl Cluster {
         let quick = Duration::from_millis(200);
         let patience = Patience { first: quick, challenge: quick, limited: quick, most: quick };
         let quota_lease = Duration::from_secs(1);
-        let bounds = tombolo_federation::Bounds { patience, quota_lease, ..Default::default() };
+        let bounds = tombolo_federation::Bounds { patience, quota_lease, certificate, ..Default::default() };
         let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
         Self { name, controller: Some(controller), collector: None, options, state }
     }
@@ -367,6 +372,7 @@ impl Cluster {
         options.inbound_listen = local();
         options.outbound_range = format!("127.{range}.0.0/16").parse().unwrap();
         options.dns_listen = Some(local());
+        options.admin = Some(local());
         options.resolvers = vec!["127.0.0.1:9".parse().unwrap()];
         options.drain_limit = SOON;
         let (drain, drained) = DrainTrigger::new();
