@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tombolo",
         &["tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"],
     ),
-    ("tombolo-bench", &[]),
+    ("tombolo-bench", &["tombolo-core"]),
     (
         "tombolo-tests",
         &[

@@ -54,6 +54,8 @@ pub struct Connection {
     /// Not yet written; its memory is kept only while it holds something.
     write_buffer: Vec<u8>,
     written: usize,
+    /// Something was written since all was last sent; above TLS, part of it may wait below the write buffer.
+    unsent: bool,
     h2: bool,
     head: Option<HeadDeadline>,
     /// What may be read now.
@@ -96,6 +98,7 @@ impl Connection {
             read_ahead: BytesMut::new(),
             write_buffer: Vec::new(),
             written: 0,
+            unsent: false,
             h2: false,
             head: None,
             frame: Frame::OPEN,
@@ -186,12 +189,12 @@ impl Connection {
             }
         }
         if result.is_pending()
-            && !self.write_buffer.is_empty()
+            && self.unsent
             && let Poll::Ready(sent) = self.poll_drain(cx)
         {
             sent?;
-            // TLS records that wait for the socket are sent on by a later poll.
-            let _ = self.wire.flush(cx)?;
+            // TLS records that wait for the socket are sent on by a later poll, for which this one asks.
+            self.unsent = self.wire.flush(cx)?.is_pending();
         }
         let Some(head) = self.head.as_mut().filter(|h| h.state.reading.load(Ordering::Relaxed)) else {
             return result;
@@ -284,6 +287,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.asked = true;
+        self.unsent = true;
         let so_far = self.wire.replay().written;
         if let Some((fate, written)) = &mut self.fate
             && fate.sends()
@@ -312,7 +316,9 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        self.wire.flush(cx)
+        ready!(self.wire.flush(cx))?;
+        self.unsent = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

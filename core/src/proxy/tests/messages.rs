@@ -1,12 +1,17 @@
 //! One reading of every message, from the client's bytes to the application's.
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{clients::*, harness::*};
-use crate::proxy::*;
+use crate::proxy::{
+    connection::{Replay, Wire},
+    *,
+};
 
 /// An application behind an edge.
 async fn world() -> (App, Proxy, Serving) {
@@ -185,4 +190,44 @@ async fn heads_are_bounded() {
     }
     assert!(app.seen().is_empty());
     assert_eq!(status(&get(listener.address(), &fields(80)).await), 200);
+}
+
+/// Of a body of known length, parts come with pauses, and the engine does not flush them. What did not fit into the socket
+/// goes out when there is room, and not only with the next part.
+#[tokio::test]
+async fn over_tls_what_did_not_fit_goes_out_while_nothing_more_is_written() {
+    let site = Site::new("shop.example");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = async {
+        let (tcp, peer) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&tcp).set_send_buffer_size(16 * 1024).unwrap();
+        let tls = TlsAcceptor::from(site.server.clone()).accept(Replay::new(Bytes::new(), tcp)).await;
+        Connection::upstream(Wire::Tls(Box::new(tls.unwrap().into())), peer, address)
+    };
+    let (mut near, far) = tokio::join!(accepting, site.connect(address, "shop.example", "http/1.1"));
+    let mut far = far.unwrap();
+    let (body, mut read) = (vec![b'x'; 4 << 20], 0);
+    {
+        // The other side takes only so much that everything was written once.
+        let mut writing = std::pin::pin!(near.write_all(&body));
+        let mut part = [0; 1024];
+        loop {
+            tokio::select! {
+                biased;
+                written = &mut writing => break written.unwrap(),
+                got = far.read(&mut part) => read += got.unwrap(),
+            }
+        }
+    }
+    let reading = async {
+        let mut rest = vec![0; body.len() - read];
+        soon("the rest", far.read_exact(&mut rest)).await.unwrap();
+    };
+    let mut nothing = [0; 9];
+    tokio::select! {
+        biased;
+        got = near.read(&mut nothing) => panic!("nothing was sent: {got:?}"),
+        () = reading => {}
+    }
 }
