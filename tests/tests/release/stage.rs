@@ -7,7 +7,7 @@ use std::{
     process::{Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,25 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tombolo_tests::{Running, command, wait_until};
+
+/// The controller's port, before the offset.
+const CONTROLLER: u16 = 90;
+
+/// An offset at which the ports of a stage are free. They are below those that the system gives out by itself (from 32768 on):
+/// one of these may be some client's when the gateway comes to it.
+fn free_offset() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..200 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let spread = u16::try_from(std::process::id() % 97).unwrap_or_default();
+        let offset = 23_000 + (spread * 89 + step * 20) % 9_000;
+        let is_free = |port: &u16| StdListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok();
+        if [80, CONTROLLER, 443].iter().all(is_free) {
+            return offset;
+        }
+    }
+    panic!("no free range of ports")
+}
 
 /// Nothing may take longer.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -142,15 +161,10 @@ pub struct Stage {
 impl Stage {
     /// A controller with these documents, and a gateway that serves them.
     pub async fn start(documents: &str) -> Self {
-        let free = || StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let controller = free().local_addr().unwrap();
-        let offset = (0..100).find_map(|_| {
-            let port = free().local_addr().unwrap().port();
-            let offset = port.checked_sub(80)?;
-            StdListener::bind((Ipv4Addr::LOCALHOST, offset.checked_add(443)?)).ok().map(|_| offset)
-        });
+        let offset = free_offset();
+        let controller = SocketAddr::from((Ipv4Addr::LOCALHOST, offset + CONTROLLER));
         let dir = TempDir::new().unwrap();
-        let mut stage = Self { dir, controller, offset: offset.unwrap(), running: Vec::new() };
+        let mut stage = Self { dir, controller, offset, running: Vec::new() };
         let listen = controller.to_string();
         stage.spawn(
             "controller",
