@@ -15,9 +15,14 @@ const WINDOW: u64 = 100_000_000;
 const ANSWERS: u32 = 10;
 /// Latency may be so many times its lowest before that counts as a queue.
 const TOLERANCE: f64 = 1.5;
-/// After so many windows half as much is let through for two of them, to see how long answers take without a queue: a
-/// service that has become slower for good is not bounded by what it once was. What is measured counts up to twice what
-/// was known, as a server that is overrun has a queue all the same.
+/// Now and then a quarter as much is let through for two windows, to see how long answers take without a queue: a service
+/// that has become slower for good is not bounded by what it once was. What is measured counts up to twice what was known, as
+/// a server that is overrun has a queue all the same.
+const MEASURED_SHARE: f64 = 0.25;
+/// So many windows pass before the first measurement, and before the next one where answers turned out to take less than was
+/// known: there was a queue from the beginning, and there may be one still. Else twice as many as before,
+const MEASURE_SOON: u32 = 10;
+/// up to so many.
 const MEASURE_EVERY: u32 = 300;
 
 /// The bound of one service. Races between threads lose a few counts, which a mean survives.
@@ -32,8 +37,12 @@ pub(super) struct Adaptive {
     lowest: AtomicU64,
     /// The most in flight since the window began.
     peak: AtomicU32,
-    /// Windows since the last measurement began.
+    /// Windows since the last measurement.
     windows: AtomicU32,
+    /// So many windows pass before the next one begins.
+    every: AtomicU32,
+    /// The bound when it began.
+    before: AtomicU32,
 }
 
 impl Default for Adaptive {
@@ -46,6 +55,8 @@ impl Default for Adaptive {
             lowest: AtomicU64::default(),
             peak: AtomicU32::default(),
             windows: AtomicU32::default(),
+            every: MEASURE_SOON.into(),
+            before: FIRST.into(),
         }
     }
 }
@@ -79,11 +90,20 @@ impl Adaptive {
         let known = f64::from_bits(self.lowest.load(Relaxed));
         let known = if known == 0.0 { mean } else { known };
         let lowest = mean.min(known);
+        let every = self.every.load(Relaxed);
         let (windows, next, lowest) = match self.windows.load(Relaxed) {
-            MEASURE_EVERY => (MEASURE_EVERY + 1, limit / 2.0, lowest),
+            windows if windows == every => {
+                self.before.store(limit as u32, Relaxed);
+                (windows + 1, limit * MEASURED_SHARE, lowest)
+            }
             // What was under way before is through by now.
-            windows if windows == MEASURE_EVERY + 1 => (windows + 1, limit, lowest),
-            windows if windows > MEASURE_EVERY + 1 => (0, limit * 2.0, mean.min(known * 2.0)),
+            windows if windows == every + 1 => (windows + 1, limit, lowest),
+            windows if windows > every + 1 => {
+                let had_queue = mean < known * 0.9;
+                let next = if had_queue { MEASURE_SOON } else { (every * 2).min(MEASURE_EVERY) };
+                self.every.store(next, Relaxed);
+                (0, f64::from(self.before.load(Relaxed)), mean.min(known * 2.0))
+            }
             windows => {
                 let gradient = (TOLERANCE * lowest / mean.max(1.0)).clamp(0.5, 1.0);
                 // It grows only while it is what bounds.
@@ -141,6 +161,15 @@ mod tests {
         settle(&adaptive, 1e6, 50.0, 200, 1);
         let limit = f64::from(settle(&adaptive, 30e6, 50.0, 2000, 300));
         assert!((50.0..200.0).contains(&limit), "{limit} for a width of 50");
+    }
+
+    #[test]
+    fn it_finds_out_that_there_was_a_queue_from_the_beginning() {
+        for (own, width) in [(60e6, 3.0), (1e6, 10.0), (5e6, 40.0)] {
+            let adaptive = Adaptive::default();
+            let limit = f64::from(settle(&adaptive, own, width, 120, 1));
+            assert!(limit >= width && limit < width * 4.0 + 10.0, "{limit} for a width of {width}");
+        }
     }
 
     #[test]
