@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
+use pingora_core::upstreams::peer::HttpPeer;
 
 use super::{failure::Failure, mirror::Copies, policy::Progress, present::Present, trace::Spot};
 use crate::{
@@ -73,6 +74,10 @@ pub(in crate::proxy) struct Asked {
 pub(in crate::proxy) struct Tries {
     /// How many were begun.
     pub made: u8,
+    /// The first, chosen before the engine asks for it.
+    pub first: Option<Box<HttpPeer>>,
+    /// The engine has begun with them.
+    pub begun_with: bool,
     /// Endpoints that have failed.
     pub avoid: Vec<Arc<str>>,
     /// The place held for the current try.

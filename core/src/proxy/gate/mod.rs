@@ -87,6 +87,28 @@ impl Gate {
             self.budgets.retry(&decision.backend, decision.retry.budget, Instant::now())
         })
     }
+
+    /// Where to try next, after the pause that belongs there.
+    async fn next_try(&self, session: &Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let upgrade = session.is_upgrade_req();
+        context.policy.begin_try();
+        match (&context.decision, attempt::pause(context)) {
+            (_, Some(pause)) => tokio::time::sleep(pause).await,
+            (Some(decision), None) if context.tries.made == 0 => {
+                self.budgets.request(&decision.backend, context.begun);
+                if let Some(fault) = decision.delay {
+                    tokio::time::sleep(context.left().map_or(fault, |left| left.min(fault))).await;
+                }
+            }
+            _ => {}
+        }
+        let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
+        let next = if upgrade { next.map(for_upgrade) } else { next };
+        next.map(Box::new).map_err(|failure| {
+            context.failure = Some(failure);
+            failure.error()
+        })
+    }
 }
 
 #[async_trait]
@@ -142,30 +164,24 @@ impl ProxyHttp for Gate {
         }
     }
 
+    /// The first try is chosen here: where there is nobody to try, the client's connection outlives the answer, which it does
+    /// not once the engine has begun with tries.
+    async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
+        context.tries.first = Some(self.next_try(session, context).await?);
+        Ok(true)
+    }
+
     /// Called for every try.
     async fn upstream_peer(
         &self,
         session: &mut Session,
         context: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
-        let upgrade = session.is_upgrade_req();
-        context.policy.begin_try();
-        match (&context.decision, attempt::pause(context)) {
-            (_, Some(pause)) => tokio::time::sleep(pause).await,
-            (Some(decision), None) if context.tries.made == 0 => {
-                self.budgets.request(&decision.backend, context.begun);
-                if let Some(fault) = decision.delay {
-                    tokio::time::sleep(context.left().map_or(fault, |left| left.min(fault))).await;
-                }
-            }
-            _ => {}
+        context.tries.begun_with = true;
+        match context.tries.first.take() {
+            Some(first) => Ok(first),
+            None => self.next_try(session, context).await,
         }
-        let next = attempt::next(context, &*self.picker, &self.upstream, upgrade);
-        let next = if upgrade { next.map(for_upgrade) } else { next };
-        next.map(Box::new).map_err(|failure| {
-            context.failure = Some(failure);
-            failure.error()
-        })
     }
 
     /// Called for every try, with a head of its own.
@@ -362,8 +378,8 @@ impl ProxyHttp for Gate {
         if failure.status == CLIENT_CLOSED {
             return gone;
         }
-        // Where the request was read to its end, the connection is as good as before.
-        let reusable = session.is_body_done();
+        // Where the request was read to its end, the connection is as good as before. The engine itself closes it after a try.
+        let reusable = session.is_body_done() && !context.tries.begun_with;
         if !reusable {
             session.set_keepalive(None);
         }

@@ -51,6 +51,30 @@ async fn another_endpoint_is_tried_when_the_first_refuses_the_connection() {
     assert_eq!(results, [ConnectFailure, Success, ConnectFailure, Success]);
 }
 
+/// Two requests on a connection, the second after the answer to the first; all that came back.
+async fn two(address: std::net::SocketAddr) -> String {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answers = read_head(&mut tcp).await;
+    // It may be closed by now.
+    let _ = tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let _ = soon("the end", tcp.read_to_string(&mut answers)).await;
+    answers.to_lowercase()
+}
+
+#[tokio::test]
+async fn an_answer_made_here_says_whether_the_connection_goes_on() {
+    let nobody_there = Setup::default().forwards(forward()).with([]);
+    let said = two(nobody_there.edge().address()).await;
+    assert_eq!(said.matches("http/1.1 503").count(), 2, "it goes on: {said}");
+    assert!(said.contains("connection: keep-alive\r\n"), "{said}");
+
+    let nowhere = Setup::default().forwards(forward()).with([plain(nobody().await)]);
+    let said = two(nowhere.edge().address()).await;
+    assert_eq!(said.matches("http/1.1 503").count(), 1, "{said}");
+    assert!(said.contains("connection: close\r\n"), "{said}");
+}
+
 #[tokio::test]
 async fn tries_are_counted() {
     let nowhere =
