@@ -15,9 +15,9 @@ use tombolo_core::{
 use tombolo_proto::v1::{
     AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest,
     DiffResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, JoinTokenRequest,
-    PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerTokenRequest,
-    PreviewResponse, RollbackRequest, StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest,
-    TokenRevokeResponse, operator_server::Operator,
+    PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerShowRequest,
+    PeerTokenRequest, PreviewResponse, RollbackRequest, StatusRequest, StatusResponse, TokenResponse,
+    TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
@@ -27,7 +27,7 @@ use crate::{
     index::{Kind, Resource},
     peering::Peering,
     state::State,
-    status,
+    status::{self, peers},
     traffic::Traffic,
 };
 
@@ -158,9 +158,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<PeerTokenRequest>,
     ) -> Result<Response<TokenResponse>, Status> {
-        let seconds = request.into_inner().ttl_seconds;
-        let ttl = Duration::from_secs(u64::from(if seconds == 0 { PEER_TTL } else { seconds }));
-        let issued = self.state.with_tokens(|tokens| tokens.peer.issue((), ttl, 1, SystemTime::now()));
+        let PeerTokenRequest { ttl_seconds, uses } = request.into_inner();
+        let ttl = Duration::from_secs(u64::from(if ttl_seconds == 0 { PEER_TTL } else { ttl_seconds }));
+        let now = SystemTime::now();
+        let issued = self.state.with_tokens(|tokens| tokens.peer.issue((), ttl, uses.max(1), now));
         let issued = issued.await.map_err(internal)?.map_err(refused)?;
         let token = self.token(Purpose::Peer { cluster: self.state.cluster.to_string() }, issued)?;
         Ok(Response::new(TokenResponse { token }))
@@ -181,6 +182,13 @@ impl Operator for OperatorService {
     ) -> Result<Response<PeerRevokeResponse>, Status> {
         self.peering.revoke(&request.into_inner().cluster).map_err(Status::not_found)?;
         Ok(Response::new(PeerRevokeResponse {}))
+    }
+
+    async fn peer_show(&self, request: Request<PeerShowRequest>) -> Result<Response<StatusResponse>, Status> {
+        let cluster = request.into_inner().cluster;
+        let shown = peers::show(&self.state, &cluster);
+        let json = shown.ok_or_else(|| Status::not_found(format!("there is no peer {cluster:.64}")))?;
+        Ok(Response::new(StatusResponse { json: json.to_string() }))
     }
 
     async fn token_revoke(

@@ -1,6 +1,7 @@
 //! The state that all services of the controller share: the index, what it publishes, and where it is kept.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,6 +37,7 @@ use crate::{
         Session,
     },
     ordering::Ordered,
+    peering::LinkStats,
     store::{self, History, Store, StoreError, Write},
 };
 
@@ -106,6 +108,9 @@ pub struct State {
     tokens: tokio::sync::Mutex<Tokens>,
     exports: watch::Sender<u64>,
     peers: watch::Sender<u64>,
+    bundle: watch::Sender<u64>,
+    /// As many as there were peers, whose number is bounded.
+    links: Mutex<BTreeMap<String, Arc<LinkStats>>>,
     unproven: Semaphore,
     sessions: AtomicU64,
     credentials: ArcSwap<Credentials>,
@@ -181,6 +186,8 @@ impl State {
             tokens: tokio::sync::Mutex::new(parts.tokens),
             exports: watch::Sender::new(0),
             peers: watch::Sender::new(0),
+            bundle: watch::Sender::new(0),
+            links: Mutex::default(),
             unproven: Semaphore::new(MAX_UNPROVEN),
             sessions: AtomicU64::new(0),
             credentials: ArcSwap::new(parts.credentials),
@@ -220,7 +227,10 @@ impl State {
     pub fn apply_quietly(&self, event: Event) -> Vec<Refusal> {
         let is_about_peers = matches!(
             &event,
-            Event::Peer { event: PeerEvent::Linked(_) | PeerEvent::Revoked | PeerEvent::Left { .. }, .. }
+            Event::Peer {
+                event: PeerEvent::Linked(_) | PeerEvent::Revoked | PeerEvent::Told | PeerEvent::Left { .. },
+                ..
+            }
         );
         let mut index = locked(&self.index);
         let refusals = index.apply(event, self.clock.now());
@@ -275,7 +285,8 @@ impl State {
         self.credentials.load_full()
     }
 
-    /// The bundles of this cluster and of all peers.
+    /// The bundles of this cluster and of all peers, for this controller's own connections. Those who are peers no more
+    /// are among them, so that they can be told: what else they ask for is refused by who they are.
     pub fn trust(&self) -> Arc<TrustBundles> {
         trust_of(&locked(&self.index), self.ca.bundle())
     }
@@ -298,6 +309,20 @@ impl State {
     /// Changes with each peer that is linked, revoked or gone.
     pub fn peers(&self) -> watch::Receiver<u64> {
         self.peers.subscribe()
+    }
+
+    /// Changes with each change of this cluster's own bundle.
+    pub fn bundle_changes(&self) -> watch::Receiver<u64> {
+        self.bundle.subscribe()
+    }
+
+    /// What goes over the links with a peer.
+    pub fn link_stats(&self, cluster: &str) -> Arc<LinkStats> {
+        let mut links = locked(&self.links);
+        if let Some(known) = links.get(cluster) {
+            return Arc::clone(known);
+        }
+        Arc::clone(links.entry(cluster.to_owned()).or_default())
     }
 
     /// A place for a call of somebody who has no certificate; none if too many are under way.
@@ -461,7 +486,9 @@ fn own_trust(bundle: &TrustBundle) -> Arc<TrustBundles> {
 
 fn trust_of(index: &Index, own: &TrustBundle) -> Arc<TrustBundles> {
     let mut trust = TrustBundles::default();
-    for (_, peer) in index.peers().filter(|(_, peer)| peer.ended.is_none()) {
+    let (ended, live): (Vec<_>, Vec<_>) = index.peers().partition(|(_, peer)| peer.ended.is_some());
+    // A later one of the same trust domain takes the place of an earlier one.
+    for (_, peer) in ended.into_iter().chain(live) {
         if let Some(bundle) = bundle_model(&peer.identity.bundle) {
             trust.insert(bundle);
         }

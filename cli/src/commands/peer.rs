@@ -1,47 +1,195 @@
-//! `tombolo peer token` and `tombolo peer join`.
+//! `tombolo peer`.
 
-use tombolo_proto::v1::{PeerJoinRequest, PeerTokenRequest};
+use serde_json::{Value, json};
+use tombolo_proto::v1::{
+    PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, StatusRequest,
+};
 
-use super::operator::{ControllerSocket, refused};
-use crate::failure::Failure;
+use super::{
+    check::Output,
+    operator::{ControllerSocket, refused},
+    status::{print_rows, print_value},
+};
+use crate::{failure::Failure, style};
 
 /// The commands under `tombolo peer`.
 #[derive(clap::Subcommand, Debug)]
 pub enum PeerCommand {
-    /// Print a single-use token with which another cluster can link with this one
+    /// Print a token with which another cluster can link with this one
     Token {
         /// For how many seconds it can be used
         #[arg(long, default_value_t = 900)]
         ttl: u32,
+        /// How many clusters can use it
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
         #[command(flatten)]
-        controller: ControllerSocket,
+        common: Common,
     },
     /// Link this cluster with the one that printed the token
     Join {
         /// The token, or @FILE
         token: String,
         #[command(flatten)]
-        controller: ControllerSocket,
+        common: Common,
     },
+    /// List the peers: state, what they have confirmed, and how far they are behind
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show one peer with its services
+    Show {
+        /// The peer's cluster name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// End the link with a peer for good, on both sides: a new token is needed to link again
+    Revoke {
+        /// The peer's cluster name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// What all of them take.
+#[derive(clap::Args, Debug)]
+pub struct Common {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    controller: ControllerSocket,
+}
+
+impl Common {
+    /// Prints an answer: as JSON, or as `text` puts it.
+    fn print(&self, answer: &Value, text: impl FnOnce(&Value)) {
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(answer).unwrap_or_default()),
+            Output::Text => text(answer),
+        }
+    }
 }
 
 /// Runs one of them.
 pub async fn run(command: PeerCommand) -> Result<(), Failure> {
     match command {
-        PeerCommand::Token { ttl, controller } => {
-            let request = PeerTokenRequest { ttl_seconds: ttl };
-            let answer = controller.connect().await?.peer_token(request).await.map_err(refused)?;
-            println!("{}", answer.into_inner().token);
+        PeerCommand::Token { ttl, uses, common } => {
+            let request = PeerTokenRequest { ttl_seconds: ttl, uses };
+            let answer = common.controller.connect().await?.peer_token(request).await.map_err(refused)?;
+            let token = answer.into_inner().token;
+            common.print(&json!({ "token": token }), |_| println!("{token}"));
         }
-        PeerCommand::Join { token, controller } => {
+        PeerCommand::Join { token, common } => {
             let request = PeerJoinRequest { token: super::token::read(&token)? };
-            let answer = controller.connect().await?.peer_join(request).await.map_err(refused)?.into_inner();
-            println!("linked with cluster {} (trust domain {})", answer.cluster, answer.trust_domain);
-            println!(
-                "what crosses the link is for a Peer document named {} to say, on each side",
-                answer.cluster
-            );
+            let answer = common.controller.connect().await?.peer_join(request).await.map_err(refused)?;
+            let answer = answer.into_inner();
+            let (cluster, domain) = (&answer.cluster, &answer.trust_domain);
+            common.print(&json!({ "cluster": cluster, "trustDomain": domain }), |_| {
+                println!("linked with cluster {cluster} (trust domain {domain})");
+                println!("what crosses the link is for a Peer document named {cluster} to say, on each side");
+            });
+        }
+        PeerCommand::List { common } => {
+            let peers = peers(&common).await?;
+            common.print(&peers, print_peers);
+        }
+        PeerCommand::Show { name, common } => {
+            let request = PeerShowRequest { cluster: name };
+            let answer = common.controller.connect().await?.peer_show(request).await.map_err(refused)?;
+            common.print(&parse(&answer.into_inner().json)?, |peer| print_value(peer, 0));
+        }
+        PeerCommand::Revoke { name, common } => {
+            let request = PeerRevokeRequest { cluster: name.clone() };
+            common.controller.connect().await?.peer_revoke(request).await.map_err(refused)?;
+            common.print(&json!({ "cluster": name, "state": "withdrawn" }), |_| {
+                println!(
+                    "revoked {name}: nothing of it is trusted or used any more; it is told when it is reached"
+                );
+            });
         }
     }
     Ok(())
+}
+
+fn parse(json: &str) -> Result<Value, Failure> {
+    serde_json::from_str(json).map_err(|e| Failure::new(format!("the controller's answer is not JSON: {e}")))
+}
+
+async fn peers(common: &Common) -> Result<Value, Failure> {
+    let answer = common.controller.connect().await?.status(StatusRequest {}).await.map_err(refused)?;
+    let status = parse(&answer.into_inner().json)?;
+    Ok(status.get("peers").cloned().unwrap_or_else(|| json!([])))
+}
+
+/// The peers as a table.
+pub fn print_peers(peers: &Value) {
+    let rows: Vec<Vec<String>> = peers.as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        println!(
+            "{}",
+            style::dim(
+                "no peers; `tombolo peer token` on one side and `tombolo peer join` on the other link two clusters"
+            )
+        );
+        return;
+    }
+    let headings = [
+        "NAME",
+        "TRUST DOMAIN",
+        "STATE",
+        "CONNECTED",
+        "CONFIRMED",
+        "LAG",
+        "ROUND TRIP",
+        "SENT",
+        "RECEIVED",
+        "IMPORTED",
+        "EXPORTED",
+        "REFUSED",
+    ];
+    print_rows(&headings, rows.iter().map(Vec::as_slice));
+}
+
+fn row(peer: &Value) -> Vec<String> {
+    let text = |name: &str| match peer.get(name) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let number = |name: &str| peer.get(name).and_then(Value::as_f64);
+    let state = match (peer.get("staleSince"), peer.get("endedBy")) {
+        (Some(Value::String(since)), _) => format!("stale since {since}"),
+        (_, Some(Value::String(by))) => {
+            format!("withdrawn by {by}{}", if peer["told"] == false { ", not told yet" } else { "" })
+        }
+        _ => text("state"),
+    };
+    let connected = if peer["connected"] == true { "yes" } else { "no" };
+    vec![
+        text("name"),
+        text("trustDomain"),
+        state,
+        connected.into(),
+        format!("{}/{}", text("confirmed"), text("revision")),
+        number("lagSeconds").map_or("-".into(), |lag| format!("{lag:.1}s")),
+        number("roundTripMillis").map_or("-".into(), |millis| format!("{millis:.1}ms")),
+        number("sentBytes").map_or("-".into(), bytes),
+        number("receivedBytes").map_or("-".into(), bytes),
+        text("imported"),
+        text("exported"),
+        text("refused"),
+    ]
+}
+
+/// For people: three digits are enough.
+fn bytes(count: f64) -> String {
+    match count {
+        count if count < 10_000.0 => format!("{count}B"),
+        count if count < 10_000_000.0 => format!("{:.0}kB", count / 1e3),
+        count => format!("{:.0}MB", count / 1e6),
+    }
 }

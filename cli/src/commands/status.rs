@@ -14,6 +14,9 @@ pub struct StatusArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Only the peers: state, what they have confirmed, and how far they are behind
+    #[arg(long)]
+    federation: bool,
     #[command(flatten)]
     controller: ControllerSocket,
 }
@@ -24,7 +27,12 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
         args.controller.connect().await?.status(StatusRequest {}).await.map_err(refused)?.into_inner();
     let status: serde_json::Value = serde_json::from_str(&answer.json)
         .map_err(|e| Failure::new(format!("the controller's answer is not JSON: {e}")))?;
+    let status = match args.federation {
+        true => status.get("peers").cloned().unwrap_or_default(),
+        false => status,
+    };
     match args.output {
+        Output::Text if args.federation => super::peer::print_peers(&status),
         Output::Json => println!("{}", serde_json::to_string_pretty(&status).unwrap_or_default()),
         Output::Text => print_value(&status, 0),
     }

@@ -243,7 +243,7 @@ impl Cluster {
 
     /// A token for a peer.
     pub async fn peer_token(&self) -> Result<String, Failure> {
-        let request = PeerTokenRequest { ttl_seconds: 300 };
+        let request = PeerTokenRequest { ttl_seconds: 300, uses: 1 };
         let answer =
             self.operator().await?.peer_token(request).await.map_err(|s| Failure::new(s.message()))?;
         Ok(answer.into_inner().token)

@@ -18,6 +18,7 @@ use super::{
     identity::IdentityMetrics,
     listeners::{ListenerMetrics, store},
     ocsp::OcspMetrics,
+    peers::PeerMetrics,
     requests::RequestMetrics,
     spans::Spans,
     tcp::TcpMetrics,
@@ -57,6 +58,7 @@ pub struct Telemetry {
     exported_spans: Counter,
     dropped_spans: Counter,
     checks: CheckMetrics,
+    peers: PeerMetrics,
 }
 
 impl Telemetry {
@@ -93,6 +95,7 @@ impl Telemetry {
             tcp: TcpMetrics::register(registry),
             authorization: Decisions::register(registry),
             checks: CheckMetrics::register(registry),
+            peers: PeerMetrics::register(registry),
             arms: Arms::default(),
             spans: None,
             registry: all,
@@ -139,6 +142,11 @@ impl Telemetry {
     /// Of health checks.
     pub fn checks(&self) -> &CheckMetrics {
         &self.checks
+    }
+
+    /// Of the links with other clusters.
+    pub fn peers(&self) -> &PeerMetrics {
+        &self.peers
     }
 
     /// Of this process's own certificate.

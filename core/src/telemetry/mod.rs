@@ -12,6 +12,7 @@ mod listeners;
 mod logging;
 mod metrics;
 mod ocsp;
+mod peers;
 mod requests;
 mod samples;
 mod secrets;
@@ -26,6 +27,7 @@ pub use identity::IdentityMetrics;
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Telemetry;
 pub use ocsp::OcspMetrics;
+pub use peers::{PeerMetrics, PeerStatus};
 pub use samples::Samples;
 pub use spans::{Header, Sampler, SpanError, SpanSettings, Spans};
 

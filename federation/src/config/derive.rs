@@ -8,12 +8,12 @@ use tombolo_core::{
         Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain,
         opaque_sni,
     },
-    resources::{AnyObject, ObjectKey, ResourceSet, kinds, static_services},
+    resources::{AnyObject, ObjectKey, ResourceSet, kinds, parse_duration, static_services},
     tls::edge::{OCSP_ANNOTATION, OCSP_KEY},
 };
 use tombolo_proto::v1;
 
-use crate::index::{Configuration, MAX_LABELS, Name, PeerPolicy, ServiceSpec};
+use crate::index::{Configuration, LeasePolicy, MAX_LABELS, Name, PeerPolicy, ServiceSpec};
 
 /// Kinds that proxies compile. Secrets go to gateways alone, as edge certificates; the rest is the controller's own.
 const FOR_PROXIES: &[&str] = &[
@@ -179,11 +179,23 @@ fn peers(resources: &ResourceSet) -> BTreeMap<String, PeerPolicy> {
     for (key, peer) in &resources.peers {
         // Checked when the document was read.
         let Ok(trust_domain) = TrustDomain::parse(&peer.spec.trust_domain) else { continue };
-        let policy =
-            PeerPolicy { trust_domain, export: peer.spec.export.clone(), import: peer.spec.import.clone() };
+        let policy = PeerPolicy {
+            trust_domain,
+            export: peer.spec.export.clone(),
+            import: peer.spec.import.clone(),
+            lease: lease(&peer.spec.lease),
+        };
         all.insert(key.name.clone(), policy);
     }
     all
+}
+
+fn lease(said: &kinds::PeerLease) -> LeasePolicy {
+    let millis = |text: &Option<String>| {
+        let duration = parse_duration(text.as_deref()?).ok()?;
+        i64::try_from(duration.as_millis()).ok()
+    };
+    LeasePolicy { stale_after: millis(&said.deprioritize_after), drop_after: millis(&said.drop_after) }
 }
 
 fn certificates(resources: &ResourceSet) -> BTreeMap<String, v1::EdgeCertificate> {

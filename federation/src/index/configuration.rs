@@ -69,4 +69,15 @@ pub struct PeerPolicy {
     pub export: ServicePatterns,
     /// What is taken from the peer.
     pub import: ServicePatterns,
+    /// For how long its word is good.
+    pub lease: LeasePolicy,
+}
+
+/// What a Peer document says of the lease, in milliseconds; none: as the cluster has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeasePolicy {
+    /// Silent for so long, its endpoints are used last.
+    pub stale_after: Option<i64>,
+    /// Silent for so long, its endpoints are dropped.
+    pub drop_after: Option<i64>,
 }

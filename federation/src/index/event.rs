@@ -21,6 +21,11 @@ impl Moment {
         Self(self.0.saturating_add(milliseconds))
     }
 
+    /// How many milliseconds later this is than another moment; negative if it is earlier.
+    pub fn since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Whole seconds since the Unix epoch.
     pub fn unix_seconds(self) -> i64 {
         self.0.div_euclid(1000)
@@ -162,6 +167,18 @@ pub enum PeerEvent {
         /// Of our exports.
         revision: u64,
     },
+    /// The peer has answered a question whether it is there.
+    Answered {
+        /// The link.
+        session: Session,
+    },
+    /// The peer holds this cluster's bundle up to this sequence.
+    BundleTaken {
+        /// The link.
+        session: Session,
+        /// Of this cluster's bundle.
+        sequence: u64,
+    },
     /// Any sign of life.
     Heard {
         /// The link.
@@ -174,6 +191,8 @@ pub enum PeerEvent {
     },
     /// The operator of this side ended the link.
     Revoked,
+    /// The peer knows that this side ended the link.
+    Told,
     /// The peer itself said, over an authenticated link, that it ended the link.
     Left {
         /// The link.

@@ -6,7 +6,7 @@ use tombolo_core::model::TrustBundle;
 use tombolo_proto::v1;
 
 use super::{
-    Index, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
+    Index, Lease, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
     peers::{Ended, Peer, check_gateways, check_name},
 };
 
@@ -24,7 +24,10 @@ impl Index {
             PeerEvent::Bundle { session, bundle } => self.bundle(cluster, session, bundle, now),
             PeerEvent::Service { session, service } => self.service(cluster, session, service, now),
             PeerEvent::Withdrawn { session, name } => {
-                if self.heard(cluster, session, now)?.forget(&name) {
+                let peer = self.heard(cluster, session, now)?;
+                peer.unsettled.remove(&name);
+                if peer.forget(&name) {
+                    peer.note_withdrawn(&name, now);
                     self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), None));
                     self.dirty.services.insert(name);
                 }
@@ -39,6 +42,15 @@ impl Index {
             PeerEvent::Acked { session, revision } => {
                 let peer = self.heard(cluster, session, now)?;
                 peer.acked = revision.min(peer.exports.revision());
+                peer.contact.confirmed(peer.acked, now);
+                Ok(Vec::new())
+            }
+            PeerEvent::Answered { session } => {
+                self.heard(cluster, session, now)?.contact.answered(now);
+                Ok(Vec::new())
+            }
+            PeerEvent::BundleTaken { session, sequence } => {
+                self.heard(cluster, session, now)?.holds_bundle = sequence;
                 Ok(Vec::new())
             }
             PeerEvent::Heard { session } => self.heard(cluster, session, now).map(|_| Vec::new()),
@@ -50,8 +62,17 @@ impl Index {
                 Ok(Vec::new())
             }
             PeerEvent::Revoked => self.end(cluster, Ended::Revoked),
+            PeerEvent::Told => {
+                self.known(cluster)?.told = true;
+                self.save_peer(cluster);
+                Ok(Vec::new())
+            }
             PeerEvent::Left { session } => {
-                self.heard(cluster, session, now)?;
+                let peer = self.known(cluster)?;
+                // It may be the first word of a link. What an older one still says is about what was before.
+                if session <= peer.youngest {
+                    peer.check_session(session)?;
+                }
                 self.end(cluster, Ended::Withdrawn)
             }
         }
@@ -65,12 +86,17 @@ impl Index {
 
     /// The peer, which has just given a sign of life on its present link.
     fn heard(&mut self, cluster: &str, session: Session, now: Moment) -> Result<&mut Peer, Refusal> {
-        let lease = self.settings.peer_lease;
         let peer = self.known(cluster)?;
         peer.check_session(session)?;
-        peer.heard = now;
-        peer.stale_at = now.plus(lease);
+        peer.contact.heard(now);
         Ok(peer)
+    }
+
+    /// For how long a silent peer's word is good: as its Peer document says, else as this cluster does.
+    pub fn lease_of(&self, cluster: &str) -> Lease {
+        let said = self.configuration.peers.get(cluster).map(|policy| policy.lease).unwrap_or_default();
+        let stale_after = said.stale_after.unwrap_or(self.settings.peer_lease);
+        Lease { stale_after, drop_after: said.drop_after.unwrap_or(self.settings.peer_drop).max(stale_after) }
     }
 
     /// Whether a cluster with this identity could be linked.
@@ -105,9 +131,11 @@ impl Index {
         match self.peers.get_mut(cluster) {
             // Linked again: what is held stays.
             Some(peer) if peer.ended.is_none() => peer.identity = identity,
-            _ => {
-                let epoch = self.next_epoch();
-                let peer = Peer::new(identity, epoch, now, self.settings.peer_lease);
+            ended => {
+                // What links from before still say does not count.
+                let youngest = ended.map_or(0, |ended| ended.youngest);
+                let mut peer = Peer::new(identity, self.next_epoch(), now);
+                peer.youngest = youngest;
                 self.peers.insert(Arc::clone(cluster), peer);
             }
         }
@@ -187,6 +215,12 @@ impl Index {
         let configuration = Arc::clone(&self.configuration);
         let peer = self.heard(cluster, session, now)?;
         let name = check_name(&service)?;
+        if peer.is_unsettled(&name, &service) {
+            peer.unsettled.insert(name, service);
+            return Ok(Vec::new());
+        }
+        peer.unsettled.remove(&name);
+        peer.withdrawn.retain(|(gone, _)| *gone != name);
         let taken = peer.take(&name, service);
         let mut refusals = match taken {
             Err(refusal) => {
@@ -240,9 +274,15 @@ impl Index {
         full: bool,
         now: Moment,
     ) -> Taken {
-        let peer = self.heard(cluster, session, now)?;
+        self.heard(cluster, session, now)?.link = Link::Synced(session);
+        let mut refusals = Vec::new();
+        for service in std::mem::take(&mut self.known(cluster)?.unsettled).into_values() {
+            refusals
+                .extend(self.service(cluster, session, service, now).unwrap_or_else(|refusal| vec![refusal]));
+        }
+        let peer = self.known(cluster)?;
         let gone = if full { peer.forget_all(true) } else { Vec::new() };
-        peer.link = Link::Synced(session);
+        gone.iter().for_each(|name| peer.note_withdrawn(name, now));
         peer.have = Some((peer.said_epoch.clone(), revision));
         let was_stale = std::mem::take(&mut peer.stale);
         self.forgotten(cluster, gone);
@@ -250,13 +290,16 @@ impl Index {
             self.dirty_peer(cluster);
         }
         self.save_peer(cluster);
-        Ok(Vec::new())
+        Ok(refusals)
     }
 
     /// The link is over for good, by a statement and not by a failure: what was imported is dropped at once, and the
     /// peer's roots vouch for nobody any more.
     fn end(&mut self, cluster: &Arc<str>, ended: Ended) -> Taken {
         let peer = self.known(cluster)?;
+        if peer.ended.is_some() {
+            return Ok(Vec::new());
+        }
         peer.ended = Some(ended);
         peer.link = Link::Down;
         peer.have = None;
@@ -270,20 +313,22 @@ impl Index {
 
     /// Time goes on for a peer: stale after its lease, dropped after its bound.
     pub(super) fn age_peer(&mut self, cluster: &Arc<str>, now: Moment) {
-        let drop_after = self.settings.peer_drop;
+        let lease = self.lease_of(cluster);
         let Some(peer) = self.peers.get_mut(cluster) else { return };
         if peer.ended.is_some() {
             return;
         }
-        if !peer.stale && peer.stale_at <= now {
-            peer.stale = true;
+        let becomes_stale = !peer.stale && peer.contact.is_stale(lease, now);
+        peer.stale |= becomes_stale;
+        let is_to_save = becomes_stale || peer.contact.is_to_save(now);
+        if becomes_stale {
             self.dirty_peer(cluster);
         }
+        if is_to_save {
+            self.save_peer(cluster);
+        }
         let Some(peer) = self.peers.get_mut(cluster) else { return };
-        // Never before it was stale: after a restart the peer has its grace to come back.
-        if peer.stale
-            && peer.heard.plus(drop_after) <= now
-            && (peer.have.is_some() || peer.service_count() > 0)
+        if peer.stale && peer.contact.is_lost(lease, now) && (peer.have.is_some() || peer.service_count() > 0)
         {
             peer.have = None;
             let gone = peer.forget_all(false);
@@ -306,8 +351,9 @@ impl Index {
     }
 
     fn save_peer(&mut self, cluster: &Arc<str>) {
-        if let Some(peer) = self.peers.get(cluster) {
-            self.saves.push(Save::Peer(Arc::clone(cluster), Box::new(peer.saved())));
+        let now = self.now;
+        if let Some(peer) = self.peers.get_mut(cluster) {
+            self.saves.push(Save::Peer(Arc::clone(cluster), Box::new(peer.saved(now))));
         }
     }
 }

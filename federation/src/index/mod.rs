@@ -8,6 +8,7 @@
 //! the proxies.
 
 mod configuration;
+mod contact;
 mod event;
 mod exports;
 mod hosts;
@@ -27,7 +28,8 @@ use std::{
 use tombolo_core::model::TrustDomain;
 use tombolo_proto::v1;
 
-pub use configuration::{Configuration, PeerPolicy, ServiceSpec};
+pub use configuration::{Configuration, LeasePolicy, PeerPolicy, ServiceSpec};
+pub use contact::{Contact, Lease};
 pub use event::{Event, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Session};
 pub use exports::{ExportLog, Update};
 pub use link::MAX_PEERS;
@@ -103,6 +105,8 @@ pub struct Index {
     saves: Vec<Save>,
     /// How many export logs there were.
     logs: u64,
+    /// When the last event came.
+    now: Moment,
 }
 
 impl std::fmt::Debug for Index {
@@ -138,6 +142,7 @@ impl Index {
             dirty: Dirty { everything: true, ..Dirty::default() },
             saves: Vec::new(),
             logs: 0,
+            now,
             settings,
         };
         for (cluster, saved) in restored.peers {
@@ -156,6 +161,7 @@ impl Index {
     /// Takes an event. What of it is refused is told and changes nothing; several things of one event may be refused
     /// while the rest is taken.
     pub fn apply(&mut self, event: Event, now: Moment) -> Vec<Refusal> {
+        self.now = now;
         let result = match event {
             Event::Configured(configuration) => {
                 self.configuration = configuration;

@@ -70,10 +70,12 @@ struct Reference {
     synced: bool,
     /// By app: endpoint ids, and whether named since the link came up.
     remote: BTreeMap<String, (BTreeSet<String>, bool)>,
+    /// Apps that are said to have no endpoints any more before all is said.
+    unsettled: BTreeSet<String>,
     have: bool,
     gateways: bool,
-    heard: i64,
-    stale_at: i64,
+    quiet_since: i64,
+    grace_until: i64,
     stale: bool,
 }
 
@@ -82,15 +84,15 @@ impl Reference {
         self.now += milliseconds;
         let now = self.now;
         self.workloads.retain(|_, (_, until)| *until > now);
-        self.stale |= self.stale_at <= now;
-        if self.stale && self.heard + PEER_DROP <= now {
+        self.stale |= (self.quiet_since + PEER_LEASE).max(self.grace_until) <= now;
+        if self.stale && (self.quiet_since + PEER_DROP).max(self.grace_until) <= now {
             self.remote.clear();
             self.have = false;
         }
     }
 
     fn alive(&mut self) {
-        (self.heard, self.stale_at) = (self.now, self.now + PEER_LEASE);
+        self.quiet_since = self.now;
     }
 
     fn local(&self, app: &str) -> BTreeSet<(String, bool)> {
@@ -230,6 +232,7 @@ impl Pair {
             let reference = &mut self.reference;
             (reference.up, reference.synced) = (true, false);
             reference.remote.values_mut().for_each(|(_, seen)| *seen = false);
+            reference.unsettled.clear();
             return reference.alive();
         }
         let Some(session) = self.link else { return };
@@ -247,15 +250,26 @@ impl Pair {
                 let other = (0..*foreign).map(|n| remote_endpoint("north.example", &format!("{app}-{n}")));
                 let service = exported(app, own.chain(other).collect());
                 self.event(peer(PeerEvent::Service { session, service }));
-                self.reference.remote.insert(app.to_owned(), (ids, true));
+                let reference = &mut self.reference;
+                let held = reference.remote.get(app).is_some_and(|(ids, _)| !ids.is_empty());
+                if !reference.synced && held && endpoints + foreign == 0 {
+                    reference.unsettled.insert(app.to_owned());
+                } else {
+                    reference.unsettled.remove(app);
+                    reference.remote.insert(app.to_owned(), (ids, true));
+                }
             }
             Step::Withdraw { app } => {
                 self.event(peer(PeerEvent::Withdrawn { session, name: Name::new("shop", APPS[*app]) }));
                 self.reference.remote.remove(APPS[*app]);
+                self.reference.unsettled.remove(APPS[*app]);
             }
             Step::Sync { full } => {
                 self.event(synced(session, 1, *full));
                 let reference = &mut self.reference;
+                for app in std::mem::take(&mut reference.unsettled) {
+                    reference.remote.insert(app, (BTreeSet::new(), true));
+                }
                 if *full {
                     reference.remote.retain(|_, (_, seen)| *seen);
                 }
@@ -288,10 +302,12 @@ impl Pair {
         let until = reference.now + GRACE;
         reference.workloads.values_mut().for_each(|(_, lease)| *lease = until);
         reference.remote.values_mut().for_each(|(_, seen)| *seen = false);
-        (reference.up, reference.synced, reference.stale) = (false, false, false);
-        reference.stale_at = until;
-        // Signs of life alone are not saved.
-        reference.heard = self.index.peer("west").unwrap().heard.0;
+        (reference.up, reference.synced) = (false, false);
+        reference.stale = self.index.peer("west").unwrap().stale;
+        reference.grace_until = until;
+        // Not all of the silence was saved, and a sign of life that was not ends less of it.
+        let silence = self.index.peer("west").unwrap().contact.silence(now);
+        reference.quiet_since = reference.now - silence;
     }
 
     fn check(&self) {

@@ -1,12 +1,16 @@
 //! What is known of one peer, and what is taken from it.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use tombolo_core::model::{LANE_LABEL, Lane, SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
 use tombolo_proto::v1;
 
 use super::{
-    ExportLog, Moment, Name, PeerIdentity, Refusal, RefusalKind, Session,
+    Contact, ExportLog, Lease, Moment, Name, PeerIdentity, Refusal, RefusalKind, Session,
     registrations::{MAX_LABEL_BYTES, MAX_LABELS, MAX_WEIGHT},
 };
 
@@ -20,6 +24,9 @@ pub const MAX_ENDPOINTS_PER_PORT: usize = 1_000;
 pub const MAX_SERVICE_PORTS: usize = 64;
 /// Most gateways of one cluster that are told to a peer and taken from one; further ones are left out.
 pub const MAX_GATEWAYS: usize = 64;
+
+/// Services that were withdrawn and are remembered to be shown.
+const MAX_WITHDRAWN: usize = 64;
 
 /// The link to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +60,16 @@ pub struct Peer {
     pub link: Link,
     /// The youngest link that ever was: an older one has nothing to say any more.
     pub youngest: Session,
-    /// The last sign of life.
-    pub heard: Moment,
-    /// When its endpoints become stale, unless it is heard before.
-    pub stale_at: Moment,
+    /// When it was heard, and what it has confirmed.
+    pub contact: Contact,
     /// What was imported is used last: the link is past its lease.
     pub stale: bool,
     /// The link was ended for good.
     pub ended: Option<Ended>,
+    /// It was revoked here, and knows it.
+    pub told: bool,
+    /// Up to which sequence it holds this cluster's bundle.
+    pub holds_bundle: u64,
     /// Of its exports: which history, and up to where all of it is held.
     pub have: Option<(String, u64)>,
     /// Its epoch as it said in this link's Hello.
@@ -77,6 +86,10 @@ pub struct Peer {
     pub acked: u64,
     /// How many of its objects were refused since the process started.
     pub refused: u64,
+    /// The services that it has withdrawn last, and when.
+    pub withdrawn: VecDeque<(Name, Moment)>,
+    /// Services that it says have no endpoints any more, before it has said all: believed once it has.
+    pub unsettled: BTreeMap<Name, v1::ExportedService>,
 }
 
 /// A service of a peer, checked.
@@ -97,8 +110,14 @@ pub struct SavedPeer {
     pub network: String,
     /// Last sign of life.
     pub heard: Moment,
+    /// For how long it has been silent, in milliseconds.
+    pub silent: i64,
+    /// It was past its lease.
+    pub stale: bool,
     /// The link was ended for good.
     pub ended: Option<Ended>,
+    /// It was revoked here, and knows it.
+    pub told: bool,
     /// Of its exports.
     pub have: Option<(String, u64)>,
     /// Mesh listeners.
@@ -109,16 +128,17 @@ pub struct SavedPeer {
 
 impl Peer {
     /// A peer that was just linked.
-    pub fn new(identity: PeerIdentity, epoch: String, now: Moment, lease: i64) -> Self {
+    pub fn new(identity: PeerIdentity, epoch: String, now: Moment) -> Self {
         Self {
             identity,
             network: String::new(),
             link: Link::Down,
             youngest: 0,
-            heard: now,
-            stale_at: now.plus(lease),
+            contact: Contact::new(now),
             stale: false,
             ended: None,
+            told: false,
+            holds_bundle: 0,
             have: None,
             said_epoch: String::new(),
             services: BTreeMap::new(),
@@ -127,16 +147,19 @@ impl Peer {
             exports: ExportLog::new(epoch),
             acked: 0,
             refused: 0,
+            withdrawn: VecDeque::new(),
+            unsettled: BTreeMap::new(),
         }
     }
 
     /// A peer as it was before a restart. It becomes stale only after `grace`, so that a short restart moves no traffic.
     pub fn restore(saved: SavedPeer, epoch: String, now: Moment, grace: i64) -> Self {
-        let mut peer = Self::new(saved.identity, epoch, now, grace);
+        let mut peer = Self::new(saved.identity, epoch, now);
         peer.network = saved.network;
-        // The wall clock may have been set back.
-        peer.heard = saved.heard.min(now);
+        peer.contact = Contact::restore(saved.heard, saved.silent, now, grace);
+        peer.stale = saved.stale;
         peer.ended = saved.ended;
+        peer.told = saved.told;
         peer.have = saved.have;
         peer.gateways = saved.gateways;
         for service in saved.services {
@@ -148,16 +171,30 @@ impl Peer {
     }
 
     /// What of this is to be saved, without the services.
-    pub fn saved(&self) -> SavedPeer {
+    pub fn saved(&mut self, now: Moment) -> SavedPeer {
         SavedPeer {
             identity: self.identity.clone(),
             network: self.network.clone(),
-            heard: self.heard,
+            heard: self.contact.last_heard(),
+            silent: self.contact.save(now),
+            stale: self.stale,
             ended: self.ended,
+            told: self.told,
             have: self.have.clone(),
             gateways: self.gateways.clone(),
             services: Vec::new(),
         }
+    }
+
+    /// Connected is who has confirmed something within its lease, over a link that is up: a link on which nothing moves
+    /// is none.
+    pub fn is_connected(&self, lease: Lease, now: Moment) -> bool {
+        self.session().is_some() && self.contact.is_confirmed(lease.stale_after, now)
+    }
+
+    /// Whether this side has to open links to it: to use them, or to tell it that it was revoked.
+    pub fn is_to_dial(&self) -> bool {
+        self.identity.dials && (self.ended.is_none() || (self.ended == Some(Ended::Revoked) && !self.told))
     }
 
     /// The session of the link, if it is up.
@@ -196,8 +233,23 @@ impl Peer {
         self.endpoint_total
     }
 
+    /// Remembers for a while that a service was withdrawn.
+    pub fn note_withdrawn(&mut self, name: &Name, now: Moment) {
+        self.withdrawn.retain(|(known, _)| known != name);
+        self.withdrawn.truncate(MAX_WITHDRAWN - 1);
+        self.withdrawn.push_front((name.clone(), now));
+    }
+
+    /// Whether a service is said to have lost all its endpoints before everything is said: a peer that is still putting
+    /// itself together does not know better.
+    pub fn is_unsettled(&self, name: &Name, service: &v1::ExportedService) -> bool {
+        let held = self.service(name).is_some_and(|held| count(held) > 0);
+        matches!(self.link, Link::Syncing(_)) && held && count(service) == 0
+    }
+
     /// A link begins: nothing was named on it yet.
     pub fn begin(&mut self) {
+        self.unsettled.clear();
         self.services.values_mut().for_each(|imported| imported.seen = false);
     }
 

@@ -26,6 +26,11 @@ impl Index {
                 changes.exports |= peer.exports.set_gateways(addresses.clone());
             }
         }
+        if changes.exports {
+            for peer in self.peers.values_mut().filter(|peer| peer.ended.is_none()) {
+                peer.contact.advanced(peer.exports.revision(), self.now);
+            }
+        }
         changes
     }
 

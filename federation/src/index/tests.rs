@@ -78,6 +78,7 @@ pub(crate) mod kit {
             trust_domain: domain("west.example"),
             export: patterns(&["*"]),
             import: patterns(import),
+            lease: LeasePolicy::default(),
         };
         Arc::new(Configuration {
             services: services.iter().map(|app| service(app)).collect(),

@@ -45,17 +45,13 @@ pub(super) async fn keep_links(state: Arc<State>, mut stop: watch::Receiver<bool
     loop {
         peers.borrow_and_update();
         let wanted: HashMap<Arc<str>, Vec<String>> = state.with_index(|index| {
-            let ours = index.peers().filter(|(_, peer)| {
-                peer.identity.dials && peer.ended != Some(crate::index::Ended::Withdrawn)
-            });
+            let ours = index.peers().filter(|(_, peer)| peer.is_to_dial());
             ours.map(|(name, peer)| (Arc::clone(name), peer.identity.addresses.clone())).collect()
         });
-        // A task whose peer was revoked still has to say so, and ends by itself.
         tasks.retain(|cluster, dialling| wanted.get(cluster).is_some_and(|a| *a == dialling.addresses));
         for (cluster, addresses) in wanted {
             let is_alive = tasks.get(&cluster).is_some_and(|dialling| !dialling.task.is_finished());
-            let is_peer = state.with_index(|index| index.peer(&cluster).is_some_and(|p| p.ended.is_none()));
-            if !is_alive && is_peer {
+            if !is_alive {
                 let task = tokio::spawn(dial(Arc::clone(&state), Arc::clone(&cluster), stop.clone()));
                 tasks.insert(cluster, Dialling { addresses, task });
             }
@@ -71,13 +67,13 @@ pub(super) async fn keep_links(state: Arc<State>, mut stop: watch::Receiver<bool
     }
 }
 
-/// Opens a link, again and again, until the peer is none any more.
+/// Opens a link, again and again, until the peer is none any more; one that was revoked has to be told.
 async fn dial(state: Arc<State>, cluster: Arc<str>, mut stop: watch::Receiver<bool>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let (used, end) = open(&state, &cluster, stop.clone()).await;
         let reason = match end {
-            End::Over => return,
+            End::Over | End::Left => return,
             End::Broken(reason) => reason,
         };
         if used {
@@ -97,7 +93,7 @@ async fn dial(state: Arc<State>, cluster: Arc<str>, mut stop: watch::Receiver<bo
 
 async fn open(state: &Arc<State>, cluster: &Arc<str>, mut stop: watch::Receiver<bool>) -> (bool, End) {
     let known = state.with_index(|index| {
-        let peer = index.peer(cluster).filter(|peer| peer.ended.is_none())?;
+        let peer = index.peer(cluster).filter(|peer| peer.is_to_dial())?;
         Some((peer.identity.trust_domain.clone(), peer.identity.addresses.clone()))
     });
     let Some((trust_domain, addresses)) = known else { return (false, End::Over) };

@@ -11,11 +11,14 @@ use tokio::{
     time::{Instant, Interval, interval},
 };
 use tokio_stream::{Stream, StreamExt};
-use tombolo_proto::v1::{Ack, Hello, LinkMessage, Ping, Pong, Refused, Synced, link_message::Message};
+use tombolo_proto::v1::{
+    self, Ack, BundleTaken, Hello, LinkMessage, Ping, Pong, Refused, Synced, link_message::Message,
+};
 use tonic::Status;
 
+use super::{LIMIT, LinkStats};
 use crate::{
-    index::{Ended, Event, Name, PeerEvent, Refusal, RefusalKind, Session, Update},
+    index::{Event, Name, PeerEvent, Refusal, RefusalKind, Session, Update},
     running::stopped,
     state::State,
 };
@@ -31,6 +34,10 @@ const MAX_REFUSALS: u32 = 1000;
 /// What a Refused message is about when it ends the link, and why.
 const LINK: &str = "link";
 const REVOKED: &str = "revoked";
+/// The answer to that.
+const LEFT: &str = "left";
+/// What is still on its way may take this long where a link ends in order.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Where messages go.
 pub(super) type Outgoing = mpsc::Sender<Result<LinkMessage, Status>>;
@@ -46,13 +53,18 @@ pub(super) struct Link {
     /// Up to which revision the peer is told; none until its Hello has come.
     told: Option<u64>,
     refusals: u32,
+    stats: Arc<LinkStats>,
+    /// The last question, and when it went out.
+    pinged: Option<(u64, Instant)>,
 }
 
 /// How a link ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The process ends, or the peer is none any more.
+    /// The process ends, or the peer is none any more and knows it.
     Over,
+    /// The peer wants no link any more.
+    Left,
     /// It broke; this is why.
     Broken(String),
 }
@@ -65,15 +77,16 @@ impl Link {
     pub fn new(state: Arc<State>, cluster: Arc<str>, out: Outgoing) -> Self {
         let session = state.session();
         let (answers, updates) = (VecDeque::new(), VecDeque::new());
-        Self { state, cluster, session, out, answers, updates, told: None, refusals: 0 }
+        let stats = state.link_stats(&cluster);
+        Self { state, cluster, session, out, answers, updates, told: None, refusals: 0, stats, pinged: None }
     }
 
     /// Runs until it breaks, the peer is revoked, or `stop` turns true. Returns whether it ever was in use, and its end.
-    pub async fn run<S>(mut self, incoming: S, stop: watch::Receiver<bool>) -> (bool, End)
+    pub async fn run<S>(mut self, mut incoming: S, stop: watch::Receiver<bool>) -> (bool, End)
     where
         S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
     {
-        let end = match self.serve(incoming, stop).await {
+        let end = match self.serve(&mut incoming, stop).await {
             Ok(()) => End::Over,
             Err(end) => end,
         };
@@ -82,14 +95,24 @@ impl Link {
             // Refused if a younger link is in use: then this one's end means nothing.
             self.state.apply_quietly(self.peer(PeerEvent::Disconnected { session: self.session }));
         }
+        if matches!(end, End::Left) {
+            drop(self);
+            // Until the peer hangs up: what is on the way would be lost with the connection.
+            let hung_up = async { while let Some(Ok(_)) = incoming.next().await {} };
+            let _in_time = tokio::time::timeout(GOODBYE, hung_up).await;
+        }
         (used, end)
     }
 
-    async fn serve<S>(&mut self, mut incoming: S, mut stop: watch::Receiver<bool>) -> Result<(), End>
+    async fn serve<S>(&mut self, incoming: &mut S, mut stop: watch::Receiver<bool>) -> Result<(), End>
     where
         S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
     {
         let (mut exports, mut peers) = (self.state.exports(), self.state.peers());
+        let mut bundle = self.state.bundle_changes();
+        if self.is_revoked() {
+            return farewell(&self.state, &self.cluster, &self.out, incoming).await;
+        }
         let mut ping: Interval = interval(PING);
         let (mut heard, mut sent, mut pings) = (Instant::now(), Instant::now(), 0);
         let out = self.out.clone();
@@ -103,21 +126,30 @@ impl Link {
                 permit = out.reserve(), if !idle => {
                     let Ok(permit) = permit else { return broken("the link has ended") };
                     let message = self.answers.pop_front().or_else(|| self.updates.pop_front());
-                    permit.send(Ok(LinkMessage { message }));
                     sent = Instant::now();
+                    if let Some(Message::Ping(ping)) = &message {
+                        self.pinged = Some((ping.id, sent));
+                    }
+                    let message = LinkMessage { message };
+                    self.stats.sent(&message);
+                    permit.send(Ok(message));
                 }
                 message = incoming.next() => {
                     heard = Instant::now();
                     match message {
-                        Some(Ok(message)) => self.take(message.message)?,
+                        Some(Ok(message)) => {
+                            self.stats.received(&message);
+                            self.take(message.message)?;
+                        }
                         Some(Err(status)) => return broken(status.message()),
                         None => return broken("the peer has ended the link"),
                     }
                 }
                 Ok(()) = exports.changed(), if self.told.is_some() && self.updates.is_empty() => self.tell()?,
                 Ok(()) = peers.changed() => if self.is_revoked() {
-                    return self.part(incoming).await;
+                    return farewell(&self.state, &self.cluster, &self.out, incoming).await;
                 },
+                Ok(()) = bundle.changed() => self.answer(Message::Bundle(self.state.own_bundle()))?,
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE {
                         return broken("the peer is silent");
@@ -138,25 +170,7 @@ impl Link {
     }
 
     fn is_revoked(&self) -> bool {
-        let ended = |peer: &crate::index::Peer| peer.ended == Some(Ended::Revoked);
-        self.state.with_index(|index| index.peer(&self.cluster).is_none_or(ended))
-    }
-
-    /// Says that this side ended the link for good, so that the peer need not take it for a failure.
-    async fn part<S>(&mut self, mut incoming: S) -> Result<(), End>
-    where
-        S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
-    {
-        let message = Some(Message::Refused(Refused { object: LINK.into(), reason: REVOKED.into() }));
-        let farewell = async {
-            if self.out.send(Ok(LinkMessage { message })).await.is_ok() {
-                // Until the peer hangs up: what is on the way would be lost with the connection.
-                while let Some(Ok(_)) = incoming.next().await {}
-            }
-        };
-        // A peer that does not listen finds out by its handshake.
-        let _heard = tokio::time::timeout(Duration::from_secs(1), farewell).await;
-        Ok(())
+        self.state.with_index(|index| index.peer(&self.cluster).is_none_or(|peer| peer.ended.is_some()))
     }
 
     fn answer(&mut self, message: Message) -> Result<(), End> {
@@ -227,14 +241,17 @@ impl Link {
         // A kind of message that this version does not know: from a younger peer, and no reason to part.
         let Some(message) = message else { return Ok(()) };
         let session = self.session;
-        if let Message::Hello(hello) = message {
-            return self.hello(hello);
+        match message {
+            Message::Hello(hello) => return self.hello(hello),
+            Message::Refused(refused) if is_about_link(&refused, REVOKED) => return self.left(),
+            _ => {}
         }
         if self.told.is_none() {
             return broken("the peer's first message is no Hello");
         }
         let event = match message {
-            Message::Bundle(bundle) => PeerEvent::Bundle { session, bundle },
+            Message::Bundle(bundle) => return self.bundle(bundle),
+            Message::BundleTaken(taken) => PeerEvent::BundleTaken { session, sequence: taken.sequence },
             Message::Service(service) => PeerEvent::Service { session, service },
             Message::Withdrawn(w) => PeerEvent::Withdrawn { session, name: Name::new(&w.namespace, &w.name) },
             Message::Gateways(gateways) => {
@@ -250,7 +267,13 @@ impl Link {
                 PeerEvent::Heard { session }
             }
             Message::Refused(refused) => self.refused(&refused),
-            Message::Pong(_) | Message::Hello(_) => PeerEvent::Heard { session },
+            Message::Pong(pong) => {
+                if let Some((_, since)) = self.pinged.take_if(|(id, _)| *id == pong.id) {
+                    self.stats.answered(since.elapsed());
+                }
+                PeerEvent::Answered { session }
+            }
+            Message::Hello(_) => PeerEvent::Heard { session },
         };
         for refusal in self.state.apply(self.peer(event)) {
             self.refuse(refusal)?;
@@ -258,12 +281,28 @@ impl Link {
         Ok(())
     }
 
+    /// What is held is confirmed, so that the peer may sign with it.
+    fn bundle(&mut self, bundle: v1::TrustBundle) -> Result<(), End> {
+        let (session, sequence) = (self.session, bundle.sequence);
+        let refusals = self.state.apply(self.peer(PeerEvent::Bundle { session, bundle }));
+        if refusals.is_empty() {
+            return self.answer(Message::BundleTaken(BundleTaken { sequence }));
+        }
+        refusals.into_iter().try_for_each(|refusal| self.refuse(refusal))
+    }
+
+    /// The peer has ended the link for good.
+    fn left(&mut self) -> Result<(), End> {
+        tracing::warn!(peer = %self.cluster, "the peer has ended the link for good");
+        let event = PeerEvent::Left { session: self.session };
+        self.state.apply(self.peer(event));
+        // Where there is no room, the peer says it again.
+        let _told = self.out.try_send(Ok(about_link(LEFT)));
+        Err(End::Left)
+    }
+
     fn refused(&self, refused: &Refused) -> PeerEvent {
         let session = self.session;
-        if refused.object == LINK && refused.reason == REVOKED {
-            tracing::warn!(peer = %self.cluster, "the peer has ended the link for good");
-            return PeerEvent::Left { session };
-        }
         let (object, reason) = (format!("{:.128}", refused.object), format!("{:.256}", refused.reason));
         tracing::warn!(peer = %self.cluster, object, reason, "the peer refuses");
         PeerEvent::Heard { session }
@@ -280,4 +319,52 @@ impl Link {
         }
         self.answer(Message::Refused(Refused { object: refusal.object, reason: refusal.reason }))
     }
+}
+
+fn about_link(reason: &str) -> LinkMessage {
+    let refused = Refused { object: LINK.into(), reason: reason.into() };
+    LinkMessage { message: Some(Message::Refused(refused)) }
+}
+
+fn is_about_link(refused: &Refused, reason: &str) -> bool {
+    refused.object == LINK && refused.reason == reason
+}
+
+/// The whole of a link with somebody who is a peer no more: says so, so that it is not taken for a failure, and waits
+/// until the other side knows. Whoever has ended it: a side that has forgotten hears it again.
+pub(super) async fn farewell<S>(
+    state: &State,
+    cluster: &Arc<str>,
+    out: &Outgoing,
+    incoming: &mut S,
+) -> Result<(), End>
+where
+    S: Stream<Item = Result<LinkMessage, Status>> + Unpin,
+{
+    let parting = async {
+        if out.send(Ok(about_link(REVOKED))).await.is_err() {
+            return broken("the link has ended");
+        }
+        loop {
+            let message = match incoming.next().await {
+                Some(Ok(message)) => message.message,
+                Some(Err(status)) => return broken(status.message()),
+                None => return broken("the peer does not know yet that it was revoked"),
+            };
+            match message {
+                Some(Message::Refused(said)) if is_about_link(&said, LEFT) => break,
+                Some(Message::Refused(said)) if is_about_link(&said, REVOKED) => {
+                    // Both have ended it; the answer may be late for a peer that hangs up.
+                    let _told = out.send(Ok(about_link(LEFT))).await;
+                    break;
+                }
+                // Said before it knew.
+                _ => {}
+            }
+        }
+        state.apply_quietly(Event::Peer { cluster: Arc::clone(cluster), event: PeerEvent::Told });
+        Ok(())
+    };
+    let late = |_| End::Broken("the peer does not know yet that it was revoked".into());
+    tokio::time::timeout(LIMIT, parting).await.map_err(late)?
 }

@@ -4,6 +4,7 @@
 
 mod dial;
 mod link;
+mod stats;
 
 use std::{
     fmt,
@@ -28,11 +29,12 @@ use tombolo_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    index::{Event, MAX_PEERS, PeerEvent, PeerIdentity},
+    index::{Event, MAX_PEERS, Peer, PeerEvent, PeerIdentity},
     server::{busy, internal},
     state::{State, bundle_model},
 };
 use link::{End, Link};
+pub use stats::LinkStats;
 
 /// A handshake or the opening of a link may take this long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -97,7 +99,12 @@ impl Peering {
         let expected = SpiffeId::controller(&token.trust_domain);
         let config = tls::bootstrap_client(&token.trust_domain, token.root_sha256, &expected);
         let config = config.map_err(|e| e.to_string())?;
-        let channel = grpc::connect(&token.addresses, config).await.map_err(|e| e.to_string())?;
+        let channel = grpc::connect(&token.addresses, config).await.map_err(|error| {
+            format!(
+                "no controller with the token's root was reached ({error}): the token was changed, another controller \
+                 answers there, or none does"
+            )
+        })?;
         let cluster = Some(self.state.cluster_info());
         let request = HandshakeRequest { secret: token.secret.reveal().to_owned(), cluster };
         let mut client = PeeringClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -127,12 +134,12 @@ impl Peering {
         }
     }
 
-    /// The peer whose controller has this identity.
+    /// The peer whose controller has this identity; also one that is none any more, who is to hear that.
     fn peer_of(&self, id: &SpiffeId) -> Option<Arc<str>> {
         self.state.with_index(|index| {
-            let mut peers = index.peers().filter(|(_, peer)| peer.ended.is_none());
-            let found = peers.find(|(_, peer)| SpiffeId::controller(&peer.identity.trust_domain) == *id);
-            found.map(|(name, _)| Arc::clone(name))
+            let is_it = |peer: &&Peer| SpiffeId::controller(&peer.identity.trust_domain) == *id;
+            let found = index.peers().filter(|(_, peer)| is_it(peer));
+            found.min_by_key(|(_, peer)| peer.ended.is_some()).map(|(name, _)| Arc::clone(name))
         })
     }
 }

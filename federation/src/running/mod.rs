@@ -71,12 +71,12 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// 15 s, 60 s, 15 s, 24 h, 10 s, 24 h, 1 s.
+    /// 15 s, 60 s, 30 s, 24 h, 10 s, 24 h, 1 s.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
             restart_grace: Duration::from_secs(60),
-            peer_lease: Duration::from_secs(15),
+            peer_lease: Duration::from_secs(30),
             peer_drop: Duration::from_secs(24 * 3600),
             quota_lease: Duration::from_secs(10),
             certificate: DEFAULT_TTL,

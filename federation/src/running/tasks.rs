@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::interval};
 use tombolo_core::resources::Watcher;
 
 use super::stopped;
-use crate::{ca::DEFAULT_TTL, index::Event, state::State};
+use crate::{ca::DEFAULT_TTL, index::Event, state::State, status::peers};
 
 /// The files as they are at the start, at once; then whenever they change, until `stop`.
 pub(super) async fn follow_files(
@@ -84,6 +84,7 @@ fn gauge(state: &State) {
     for (kind, count) in counts {
         state.telemetry.set(kind, i64::try_from(count).unwrap_or(i64::MAX));
     }
+    peers::gauge(state);
     state.telemetry.set("store_failures", i64::try_from(state.store_failures()).unwrap_or(i64::MAX));
 }
 

@@ -48,7 +48,13 @@ struct PeerRecord {
     dials: bool,
     network: String,
     heard: Moment,
+    #[serde(default)]
+    silent: i64,
+    #[serde(default)]
+    stale: bool,
     ended: Option<Ended>,
+    #[serde(default)]
+    told: bool,
     have: Option<(String, u64)>,
     gateways: Vec<String>,
 }
@@ -93,7 +99,10 @@ impl From<SavedPeer> for PeerRecord {
             dials,
             network: peer.network,
             heard: peer.heard,
+            silent: peer.silent,
+            stale: peer.stale,
             ended: peer.ended,
+            told: peer.told,
             have: peer.have,
             gateways: peer.gateways,
         }
@@ -115,7 +124,10 @@ impl PeerRecord {
             identity,
             network: self.network,
             heard: self.heard,
+            silent: self.silent,
+            stale: self.stale,
             ended: self.ended,
+            told: self.told,
             have: self.have,
             gateways: self.gateways,
             services: Vec::new(),

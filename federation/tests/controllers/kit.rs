@@ -140,8 +140,19 @@ impl Cluster {
     }
 
     pub async fn peer_token(&self, ttl_seconds: u32) -> String {
-        let request = v1::PeerTokenRequest { ttl_seconds };
+        let request = v1::PeerTokenRequest { ttl_seconds, uses: 1 };
         self.operator().await.peer_token(request).await.unwrap().into_inner().token
+    }
+
+    pub async fn revoke(&self, peer: &str) {
+        let request = v1::PeerRevokeRequest { cluster: peer.into() };
+        self.operator().await.peer_revoke(request).await.unwrap();
+    }
+
+    pub async fn show(&self, peer: &str) -> Value {
+        let request = v1::PeerShowRequest { cluster: peer.into() };
+        let answer = self.operator().await.peer_show(request).await.unwrap().into_inner();
+        serde_json::from_str(&answer.json).unwrap()
     }
 
     pub async fn peer_join(&self, token: &str) -> Result<v1::PeerJoinResponse, Status> {

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use tombolo_core::{
     discovery::type_url,
-    identity::Token,
+    identity::{Secret, Token},
     model::SpiffeId,
     tls::{self, grpc},
 };
 use tombolo_federation::Bounds;
 use tombolo_proto::v1::{
-    HandshakeRequest, PeerRevokeRequest, TokenRevokeRequest, peering_client::PeeringClient,
+    HandshakeRequest, PeerRevokeRequest, PeerTokenRequest, TokenRevokeRequest, peering_client::PeeringClient,
 };
 use tonic::Code;
 
@@ -173,7 +173,11 @@ async fn peer_tokens_that_are_used_expired_revoked_or_damaged_link_nobody() {
     refused(&damaged, "damaged").await;
     let parsed = Token::parse(&token).unwrap();
     let tampered = Token { root_sha256: [7; 32], ..parsed.clone() };
-    refused(&tampered.print().unwrap(), "").await;
+    refused(&tampered.print().unwrap(), "no controller with the token's root was reached").await;
+    let elsewhere = Token { addresses: vec![east.running().address.to_string()], ..parsed.clone() };
+    refused(&elsewhere.print().unwrap(), "no controller with the token's root was reached").await;
+    let guessed = Token { secret: Secret::generate().unwrap(), ..parsed.clone() };
+    refused(&guessed.print().unwrap(), "not known").await;
     let join = west.join_token("bank", "ledger", 1).await;
     refused(&join.print().unwrap(), "join token").await;
     let revoked = west.peer_token(60).await;
@@ -215,6 +219,89 @@ async fn peer_tokens_that_are_used_expired_revoked_or_damaged_link_nobody() {
     east.peer_join(&token).await.unwrap();
     // Used once.
     assert_eq!(shake(secret, cluster).await.err(), Some(Code::PermissionDenied));
+    let north = Cluster::start("north").await;
+    let status = north.peer_join(&token).await.unwrap_err();
+    assert!(status.message().contains("used already"), "{}", status.message());
+    // As often as it was said.
+    let request = PeerTokenRequest { ttl_seconds: 60, uses: 2 };
+    let token = west.operator().await.peer_token(request).await.unwrap().into_inner().token;
+    let south = Cluster::start("south").await;
+    for cluster in [&north, &south] {
+        cluster.peer_join(&token).await.unwrap();
+    }
+    let status = east.peer_join(&token).await.unwrap_err();
+    assert!(status.message().contains("used already"), "{}", status.message());
+}
+
+/// One side revokes while the other is down; the other hears of it when it is back, whoever opens the link.
+async fn revoked_while_away(away: &str) {
+    let Pair { mut east, mut west, .. } = pair().await;
+    let (absent, present) = if away == "east" { (&mut east, &west) } else { (&mut west, &east) };
+    absent.stop().await;
+    present.revoke(absent.name).await;
+    let here = present.until_peer(absent.name, "withdrawn", |p| p["state"] == "withdrawn").await;
+    assert_eq!((&here["endedBy"], &here["told"]), (&"here".into(), &false.into()));
+    absent.try_again().await.unwrap();
+    let there = absent.until_peer(present.name, "withdrawn", |p| p["state"] == "withdrawn").await;
+    assert_eq!((&there["endedBy"], &there["imported"]), (&"peer".into(), &0.into()));
+    present.until_peer(absent.name, "told", |p| p["told"] == true).await;
+    // What was revoked stays so.
+    absent.restart().await;
+    absent.until_peer(present.name, "withdrawn", |p| p["state"] == "withdrawn").await;
+    let token = absent.peer_token(60).await;
+    present.peer_join(&token).await.unwrap();
+    for (cluster, peer) in [(&*absent, present.name), (present, absent.name)] {
+        cluster.until_peer(peer, "linked anew", |p| p["state"] == "synced" && p["connected"] == true).await;
+    }
+}
+
+#[tokio::test]
+async fn the_side_that_opens_the_link_hears_that_it_was_revoked_while_it_was_away() {
+    revoked_while_away("east").await;
+}
+
+#[tokio::test]
+async fn the_side_that_is_linked_to_hears_that_it_was_revoked_while_it_was_away() {
+    revoked_while_away("west").await;
+}
+
+#[tokio::test]
+async fn a_peer_is_shown_with_what_it_has_confirmed_and_what_it_has_withdrawn() {
+    let Pair { east, west, .. } = &pair().await;
+    let shown = west.until_peer("east", "all is confirmed", |p| {
+        p["confirmed"] == p["revision"] && p["lagSeconds"] == 0.0 && p["roundTripMillis"].is_f64()
+    });
+    let shown = shown.await;
+    assert!(shown["sentBytes"].as_u64().unwrap() > 100 && shown["receivedMessages"].as_u64().unwrap() > 2);
+    assert_eq!(
+        (&shown["deprioritizeAfterSeconds"], &shown["dropAfterSeconds"]),
+        (&30.into(), &86_400.into())
+    );
+    soon("metrics", async {
+        let line = "tombolo_peer_state{peer=\"east\",state=\"synced\"} 1";
+        while !west.options.telemetry.encode().contains(line) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    east.until_peer("west", "imported", |p| p["imported"] == 1).await;
+    let shown = east.show("west").await;
+    let service = &shown["services"][0];
+    assert_eq!(
+        (&service["name"], &service["state"], &service["endpoints"]),
+        (&"ledger".into(), &"synced".into(), &1.into())
+    );
+    assert_eq!(shown["dials"], true);
+    let unexported = documents(&["ledger"], "east").replace(
+        "export: { services: [{ namespace: bank, name: '*' }] }",
+        "lease: { deprioritizeAfter: 2s, dropAfter: 1h }",
+    );
+    west.apply(&unexported).await;
+    east.until_peer("west", "withdrawn", |p| p["imported"] == 0).await;
+    let service = &east.show("west").await["services"][0];
+    assert_eq!((&service["name"], &service["state"]), (&"ledger".into(), &"withdrawn".into()));
+    let shown = west.show("east").await;
+    assert_eq!((&shown["deprioritizeAfterSeconds"], &shown["dropAfterSeconds"]), (&2.into(), &3600.into()));
 }
 
 #[tokio::test]

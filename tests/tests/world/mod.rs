@@ -301,7 +301,7 @@ impl Cluster {
 
     /// Joins another cluster by its token, as `tombolo peer` does.
     pub async fn peer_with(&self, other: &Self) {
-        let request = PeerTokenRequest { ttl_seconds: 60 };
+        let request = PeerTokenRequest { ttl_seconds: 60, uses: 1 };
         let token = other.operator().await.peer_token(request).await.unwrap().into_inner().token;
         self.operator().await.peer_join(PeerJoinRequest { token }).await.unwrap();
     }

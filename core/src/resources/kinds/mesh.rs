@@ -384,6 +384,21 @@ pub struct Peer {
     /// What is taken of what it offers.
     #[serde(default)]
     pub import: ServicePatterns,
+    /// For how long what it said is good while it is silent.
+    #[serde(default)]
+    pub lease: PeerLease,
+}
+
+/// For how long what a peer said is good while it is silent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerLease {
+    /// Then its endpoints are used last; 30 s where it is not said.
+    #[serde(default)]
+    pub deprioritize_after: Option<String>,
+    /// Then they are dropped; 24 h where it is not said.
+    #[serde(default)]
+    pub drop_after: Option<String>,
 }
 
 /// A choice of services.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{common::Checker, routes::backend_ref};
+use super::{common::Checker, routes::backend_ref, traffic::duration};
 use crate::{
     model::{SpiffeId, TrustDomain, check_dns_label},
     resources::{
         kinds::{
-            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PolicyFrom, PolicyTo,
+            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PeerLease, PolicyFrom, PolicyTo,
             ServicePatterns, Split, TextMatchType, TextRule, Workload,
         },
         parse_duration,
@@ -268,6 +268,23 @@ pub(super) fn peer(c: &mut Checker, peer: &Peer) {
     for (field, patterns) in [("export", &peer.export), ("import", &peer.import)] {
         c.at(field, |c| service_patterns(c, patterns));
     }
+    c.at("lease", |c| peer_lease(c, &peer.lease));
+}
+
+/// Both within a second and 30 days, the first not longer than the second.
+fn peer_lease(c: &mut Checker, lease: &PeerLease) {
+    let mut bounds = [Duration::from_secs(30), Duration::from_secs(24 * 3600)];
+    let fields = [("deprioritizeAfter", &lease.deprioritize_after), ("dropAfter", &lease.drop_after)];
+    for ((field, text), bound) in fields.into_iter().zip(&mut bounds) {
+        duration(c, field, text.as_deref(), Duration::from_secs(1), Duration::from_secs(30 * 86_400));
+        *bound = text.as_deref().and_then(|text| parse_duration(text).ok()).unwrap_or(*bound);
+    }
+    let [deprioritize, drop] = bounds;
+    c.require(
+        deprioritize <= drop,
+        "dropAfter is before deprioritizeAfter",
+        "drop no sooner than deprioritize",
+    );
 }
 
 fn service_patterns(c: &mut Checker, patterns: &ServicePatterns) {

@@ -1,0 +1,166 @@
+//! Metrics of the links with other clusters' controllers.
+
+use std::fmt;
+
+use dashmap::DashMap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::listeners::store;
+
+/// Peers that have metrics of their own; further ones have none.
+const MAX_PEERS: usize = 1_000;
+
+/// What a peer's state may be.
+const STATES: [&str; 4] = ["synced", "syncing", "stale", "withdrawn"];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Peer {
+    peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerState {
+    peer: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    peer: String,
+    direction: &'static str,
+}
+
+/// How a peer is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PeerStatus {
+    /// `synced`, `syncing`, `stale` or `withdrawn`.
+    pub state: &'static str,
+    /// It has confirmed something within its lease.
+    pub connected: bool,
+    /// For how long the oldest change has waited that it has not confirmed, in seconds.
+    pub lag: f64,
+    /// How long its last answer took, in seconds; 0: none yet.
+    pub round_trip: f64,
+    /// Services: taken from it, and told to it.
+    pub services: [usize; 2],
+    /// Bytes: received from it, and sent to it.
+    pub bytes: [u64; 2],
+    /// Messages: received from it, and sent to it.
+    pub messages: [u64; 2],
+    /// What was not taken of what it said.
+    pub refused: u64,
+}
+
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// `tombolo_peer_...`.
+#[derive(Default)]
+pub struct PeerMetrics {
+    state: Family<PeerState, Gauge>,
+    connected: Family<Peer, Gauge>,
+    lag: Family<Peer, Seconds>,
+    round_trip: Family<Peer, Seconds>,
+    services: Family<Direction, Gauge>,
+    bytes: Family<Direction, Counter>,
+    messages: Family<Direction, Counter>,
+    refused: Family<Peer, Counter>,
+    peers: DashMap<String, ()>,
+}
+
+impl PeerMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register("peer_state", "1 for the state that a peer is in", all.state.clone());
+        registry.register(
+            "peer_connected",
+            "1: the peer has confirmed something within its lease",
+            all.connected.clone(),
+        );
+        registry.register(
+            "peer_lag_seconds",
+            "How long the oldest change has waited that the peer has not confirmed",
+            all.lag.clone(),
+        );
+        registry.register(
+            "peer_round_trip_seconds",
+            "How long the peer's last answer took",
+            all.round_trip.clone(),
+        );
+        registry.register("peer_services", "Services told to and taken from a peer", all.services.clone());
+        registry.register("peer_link_bytes", "Bytes over the links with a peer", all.bytes.clone());
+        registry.register("peer_link_messages", "Messages over the links with a peer", all.messages.clone());
+        registry.register("peer_refused", "What was not taken of what a peer said", all.refused.clone());
+        all
+    }
+
+    /// Shows a peer.
+    pub fn show(&self, name: &str, status: &PeerStatus) {
+        if !self.is_shown(name) {
+            return;
+        }
+        for state in STATES {
+            let labels = PeerState { peer: name.to_owned(), state };
+            self.state.get_or_create_owned(&labels).set(i64::from(state == status.state));
+        }
+        let peer = Peer { peer: name.to_owned() };
+        self.connected.get_or_create_owned(&peer).set(i64::from(status.connected));
+        self.lag.get_or_create_owned(&peer).set(status.lag);
+        self.round_trip.get_or_create_owned(&peer).set(status.round_trip);
+        store(&self.refused.get_or_create_owned(&peer), status.refused);
+        for (place, direction) in ["received", "sent"].into_iter().enumerate() {
+            let labels = Direction { peer: name.to_owned(), direction };
+            let of = |counts: [u64; 2]| counts.get(place).copied().unwrap_or_default();
+            let services = status.services.get(place).copied().unwrap_or_default();
+            self.services.get_or_create_owned(&labels).set(i64::try_from(services).unwrap_or(i64::MAX));
+            store(&self.bytes.get_or_create_owned(&labels), of(status.bytes));
+            store(&self.messages.get_or_create_owned(&labels), of(status.messages));
+        }
+    }
+
+    fn is_shown(&self, name: &str) -> bool {
+        if self.peers.contains_key(name) {
+            return true;
+        }
+        let fits = self.peers.len() < MAX_PEERS;
+        if fits {
+            self.peers.insert(name.to_owned(), ());
+        }
+        fits
+    }
+}
+
+impl fmt::Debug for PeerMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerMetrics").field("peers", &self.peers.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{AccessLog, Telemetry};
+
+    #[test]
+    fn peers_beyond_the_bound_have_no_metrics() {
+        let telemetry = Telemetry::new(AccessLog::off());
+        let status = PeerStatus { state: "synced", lag: 1.5, bytes: [3, 4], ..PeerStatus::default() };
+        for number in 0..=MAX_PEERS {
+            telemetry.peers().show(&format!("p{number}"), &status);
+            telemetry.peers().show(&format!("p{number}"), &status);
+        }
+        let text = telemetry.encode();
+        for line in [
+            "tombolo_peer_state{peer=\"p0\",state=\"synced\"} 1",
+            "tombolo_peer_state{peer=\"p0\",state=\"stale\"} 0",
+            "tombolo_peer_lag_seconds{peer=\"p999\"} 1.5",
+            "tombolo_peer_link_bytes_total{peer=\"p0\",direction=\"sent\"} 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+        assert!(!text.contains("peer=\"p1000\""));
+    }
+}

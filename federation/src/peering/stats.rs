@@ -1,0 +1,41 @@
+//! What goes over the links with a peer.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use prost::Message;
+use tombolo_proto::v1::LinkMessage;
+
+/// Counted since the process started, over all links with one peer.
+#[derive(Debug, Default)]
+pub struct LinkStats {
+    /// Messages that were sent.
+    pub sent_messages: AtomicU64,
+    /// Their bytes, as gRPC messages.
+    pub sent_bytes: AtomicU64,
+    /// Messages that came.
+    pub received_messages: AtomicU64,
+    /// Their bytes, as gRPC messages.
+    pub received_bytes: AtomicU64,
+    /// How long the last question took to be answered, in microseconds; 0: none was yet.
+    pub round_trip_micros: AtomicU64,
+}
+
+impl LinkStats {
+    /// A message goes out.
+    pub fn sent(&self, message: &LinkMessage) {
+        self.sent_messages.fetch_add(1, Relaxed);
+        self.sent_bytes.fetch_add(message.encoded_len() as u64, Relaxed);
+    }
+
+    /// A message came.
+    pub fn received(&self, message: &LinkMessage) {
+        self.received_messages.fetch_add(1, Relaxed);
+        self.received_bytes.fetch_add(message.encoded_len() as u64, Relaxed);
+    }
+
+    /// A question was answered after this time.
+    pub fn answered(&self, after: std::time::Duration) {
+        let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip_micros.store(micros.max(1), Relaxed);
+    }
+}
