@@ -12,6 +12,7 @@ use super::{
     chooser::{Chosen, choose},
     connection::{Replay, Wire},
     listen::Accepted,
+    tenure::Tenures,
 };
 use crate::{decide::ClientValidation, model::SpiffeId, tls};
 
@@ -52,12 +53,13 @@ impl Acceptor {
         accepted: Accepted,
         entry: Arc<Entry>,
         limit: Duration,
+        tenures: &Arc<Tenures>,
     ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
         let timeout = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
         match self {
             Self::Plain => Ok(plain(accepted, entry)?),
             Self::Tls(config) => {
-                let work = secure(accepted, entry, config.load_full());
+                let work = secure(accepted, entry, config.load_full(), tenures);
                 tokio::time::timeout(limit, work).await.map_err(|_| timeout())?
             }
             Self::Chosen(chooser) => {
@@ -67,7 +69,7 @@ impl Acceptor {
             Self::Permissive(config) => {
                 let work = async {
                     if begins_with_tls(&accepted.tcp).await? {
-                        secure(accepted, entry, config.load_full()).await
+                        secure(accepted, entry, config.load_full(), tenures).await
                     } else {
                         plain(accepted, entry)
                     }
@@ -106,15 +108,18 @@ async fn secure(
     accepted: Accepted,
     entry: Arc<Entry>,
     config: Arc<ServerConfig>,
+    tenures: &Arc<Tenures>,
 ) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
     let (local, peer) = (accepted.tcp.local_addr()?, accepted.peer);
-    let tls = TlsAcceptor::from(config).accept(Replay::new(accepted.prefix, accepted.tcp)).await?;
+    let mut tls = TlsAcceptor::from(config).accept(Replay::new(accepted.prefix, accepted.tcp)).await?;
     let spoken = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2" | b"mesh-h2") => Spoken::Http2,
         Some(b"mesh-tcp") => Spoken::Tcp,
         _ => Spoken::Http1,
     };
-    let identity = tls::peer_id(tls.get_ref().1.peer_certificates());
+    let chain = tls.get_ref().1.peer_certificates();
+    let (identity, tenure) = (tls::peer_id(chain), tenures.enter(chain));
+    tls.get_mut().0.set_tenure(tenure);
     Ok(terminated(tls, (peer, local), entry, spoken, Shown { identity, clients: None }))
 }
 

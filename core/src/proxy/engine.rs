@@ -28,6 +28,7 @@ use super::{
     refusal::{self, Refusal},
     strict::{HeadScan, Refused},
     tcp,
+    tenure::Tenures,
     upstream::MeshConnector,
 };
 use crate::{model::Snapshot, quota::Quotas};
@@ -67,6 +68,7 @@ pub struct HttpEngine {
     tcp: tcp::Tunnels,
     observer: Arc<dyn Observer>,
     limits: HttpLimits,
+    tenures: Arc<Tenures>,
 }
 
 /// The engine cannot be made.
@@ -92,9 +94,10 @@ impl HttpEngine {
             crowds: Arc::clone(&crowds),
         };
         let connector = MeshConnector::new(parts.upstream.clone());
-        let observer = parts.observer.clone();
+        let (observer, tenures) = (parts.observer.clone(), Arc::clone(parts.upstream.tenures()));
+        tenures.keep(Arc::clone(&parts.snapshot));
         let proxy = Arc::new(build(Gate::new(parts, limits.clone(), crowds), connector)?);
-        Ok(Arc::new(Self { proxy, tcp, observer, limits }))
+        Ok(Arc::new(Self { proxy, tcp, observer, limits, tenures }))
     }
 
     /// A listener's service: HTTP/1.1 and HTTP/2 by ALPN or, in plaintext, by what the client begins with; raw TCP where
@@ -196,7 +199,13 @@ impl Listener {
         let begun = Instant::now();
         let (stop, stats, peer) = (accepted.stop.clone(), accepted.stats.clone(), accepted.peer);
         // What is needed once, or by other protocols, is not held for as long as the connection lives.
-        match Box::pin(self.acceptor.accept(accepted, self.entry.clone(), self.engine.limits.handshake)).await
+        match Box::pin(self.acceptor.accept(
+            accepted,
+            self.entry.clone(),
+            self.engine.limits.handshake,
+            &self.engine.tenures,
+        ))
+        .await
         {
             Ok((connection, arrival, spoken)) => {
                 self.serve_spoken(connection, &arrival, spoken, stop, &stats, begun).await;

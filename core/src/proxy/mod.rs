@@ -35,6 +35,7 @@ mod sniff;
 mod stream;
 mod strict;
 mod tcp;
+mod tenure;
 mod upstream;
 
 #[cfg(test)]

@@ -13,8 +13,12 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use crate::proxy::tenure::Tenure;
+
 /// TCP with bytes that were already read and are to be read again.
 pub struct Replay {
+    /// Of a mesh peer: until when it may go on.
+    tenure: Option<Tenure>,
     prefix: Bytes,
     tcp: TcpStream,
     /// What was read from the socket while it is noted.
@@ -26,7 +30,12 @@ pub struct Replay {
 impl Replay {
     /// `prefix` is read first, then the socket.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp, record: None, written: 0 }
+        Self { tenure: None, prefix, tcp, record: None, written: 0 }
+    }
+
+    /// From now on it goes on for as long as this says.
+    pub(in crate::proxy) fn set_tenure(&mut self, tenure: Option<Tenure>) {
+        self.tenure = tenure;
     }
 
     /// Notes what is read until [`Self::stop_recording`].
@@ -57,6 +66,9 @@ impl AsyncRead for Replay {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(tenure) = &self.tenure {
+            tenure.check(cx, false)?;
+        }
         if self.prefix.is_empty() {
             let this = &mut *self;
             let known = buf.filled().len();
@@ -74,6 +86,9 @@ impl AsyncRead for Replay {
 
 impl AsyncWrite for Replay {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(tenure) = &self.tenure {
+            tenure.check(cx, true)?;
+        }
         let taken = ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
         self.written += taken as u64;
         Poll::Ready(Ok(taken))

@@ -17,7 +17,7 @@ async fn accepted() -> Accepted {
 }
 
 async fn connection() -> (Box<Connection>, Arc<Arrival>) {
-    let accepted = Acceptor::Plain.accept(accepted().await, Arc::new(edge()), SOON).await;
+    let accepted = Acceptor::Plain.accept(accepted().await, Arc::new(edge()), SOON, &Arc::default()).await;
     let (connection, arrival, _) = accepted.unwrap();
     (Box::new(connection), arrival)
 }

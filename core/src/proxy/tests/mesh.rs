@@ -471,3 +471,52 @@ async fn a_body_that_is_too_large_ends_its_call_to_another_sidecar() {
         assert!(!blamed, "{:?}", caller.tried());
     }
 }
+
+/// Everything that is open between two clusters ends when either side trusts the other no more.
+#[tokio::test]
+async fn what_is_open_with_a_peer_ends_with_the_trust_in_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for revoked_by_caller in [false, true] {
+        let world = World::new();
+        // Echoes whatever comes, for as long as it comes.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tcp.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        let backend = Backend::Address { address, protocol: AppProtocol::Tcp };
+        let called = Setup { tcp: Some(backend), ..world.called() }.forwards(forward());
+        let inbound = called.inbound();
+        let wanted = Backend::Service {
+            service: service("app"),
+            port: 80,
+            labels: Default::default(),
+            protocol: AppProtocol::Tcp,
+        };
+        let caller = Setup { tcp: Some(wanted), ..world.caller() }
+            .forwards(forward())
+            .with([world.endpoint(&inbound)]);
+        let outbound = caller.listen(caller.engine.tcp(Acceptor::Plain, outbound()));
+        let mut tunnel = TcpStream::connect(outbound.address()).await.unwrap();
+        let echo = async |tunnel: &mut TcpStream| {
+            tunnel.write_all(b"x").await?;
+            tunnel.read_exact(&mut [0]).await
+        };
+        soon("an echo", echo(&mut tunnel)).await.unwrap();
+
+        let (side, own) = match revoked_by_caller {
+            true => (&caller, &world.east),
+            false => (&called, &world.west),
+        };
+        side.snapshot.store(Arc::new(Snapshot { trust: trust(&[own]), ..Snapshot::default() }));
+        // Nobody says anything: it ends by itself.
+        let ended = soon("its end", tunnel.read(&mut [0])).await;
+        assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+        until("nothing is left", || inbound.open() == 0).await;
+    }
+}

@@ -13,6 +13,7 @@ use crate::{
     proxy::{
         Connection,
         connection::{Replay, Wire},
+        tenure::Tenures,
     },
     tls::TlsError,
 };
@@ -119,17 +120,20 @@ pub(super) async fn mesh(
     config: Arc<ClientConfig>,
     protocol: MeshProtocol,
     limit: Duration,
+    tenures: &Arc<Tenures>,
 ) -> Result<Connection, DialError> {
     let name = ServerName::try_from(sni.to_owned()).map_err(|_| DialError::Name(sni.into()))?;
     let connecting = async {
         let (wire, local) = connect(To { address, announce: None }).await?;
-        let tls = TlsConnector::from(config)
+        let mut tls = TlsConnector::from(config)
             .connect(name, wire)
             .await
             .map_err(|error| DialError::Handshake { address, error })?;
         if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn().as_bytes()) {
             return Err(DialError::Protocol(address, protocol.alpn()));
         }
+        let tenure = tenures.enter(tls.get_ref().1.peer_certificates());
+        tls.get_mut().0.set_tenure(tenure);
         Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
     };
     tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))?

@@ -30,7 +30,7 @@ pub(super) use dial::{OVERFLOW, To, is_of_address, plain};
 use generation::Generations;
 pub(super) use session::{Abort, HeadOnly, set_authority, strip_connection_fields};
 
-use super::{Arrival, Connection};
+use super::{Arrival, Connection, tenure::Tenures};
 use crate::{
     decide::{Timeouts, UpstreamTls},
     identity,
@@ -102,6 +102,7 @@ pub struct MeshUpstream {
     generations: Generations,
     backends: BackendProfiles,
     bad: DashMap<SocketAddr, Instant>,
+    tenures: Arc<Tenures>,
 }
 
 impl MeshUpstream {
@@ -122,12 +123,18 @@ impl MeshUpstream {
             generations: Generations::new(identity, snapshot),
             backends: BackendProfiles::new(certificates),
             bad: DashMap::new(),
+            tenures: Arc::default(),
         })
     }
 
     /// This process's own identity, if it has one.
     pub fn own_id(&self) -> Option<SpiffeId> {
         self.generations.own_id()
+    }
+
+    /// Until when connections with mesh peers may go on, in both directions.
+    pub(super) fn tenures(&self) -> &Arc<Tenures> {
+        &self.tenures
     }
 
     /// The address to try: the endpoint's own, or that of a gateway that is not in `tried` and has not failed lately.
@@ -219,7 +226,7 @@ impl MeshUpstream {
         limit: Duration,
     ) -> Result<Connection, DialError> {
         let config = self.generations.current()?.config(name.identity, protocol)?;
-        dial::mesh(address, name.sni, config, protocol, limit).await
+        dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await
     }
 }
 
