@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tombolo_core::{
     lifecycle::{self, Drain},
-    member::Checking,
+    member::{Checking, Probing},
     proxy::Inherited,
 };
 
@@ -28,6 +28,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Puts each state in force.
 pub(crate) struct Following {
     pub checking: Checking,
+    /// Goes on while requests do.
+    pub probing: Probing,
     pub configured: lifecycle::Task,
     pub listening: lifecycle::Task,
     pub served: Arc<ArcSwap<Served>>,
@@ -173,6 +175,6 @@ impl Following {
         if let Some((_, sharing)) = mesh {
             sharing.give_back().await;
         }
-        drop(self.checking);
+        drop((self.checking, self.probing));
     }
 }

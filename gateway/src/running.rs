@@ -16,7 +16,7 @@ use tombolo_core::{
     acme::Challenges,
     decide::BindKey,
     lifecycle::{self, Drain, Readiness, admin::Admin},
-    member::{Checking, JoinError},
+    member::{Checking, JoinError, Probing},
     model::{NameError, SpiffeId},
     proxy::{EngineError, EngineParts, HttpEngine, HttpLimits, Inherited, MeshUpstream, Sharing, open},
     telemetry::Samples,
@@ -170,7 +170,8 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         Origin::new(options.source.clone(), ordering, book, seen, &inherited, stopped.clone()).await?;
     let Origin { snapshot, pools, certificates, state, quotas, membership } = origin;
     let identity = membership.as_ref().map(Membership::credentials);
-    let upstream = MeshUpstream::with_client_certificates(identity, Arc::clone(&snapshot), certificates);
+    let upstream =
+        MeshUpstream::along(Arc::clone(pools.paths()), identity, Arc::clone(&snapshot), certificates);
     let checked = (Arc::clone(&pools), Arc::clone(&upstream), Arc::clone(&snapshot));
     let parts = EngineParts {
         snapshot: Arc::clone(&snapshot),
@@ -204,6 +205,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let mesh = membership.as_ref().map(|membership| membership.mesh.address());
     let (tell, changed) = watch::channel(());
     let following = Following {
+        probing: Probing::start(Arc::clone(&checked.0), Arc::clone(&upstream), Arc::clone(&telemetry)),
         checking: Checking::start(checked.0, checked.1, checked.2, telemetry),
         configured: readiness.task("configuration"),
         listening: readiness.task("listeners"),

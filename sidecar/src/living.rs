@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tombolo_core::{
     lifecycle::Drain,
-    member::{Checking, Member, MeshServerConfig, Registration},
+    member::{Checking, Member, MeshServerConfig, Probing, Registration},
     proxy::Serving,
 };
 
@@ -34,6 +34,7 @@ pub(crate) struct Living {
     pub stop: watch::Sender<bool>,
     pub following: Following,
     pub checking: Checking,
+    pub probing: Probing,
 }
 
 impl Living {
@@ -53,6 +54,7 @@ impl Living {
             stop,
             mut following,
             checking,
+            probing,
         } = self;
         tokio::select! {
             () = following.run() => {}
@@ -86,6 +88,6 @@ impl Living {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
         core.sharing.give_back().await;
-        drop((member, checking, (core.discovering, core.reporting), probe, config, dns));
+        drop((member, (checking, probing), (core.discovering, core.reporting), probe, config, dns));
     }
 }

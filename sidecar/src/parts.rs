@@ -8,7 +8,9 @@ use tombolo_core::{
     balance::{Placement, Pools},
     decide::{InboundWorkload, compile},
     discovery::{Discovery, type_url},
-    member::{Checking, Discovering, Member, PoolFeeder, Registered, Reporting, Sharing, random_seed},
+    member::{
+        Checking, Discovering, Member, PoolFeeder, Probing, Registered, Reporting, Sharing, random_seed,
+    },
     model::{Snapshot, opaque_sni},
     proxy::{EngineError, EngineParts, HttpEngine, MeshUpstream},
     quota::Quotas,
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     pub admissions: Arc<Admissions>,
     pub names: Arc<ArcSwap<Names>>,
     pub checking: Checking,
+    pub probing: Probing,
 }
 
 impl Parts {
@@ -90,7 +93,12 @@ impl Parts {
         let names = Arc::new(ArcSwap::from_pointee(names_of(options, member)));
         tokio::spawn(follow_names(Arc::clone(&names), registered));
         let (in_flight, pools) = (Arc::<InFlight>::default(), core.feeder.pools());
-        let upstream = MeshUpstream::new(Some(member.credentials()), Arc::clone(snapshot));
+        let upstream = MeshUpstream::along(
+            Arc::clone(pools.paths()),
+            Some(member.credentials()),
+            Arc::clone(snapshot),
+            Arc::default(),
+        );
         let checked = Arc::clone(&upstream);
         let outbound =
             OutboundDirector { own: id.clone(), pools: Arc::clone(pools), in_flight: Arc::clone(&in_flight) };
@@ -124,9 +132,10 @@ impl Parts {
         let passing = Passing::new(options.unknown, Arc::clone(&options.telemetry) as _);
         let uses = Uses::new(core.discovery.clone());
         let telemetry = Arc::clone(&options.telemetry);
+        let probing = Probing::start(Arc::clone(pools), Arc::clone(&checked), Arc::clone(&telemetry));
         let checking = Checking::start(Arc::clone(pools), checked, Arc::clone(snapshot), telemetry);
         let (ways, snapshot) = (Arc::default(), Arc::clone(snapshot));
-        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names, checking })
+        Ok(Self { outbound, uses, ways, passing, inbound, snapshot, admissions, names, checking, probing })
     }
 }
 

@@ -210,6 +210,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         stop,
         following,
         checking: parts.checking,
+        probing: parts.probing,
     };
     Ok(Running { addresses, readiness, served, changed, task: tokio::spawn(living.run(drain)) })
 }

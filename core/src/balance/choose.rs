@@ -20,7 +20,7 @@ pub(super) enum Depth {
     Draining,
     /// Also those that discovery dropped although they answered.
     Dropped,
-    /// Also those that were ejected.
+    /// Also those that were ejected, and those whose gateways are down.
     Ejected,
 }
 
@@ -48,7 +48,8 @@ impl Choosing<'_> {
 
     fn fits(&self, member: &Member, depth: Depth) -> bool {
         self.is_usable(member, depth)
-            && (depth == Depth::Ejected || member.health.standing(self.now) == Standing::Healthy)
+            && (depth == Depth::Ejected
+                || (member.health.standing(self.now) == Standing::Healthy && member.is_reachable()))
     }
 
     /// A number from 0 to 1: the same for the same key.
@@ -91,7 +92,7 @@ impl Tier {
     pub(super) fn probe(&self, choosing: &Choosing<'_>) -> Option<&Arc<Member>> {
         self.members
             .iter()
-            .filter(|m| m.health.standing(choosing.now) == Standing::Probe)
+            .filter(|m| m.health.standing(choosing.now) == Standing::Probe && m.is_reachable())
             .find(|m| choosing.is_usable(m, Depth::Healthy) && m.health.begin_probe())
     }
 

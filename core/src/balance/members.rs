@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,13 +17,14 @@ use super::{
     choose::{Choosing, Depth, Tier},
     health::{Health, Standing},
     nanos_of, outliers,
-    pools::Placement,
+    ranks::Placing,
     state::{MAX_SUBSETS, State},
     tiers::{Capacity, Shares, TIERS},
 };
 use crate::{
     decide::{ServicePolicy, endpoint_key},
-    model::{Endpoint, EndpointHealth, Labels, Lane, Transport},
+    model::{Endpoint, EndpointHealth, Labels, Lane, Reach, Transport},
+    paths::{self, Ways},
 };
 
 /// An endpoint that discovery drops is kept for this long if it answered [`LATELY`]: it may be the controller, or its link
@@ -32,11 +34,13 @@ const KEPT: Duration = Duration::from_secs(30);
 const LATELY: Duration = Duration::from_secs(10);
 
 /// An endpoint with what is known of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) health: Arc<Health>,
     pub(super) tier: u8,
+    /// The gateways that it is reached through; none: it is reached directly.
+    pub(super) ways: Option<Ways>,
     /// What names it in session tokens, and to hashes.
     pub(super) key: u64,
     /// Discovery does not list it any more: until when it is kept. 0: it is listed.
@@ -49,6 +53,8 @@ pub(super) struct Members {
     all: Vec<Arc<Member>>,
     pub(super) policy: Arc<ServicePolicy>,
     pub(super) state: Arc<State>,
+    /// The gateways that members are behind, each group once, with their cluster.
+    pub(super) ways: Vec<(Arc<str>, Ways)>,
     seat: u64,
     subsets: DashMap<(Labels, Option<Lane>), Arc<Subset>>,
 }
@@ -68,28 +74,51 @@ impl Members {
         &self,
         endpoints: &[Arc<Endpoint>],
         policy: &Arc<ServicePolicy>,
-        placement: &Placement,
+        placing: &Placing<'_>,
         now: u64,
     ) -> Self {
         let known: BTreeMap<&str, &Arc<Member>> = self.all.iter().map(|m| (&*m.endpoint.id, m)).collect();
         let since = if self.all.is_empty() { 0 } else { now.max(1) };
-        let member = |endpoint: &Arc<Endpoint>| {
+        let mut gateways = BTreeMap::new();
+        let mut all = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
             let health = known.get(&*endpoint.id).map(|m| m.health.clone());
             let health = health.unwrap_or_else(|| Arc::new(Health::new(since)));
             let key = endpoint_key(&endpoint.id);
-            let tier = placement.tier(endpoint);
-            Arc::new(Member { endpoint: endpoint.clone(), health, tier, key, dropped: 0 })
-        };
-        let mut all: Vec<_> = endpoints.iter().map(member).collect();
+            let ways = ways(endpoint, placing, &mut gateways);
+            let tier = placing.tier(endpoint);
+            all.push(Arc::new(Member { endpoint: endpoint.clone(), health, tier, ways, key, dropped: 0 }));
+        }
         let listed: HashSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.id).collect();
         let gone = self.all.iter().filter(|m| !listed.contains(&*m.endpoint.id));
-        all.extend(gone.filter_map(|m| keep(m, placement, now)));
+        all.extend(gone.filter_map(|m| keep(m, placing, now)));
         if self.policy.check != policy.check {
             all.iter().for_each(|member| member.health.checks.forget());
         }
         self.state.changed();
         let (policy, state) = (policy.clone(), self.state.clone());
-        Self { all, policy, state, seat: placement.seat, subsets: DashMap::new() }
+        let ways = gateways.into_iter().map(|((cluster, _), ways)| (cluster, ways)).collect();
+        Self { all, policy, state, ways, seat: placing.placement.seat, subsets: DashMap::new() }
+    }
+
+    /// The same members where clusters are fallen back on in another order; none where that changes nothing.
+    pub(super) fn moved(&self, placing: &Placing<'_>) -> Option<Self> {
+        if self.all.iter().all(|member| placing.tier(&member.endpoint) == member.tier) {
+            return None;
+        }
+        let moved = |member: &Arc<Member>| match placing.tier(&member.endpoint) {
+            tier if tier == member.tier => Arc::clone(member),
+            tier => Arc::new(Member { tier, ..(**member).clone() }),
+        };
+        self.state.changed();
+        Some(Self {
+            all: self.all.iter().map(moved).collect(),
+            policy: self.policy.clone(),
+            state: self.state.clone(),
+            ways: self.ways.clone(),
+            seat: self.seat,
+            subsets: DashMap::new(),
+        })
     }
 
     /// True if these are the very same endpoints, under the same policy.
@@ -190,15 +219,28 @@ impl Members {
     }
 }
 
+/// The gateways in front of an endpoint; those that lead to several endpoints are found once.
+fn ways<'e>(
+    endpoint: &'e Endpoint,
+    placing: &Placing<'_>,
+    known: &mut BTreeMap<(Arc<str>, &'e [SocketAddr]), Ways>,
+) -> Option<Ways> {
+    let Reach::Via(gateways) = &endpoint.reach else { return None };
+    let find = || gateways.iter().filter_map(|address| placing.paths.gateway(*address)).collect();
+    let ways = known.entry((endpoint.cluster.clone(), gateways)).or_insert_with(find);
+    // What cannot be told apart is taken to be up.
+    (ways.len() == gateways.len()).then(|| ways.clone())
+}
+
 /// An endpoint that discovery dropped without a word although it answers: kept for a while. Only sidecars of this cluster:
 /// who answers at a bare address may be somebody else by now, and what another cluster withdraws is withdrawn.
-fn keep(member: &Arc<Member>, placement: &Placement, now: u64) -> Option<Arc<Member>> {
+fn keep(member: &Arc<Member>, placing: &Placing<'_>, now: u64) -> Option<Arc<Member>> {
     if member.dropped > 0 {
         return (now < member.dropped).then(|| member.clone());
     }
     let endpoint = &member.endpoint;
     let worth = endpoint.health == EndpointHealth::Healthy
-        && endpoint.cluster == placement.cluster
+        && endpoint.cluster == placing.placement.cluster
         && matches!(endpoint.transport, Transport::Mesh { .. })
         && member.health.answered_within(LATELY, now);
     worth.then(|| {
@@ -206,6 +248,7 @@ fn keep(member: &Arc<Member>, placement: &Placement, now: u64) -> Option<Arc<Mem
             endpoint: endpoint.clone(),
             health: member.health.clone(),
             tier: member.tier,
+            ways: member.ways.clone(),
             key: member.key,
             dropped: now.saturating_add(nanos_of(KEPT)),
         })
@@ -215,7 +258,8 @@ fn keep(member: &Arc<Member>, placement: &Placement, now: u64) -> Option<Arc<Mem
 impl Subset {
     /// True if some member is healthy, or may be tried again.
     pub(super) fn has_healthy(&self, now: u64) -> bool {
-        self.members().any(|m| m.is_listed_healthy() && m.health.standing(now) != Standing::Ejected)
+        self.members()
+            .any(|m| m.is_listed_healthy() && m.is_reachable() && m.health.standing(now) != Standing::Ejected)
     }
 
     /// The member that a session is with, if it can serve. One that drains still serves the sessions that it has.
@@ -223,6 +267,7 @@ impl Subset {
         self.members().find(|m| m.key == key).filter(|m| {
             m.endpoint.health != EndpointHealth::Unhealthy
                 && m.dropped == 0
+                && m.is_reachable()
                 && m.health.standing(now) == Standing::Healthy
                 && !avoid.contains(&m.endpoint.id)
         })
@@ -288,7 +333,7 @@ fn capacity(members: &[Arc<Member>], now: u64) -> (Capacity, bool) {
         let weight = f64::from(member.endpoint.weight.max(1));
         capacity.total += weight;
         match member.health.standing(now) {
-            _ if !member.is_listed_healthy() => {}
+            _ if !member.is_listed_healthy() || !member.is_reachable() => {}
             Standing::Healthy => capacity.healthy += weight,
             Standing::Probe => probes = true,
             Standing::Ejected => {}
@@ -298,7 +343,12 @@ fn capacity(members: &[Arc<Member>], now: u64) -> (Capacity, bool) {
 }
 
 impl Member {
-    fn is_listed_healthy(&self) -> bool {
+    /// True if some gateway in front of it is not known to be down, or there is none.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.ways.as_ref().is_none_or(|ways| paths::is_reachable(ways))
+    }
+
+    pub(super) fn is_listed_healthy(&self) -> bool {
         self.endpoint.health == EndpointHealth::Healthy && self.dropped == 0
     }
 }

@@ -4,9 +4,9 @@
 //! swapped whole, and what changes per request is counted in atomics.
 //!
 //! A request goes to the endpoints of its lane, then to those of the baseline. In each, tiers (zone, region, cluster, other
-//! clusters, stale ones) share the load by what they can carry, see `tiers`. Only when nothing at all is healthy are
-//! draining endpoints used, then such as discovery dropped while they were answering, then ejected ones: failing with
-//! certainty would be worse than a try.
+//! clusters one by one, see `ranks`) share the load by what they can carry, see `tiers`. Only when nothing at all is healthy
+//! are draining endpoints used, then such as discovery dropped while they were answering, then ejected ones and those whose
+//! gateways are down: failing with certainty would be worse than a try.
 
 mod adaptive;
 mod checking;
@@ -17,6 +17,7 @@ mod maglev;
 mod members;
 mod outliers;
 mod pools;
+mod ranks;
 mod rng;
 mod state;
 mod tiers;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use checking::{Check, Seen};
 pub use pools::{Pick, Placement, Pools};
+pub use ranks::PeerSeen;
 
 /// As time is counted here.
 fn nanos_of(duration: Duration) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -15,11 +15,13 @@ use super::{
     choose::{Choosing, Depth},
     members::{Member, Members},
     nanos_of,
+    ranks::{Placing, Ranking, Ranks},
     rng::Rng,
 };
 use crate::{
     decide::{Availability, Backend, NameHash},
-    model::{Endpoint, Labels, Lane, Locality, Reach, ServiceKey, Snapshot},
+    model::{Endpoint, Labels, Lane, Locality, ServiceKey, Snapshot},
+    paths::Paths,
     proxy::{Picked, Picker, TryResult, Wanted},
 };
 
@@ -35,26 +37,15 @@ pub struct Placement {
     pub seat: u64,
 }
 
-impl Placement {
-    /// 0: same zone, 1: same region, 2: same cluster, 3: another cluster, 4: known only by hearsay (stale).
-    pub(super) fn tier(&self, endpoint: &Endpoint) -> u8 {
-        let there = &endpoint.locality;
-        let same_cluster = endpoint.cluster == self.cluster && matches!(endpoint.reach, Reach::Direct(_));
-        let same_region = there.region == self.locality.region;
-        match (endpoint.stale, same_cluster, same_region, there.zone == self.locality.zone) {
-            (true, ..) => 4,
-            (false, false, ..) => 3,
-            (false, true, true, true) => 0,
-            (false, true, true, false) => 1,
-            (false, true, false, _) => 2,
-        }
-    }
-}
-
 /// The pools of all service ports. As many as the snapshot has.
 #[derive(Debug)]
 pub struct Pools {
-    placement: Placement,
+    pub(super) placement: Placement,
+    /// The gateways of other clusters.
+    pub(super) paths: Arc<Paths>,
+    /// Held while pools are made anew, never while one is picked from.
+    pub(super) ranking: Mutex<Ranking>,
+    pub(super) ranks: ArcSwap<Ranks>,
     pub(super) pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
     /// Some service has health checks.
     pub(super) checks: AtomicBool,
@@ -80,6 +71,9 @@ impl Pools {
     pub fn new(placement: Placement, origin: Instant, seed: u64) -> Self {
         Self {
             placement,
+            paths: Arc::new(Paths::new(origin)),
+            ranking: Mutex::default(),
+            ranks: ArcSwap::default(),
             pools: DashMap::default(),
             checks: AtomicBool::new(false),
             rng: Rng::new(seed),
@@ -90,21 +84,31 @@ impl Pools {
 
     /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.
     pub fn apply(&self, snapshot: &Snapshot, now: Instant) {
+        let mut ranking = self.ranking.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = self.rank_snapshot(&mut ranking, snapshot, now);
+        let ranks = self.ranks.load();
+        let placing = Placing { placement: &self.placement, ranks: &ranks, paths: &self.paths };
         let (now, usual) = (self.nanos(now), Arc::default());
         for (key, entry) in &snapshot.services {
             let policy = snapshot.config.service_policy(key).unwrap_or(&usual);
             for (port, endpoints) in &entry.endpoints {
                 let pool = self.pools.entry((key.clone(), *port)).or_default().clone();
                 let members = pool.load();
-                if !members.are(endpoints, policy) {
-                    pool.store(Arc::new(members.next(endpoints, policy, &self.placement, now)));
+                if moved || !members.are(endpoints, policy) {
+                    pool.store(Arc::new(members.next(endpoints, policy, &placing, now)));
                 }
             }
         }
         self.pools.retain(|(key, port), _| {
             snapshot.services.get(key).is_some_and(|entry| entry.endpoints.contains_key(port))
         });
+        self.paths.forget_unused();
         self.checks.store(self.pools.iter().any(|pool| pool.load().policy.check.is_some()), Relaxed);
+    }
+
+    /// What is seen of the gateways of other clusters.
+    pub fn paths(&self) -> &Arc<Paths> {
+        &self.paths
     }
 
     pub(super) fn nanos(&self, now: Instant) -> u64 {
@@ -226,7 +230,7 @@ impl Pick {
                 }
             }
             TryResult::ConnectFailure => members.eject_surely(member, now),
-            TryResult::Abandoned => {}
+            TryResult::Abandoned | TryResult::Unreached => {}
         }
     }
 }

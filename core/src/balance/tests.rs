@@ -61,6 +61,8 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
 }
 
 mod checks;
+/// Tiers of other clusters, and the gateways in front of them.
+mod peers;
 /// The rules of a service's TrafficPolicy.
 mod policies;
 

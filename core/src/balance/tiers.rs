@@ -5,8 +5,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::decide::Localities;
 
-/// Zone, region, cluster, other clusters, stale.
-pub(super) const TIERS: usize = 5;
+/// Zone, region, cluster; then the other clusters, one by one, the last of these tiers for all that are further on; then what
+/// is stale and fails.
+pub(super) const TIERS: usize = NEAR + PEERS + 1;
+/// Tiers of this cluster.
+pub(super) const NEAR: usize = 3;
+/// Tiers of other clusters.
+pub(super) const PEERS: usize = 8;
 /// All of the load, as it is counted here.
 const ALL: f64 = 1.0;
 
@@ -136,7 +141,7 @@ mod tests {
 
     fn begin(list: &[(u32, u32)]) -> Vec<u32> {
         let shares = shares(&tiers(list), None, &Localities::default());
-        shares.iter().map(|share| (share * 100.0).round() as u32).collect()
+        shares.iter().take(5).map(|share| (share * 100.0).round() as u32).collect()
     }
 
     #[test]
@@ -180,7 +185,8 @@ mod tests {
     #[test]
     fn it_can_be_told_to_take_back_at_once() {
         let rules = Localities { fail_back: 0, ..Localities::default() };
-        let before = [0.0, 1.0, 0.0, 0.0, 0.0];
+        let mut before = [0.0; TIERS];
+        before[1] = ALL;
         let shares = shares(&tiers(&[(2, 2), (2, 2)]), Some((&before, 0.001)), &rules);
         assert_eq!(shares[0], 1.0);
     }
@@ -198,8 +204,8 @@ mod tests {
         /// All load goes somewhere that is healthy, whatever came before.
         #[test]
         fn nothing_is_lost_and_nothing_goes_to_the_dead(
-            list in proptest::collection::vec((0u32..5, 0u32..5), 0..=5),
-            before in proptest::array::uniform5(0.0f64..1.0),
+            list in proptest::collection::vec((0u32..5, 0u32..5), 0..=TIERS),
+            before in proptest::array::uniform12(0.0f64..1.0),
             elapsed in 0.0f64..20.0,
         ) {
             let list: Vec<_> = list.into_iter().map(|(healthy, more)| (healthy, healthy + more)).collect();

@@ -1,6 +1,11 @@
 //! Configuration in the form that decisions are made from.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     Backend, ShownCertificate, UpstreamTls,
@@ -32,6 +37,8 @@ pub struct Compiled {
     pub acme: Vec<super::AcmeCertificate>,
     /// What of a request's head decides at public listeners.
     pub deciding: super::Deciding,
+    /// The order in which clusters are fallen back on, where their Peer documents give one: lower first.
+    pub failover_order: BTreeMap<Arc<str>, u32>,
     pub(crate) mesh: Mesh,
     pub(crate) policies: Policies,
     pub(crate) inbound: InboundTable,

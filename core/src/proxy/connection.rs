@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Arrival, gate::Places, pace::Wait, stream::hold, strict::Frame};
+use super::{Arrival, gate::Places, pace::Wait, stream::hold, strict::Frame, upstream::Cut};
 pub(super) use fate::Fate;
 use guarded::Guard;
 pub(super) use guarded::Tripped;
@@ -70,6 +70,8 @@ pub struct Connection {
     wait: Option<Box<Wait>>,
     /// Of HTTP/1.1 to backends, with what was written before the last request.
     fate: Option<(Arc<Fate>, u64)>,
+    /// See [`Connection::with_cut`].
+    cut: Option<Cut>,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -107,6 +109,7 @@ impl Connection {
             guard: None,
             wait: None,
             fate: None,
+            cut: None,
             socket,
             proxy: None,
         }
@@ -128,6 +131,11 @@ impl Connection {
         self.proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(fate.clone())))));
         self.fate = Some((fate, 0));
         self
+    }
+
+    /// Whoever waits for bytes from now on is told that there will be none when this resolves.
+    pub(super) fn with_cut(self, cut: Option<Cut>) -> Self {
+        Self { cut, ..self }
     }
 
     /// Closes it so that the other side learns that something went wrong, and does not take it for an orderly end.
@@ -179,7 +187,14 @@ impl Connection {
     /// pingora does not flush the parts of a body of known length, and a slow one would not reach the client.
     fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = self.wire.read(cx, buf);
+        let mut result = self.wire.read(cx, buf);
+        if result.is_pending()
+            && let Some(cut) = &mut self.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            self.cut = Some(Box::pin(std::future::ready(())));
+            result = Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if let (Some((fate, written)), Poll::Ready(read)) = (&self.fate, &result) {
             match read {
                 Ok(()) if buf.filled().len() > before => fate.answered(),

@@ -22,6 +22,7 @@ mod engine;
 mod gate;
 mod handover;
 mod http2;
+mod knock;
 mod limits;
 mod listen;
 mod lull;
@@ -53,6 +54,7 @@ pub use director::{Arrival, DENIED, Director, Entry, TcpOutcome};
 pub use engine::{EngineError, EngineParts, HttpEngine};
 pub use gate::time_asked;
 pub use handover::{Inherited, receive_sockets, send_sockets};
+pub use knock::knock;
 pub use limits::HttpLimits;
 pub use listen::{
     Accepted, ConnectionService, ListenLimits, ListenStats, Serving, Sharing, bind, bind_beside,
@@ -62,4 +64,4 @@ pub use original::original_destination;
 pub use passthrough::{NameTable, Passthrough};
 pub use ports::{Observer, Picked, Picker, RequestEnd, SpanIds, TcpEnd, TraceParent, TryResult, Wanted};
 pub use sniff::{Opening, sniff};
-pub use upstream::{ClientCertificates, DialError, MeshProtocol, MeshUpstream};
+pub use upstream::{ClientCertificates, ConnectFailure, DialError, MeshProtocol, MeshUpstream};

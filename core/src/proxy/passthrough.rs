@@ -26,7 +26,7 @@ const HELLO_SIZE: usize = 16 * 1024;
 const HELLO_TIME: Duration = Duration::from_secs(5);
 /// At most so many addresses are tried, each for so long.
 const CANDIDATES: usize = 4;
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_millis(800);
 /// A connection on which nothing moves is closed after this long.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -34,7 +34,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub type NameTable = Arc<dyn Fn(&str) -> Option<Arc<[SocketAddr]>> + Send + Sync>;
 
 /// Passes TLS connections on by their server name. What is not TLS, has no name or one that is not in the table, is
-/// closed and counted ([`ListenStats::unknown_name`]).
+/// closed and counted ([`ListenStats::unknown_name`]). Who ends its side without a word is answered the same way, and looks
+/// whether somebody is here: neither counted nor told of.
 pub struct Passthrough {
     table: NameTable,
     observer: Option<Arc<dyn Observer>>,
@@ -83,7 +84,11 @@ impl Passthrough {
     async fn run(&self, mut accepted: Accepted) -> io::Result<()> {
         let begun = Instant::now();
         let reading = read_hello(&mut accepted.tcp);
-        let hello = tokio::time::timeout(HELLO_TIME, reading).await.ok().flatten();
+        let hello = match tokio::time::timeout(HELLO_TIME, reading).await {
+            Ok(First::Nothing) => return Ok(()),
+            Ok(First::Hello(hello)) => Some(hello),
+            Ok(First::Other) | Err(_) => None,
+        };
         let name = hello.as_ref().and_then(|hello| hello.name.as_deref());
         let Some((hello, addresses)) = hello.as_ref().zip(name.and_then(|name| (self.table)(name))) else {
             ListenStats::count(&accepted.stats.unknown_name);
@@ -150,15 +155,29 @@ struct Hello {
     bytes: Bytes,
 }
 
-/// Reads a ClientHello, from one or several records. `None`: not TLS, too long, or ended before it was whole.
-async fn read_hello(tcp: &mut TcpStream) -> Option<Hello> {
+/// What a connection begins with.
+enum First {
+    Hello(Hello),
+    /// It ended in order before it began.
+    Nothing,
+    /// Not TLS, too long, or ended before it was whole.
+    Other,
+}
+
+async fn read_hello(tcp: &mut TcpStream) -> First {
     let mut bytes = BytesMut::with_capacity(1024);
+    match tcp.read_buf(&mut bytes).await {
+        Ok(0) => First::Nothing,
+        Ok(_) => read_whole(tcp, bytes).await.map_or(First::Other, First::Hello),
+        Err(_) => First::Other,
+    }
+}
+
+/// Reads a ClientHello to its end, from one or several records.
+async fn read_whole(tcp: &mut TcpStream, mut bytes: BytesMut) -> Option<Hello> {
     let mut parser = Acceptor::default();
+    let mut known = 0;
     loop {
-        let known = bytes.len();
-        if known >= HELLO_SIZE || tcp.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
         let mut fresh = bytes.get(known..)?;
         while !fresh.is_empty() {
             parser.read_tls(&mut fresh).ok()?;
@@ -166,6 +185,10 @@ async fn read_hello(tcp: &mut TcpStream) -> Option<Hello> {
                 let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
                 return Some(Hello { name, bytes: bytes.freeze() });
             }
+        }
+        known = bytes.len();
+        if known >= HELLO_SIZE || tcp.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
         }
     }
 }

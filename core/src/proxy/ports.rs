@@ -60,6 +60,8 @@ pub enum TryResult {
     Failure,
     /// No connection to it: nothing was sent.
     ConnectFailure,
+    /// None of the gateways in front of it took a connection: that says nothing of the endpoint.
+    Unreached,
     /// The client went away, or was refused, before the end: that says nothing of the endpoint.
     Abandoned,
 }

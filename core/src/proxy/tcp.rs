@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     decide::{Backend, Policies, UpstreamTls, Verdict, hash_of_address},
-    model::{Endpoint, Labels, Reach, ServiceKey, Snapshot},
+    model::{Endpoint, Labels, ServiceKey, Snapshot},
 };
 
 /// A tunnel in which nothing moves is closed after this long.
@@ -170,12 +170,15 @@ impl Tunnels {
             if avoid.contains(&pick.endpoint().id) {
                 break;
             }
-            if let Some((connection, address)) = self.connect_endpoint(pick.endpoint(), tls, client).await {
-                pick.connected();
-                return Ok(Far { connection, address, pick: Some(pick), latency: begun.elapsed() });
-            }
+            let result = match self.connect_endpoint(pick.endpoint(), tls, client).await {
+                Ok((connection, address)) => {
+                    pick.connected();
+                    return Ok(Far { connection, address, pick: Some(pick), latency: begun.elapsed() });
+                }
+                Err(result) => result,
+            };
             avoid.push(pick.endpoint().id.clone());
-            pick.finish(TryResult::ConnectFailure, begun.elapsed(), Instant::now());
+            pick.finish(result, begun.elapsed(), Instant::now());
         }
         Err("connect_failed")
     }
@@ -185,24 +188,25 @@ impl Tunnels {
         endpoint: &Endpoint,
         tls: &UpstreamTls,
         client: &Arrival,
-    ) -> Option<(Connection, std::net::SocketAddr)> {
-        let mut tried = Vec::new();
+    ) -> Result<(Connection, std::net::SocketAddr), TryResult> {
+        let (mut tried, mut result) = (Vec::new(), TryResult::ConnectFailure);
         let spread = random();
         while let Some(address) =
             self.upstream.address(endpoint, &tried, spread).filter(|_| tried.len() < TRIES)
         {
             let client = Some(client);
             match self.upstream.connect(endpoint, address, MeshProtocol::Tcp, tls, client).await {
-                Ok(connection) => return Some((connection, address)),
+                Ok(connection) => return Ok((connection, address)),
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.id, %error, "no tunnel");
-                    if error.is_of_address() && matches!(endpoint.reach, Reach::Via(_)) {
-                        self.upstream.address_failed(address);
+                    result = self.upstream.judge(endpoint, address, error.failure());
+                    if result == TryResult::ConnectFailure {
+                        break;
                     }
                     tried.push(address);
                 }
             }
         }
-        None
+        Err(result)
     }
 }

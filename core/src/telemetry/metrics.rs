@@ -18,6 +18,7 @@ use super::{
     identity::IdentityMetrics,
     listeners::{ListenerMetrics, store},
     ocsp::OcspMetrics,
+    paths::PathMetrics,
     peers::PeerMetrics,
     requests::RequestMetrics,
     spans::Spans,
@@ -59,6 +60,7 @@ pub struct Telemetry {
     dropped_spans: Counter,
     checks: CheckMetrics,
     peers: PeerMetrics,
+    paths: PathMetrics,
 }
 
 impl Telemetry {
@@ -96,6 +98,7 @@ impl Telemetry {
             authorization: Decisions::register(registry),
             checks: CheckMetrics::register(registry),
             peers: PeerMetrics::register(registry),
+            paths: PathMetrics::register(registry),
             arms: Arms::default(),
             spans: None,
             registry: all,
@@ -147,6 +150,11 @@ impl Telemetry {
     /// Of the links with other clusters.
     pub fn peers(&self) -> &PeerMetrics {
         &self.peers
+    }
+
+    /// Of the ways to other clusters.
+    pub fn paths(&self) -> &PathMetrics {
+        &self.paths
     }
 
     /// Of this process's own certificate.

@@ -34,6 +34,7 @@ const FOR_PROXIES: &[&str] = &[
     "GrayRelease",
     "AuthorizationPolicy",
     "TrafficPolicy",
+    "Peer",
 ];
 
 /// One generation as the index takes it.
@@ -306,6 +307,7 @@ spec:
             "/ConfigMap/bank/keys",
             "/Service/bank/ledger",
             "multicluster.x-k8s.io/ServiceExport/bank/ledger",
+            "tombolo.dev/Peer//west",
             "tombolo.dev/TrafficPolicy/bank/tokens",
         ];
         assert_eq!(names, expected);

@@ -33,9 +33,11 @@ mod streams;
 mod traffic;
 mod traffic_service;
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use self::{backend_tls::BackendTlsPolicies, mesh::MeshDraft, releases::Releases};
 use super::{Compiled, Place};
-use crate::resources::ResourceSet;
+use crate::resources::{Object, ObjectKey, ResourceSet, kinds::Peer};
 
 /// Compiles all documents, for a machine of which nothing is known.
 pub fn compile(resources: &ResourceSet) -> Compiled {
@@ -74,8 +76,16 @@ pub fn compile_at(resources: &ResourceSet, place: &Place) -> Compiled {
         inbound: traffic.inbound,
         acme: certificates,
         proxied: super::proxied::proxied_table(resources),
+        failover_order: failover_order(resources),
         backend_tls,
     }
+}
+
+/// The order that Peer documents give.
+fn failover_order(resources: &ResourceSet) -> BTreeMap<Arc<str>, u32> {
+    let order =
+        |(key, peer): (&ObjectKey, &Arc<Object<Peer>>)| Some((key.name.as_str().into(), peer.spec.order?));
+    resources.peers.iter().filter_map(order).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
     model::{AppProtocol, Endpoint, Transport},
     proxy::{
         DialError, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
-        upstream::{CONNECT_TIMEOUT, is_of_address, plaintext_peer},
+        upstream::{CONNECT_TIMEOUT, ConnectFailure, plaintext_peer},
     },
 };
 
@@ -156,17 +156,17 @@ fn timed(
 
 /// No connection: nothing was sent, so that any request may be tried again.
 pub(super) fn connect_failed(context: &mut Context, upstream: &MeshUpstream, error: &Error) -> bool {
+    let mut result = TryResult::ConnectFailure;
     if let (Some(pick), Some(address)) = (&context.tries.pick, context.tries.address) {
         context.tries.addresses.push(address);
-        let other = |endpoint: &Endpoint| upstream.address(endpoint, &context.tries.addresses, 0).is_some();
-        if is_of_address(error.etype()) {
-            upstream.address_failed(address);
-            if other(pick.endpoint()) && context.may_try_again() {
-                return true;
-            }
+        let failed = ConnectFailure::of(error.etype());
+        result = upstream.judge(pick.endpoint(), address, failed);
+        let other = upstream.address(pick.endpoint(), &context.tries.addresses, 0).is_some();
+        if failed != ConnectFailure::Endpoint && other && context.may_try_again() {
+            return true;
         }
     }
-    end_try(context, TryResult::ConnectFailure);
+    end_try(context, result);
     // The application beside this sidecar has but one address: its caller tries another sidecar.
     may_move(context)
 }
@@ -179,8 +179,13 @@ fn may_move(context: &Context) -> bool {
 
 /// The exchange broke. Tried again if nothing has reached the client, the body can be sent again, and either the other
 /// side has certainly not begun with it, or doing it twice is the same as once (RFC 9110 section 9.2.2).
-pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) -> bool {
-    let result = result(context, Some(error));
+pub(super) fn broke(
+    context: &mut Context,
+    upstream: &MeshUpstream,
+    error: &Error,
+    request: &Sent<'_>,
+) -> bool {
+    let result = result(context, upstream, Some(error));
     let repeatable = result != TryResult::Abandoned && !request.answered && !request.truncated;
     let untouched = context.tries.is_untouched();
     if untouched && request.reused {
@@ -194,13 +199,17 @@ pub(super) fn broke(context: &mut Context, error: &Error, request: &Sent<'_>) ->
 
 /// What a request's end says of the endpoint. A client that goes away, or whose body is refused, says nothing: else anyone
 /// could have endpoints ejected.
-pub(super) fn result(context: &Context, error: Option<&Error>) -> TryResult {
-    match error {
+pub(super) fn result(context: &Context, upstream: &MeshUpstream, error: Option<&Error>) -> TryResult {
+    let result = match error {
         Some(error) if *error.esource() == ErrorSource::Downstream => TryResult::Abandoned,
         // Whatever else broke on account of it.
         Some(_) if context.failure.is_some_and(|failure| failure.status == 413) => TryResult::Abandoned,
         None if context.tries.status.is_none_or(|status| status < 500) => TryResult::Success,
         _ => TryResult::Failure,
+    };
+    match &context.tries.endpoint {
+        Some(endpoint) => upstream.blame(endpoint, context.tries.address, result),
+        None => result,
     }
 }
 

@@ -357,7 +357,7 @@ impl ProxyHttp for Gate {
             true
         } else {
             let free = attempt::is_unprocessed(&error) || context.tries.is_untouched();
-            attempt::broke(context, &error, &Sent { reused, ..sent(session) })
+            attempt::broke(context, &self.upstream, &error, &Sent { reused, ..sent(session) })
                 && (free || self.may_spend(context))
         };
         error.set_retry(again);
@@ -395,7 +395,7 @@ impl ProxyHttp for Gate {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Box<Context>) {
-        attempt::end_try(context, attempt::result(context, error));
+        attempt::end_try(context, attempt::result(context, &self.upstream, error));
         let status = match (answered(session), context.failure) {
             (Some(status), _) => status,
             (None, Some(failure)) => failure.status,

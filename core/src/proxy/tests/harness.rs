@@ -290,6 +290,7 @@ pub struct Proxy {
     pub picker: Arc<Listed>,
     pub log: Arc<Log>,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub upstream: Arc<MeshUpstream>,
     pub identity: Option<watch::Sender<Arc<Credentials>>>,
     pub drain: watch::Sender<bool>,
 }
@@ -302,6 +303,7 @@ pub struct Setup {
     pub tcp: Option<Backend>,
     pub limits: HttpLimits,
     pub quotas: Option<Arc<crate::quota::Quotas>>,
+    pub paths: Option<Arc<crate::paths::Paths>>,
 }
 
 impl Setup {
@@ -315,16 +317,18 @@ impl Setup {
         let watched = identity.as_ref().map(watch::Sender::subscribe);
         let tcp = self.tcp.map_or(TcpOutcome::Refuse("refused"), TcpOutcome::Forward);
         let (picker, log) = (Arc::new(Listed::default()), Arc::new(Log::default()));
+        let paths = self.paths.unwrap_or_else(|| Arc::new(crate::paths::Paths::new(Instant::now())));
+        let upstream = MeshUpstream::along(paths, watched, snapshot.clone(), Arc::default());
         let parts = EngineParts {
             snapshot: snapshot.clone(),
             director: Arc::new(Fixed { http: Box::new(http), tcp }),
             picker: picker.clone(),
-            upstream: MeshUpstream::new(watched, snapshot.clone()),
+            upstream: upstream.clone(),
             observer: log.clone(),
             quotas: self.quotas.unwrap_or_else(crate::quota::Quotas::alone),
         };
         let engine = HttpEngine::within(parts, self.limits).unwrap();
-        Proxy { engine, picker, log, snapshot, identity, drain: watch::channel(false).0 }
+        Proxy { engine, picker, log, snapshot, upstream, identity, drain: watch::channel(false).0 }
     }
 
     /// The callbacks alone.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod frames;
+mod gateways;
 pub(super) mod harness;
 
 mod authorization;

@@ -29,6 +29,8 @@ struct Target {
     who: Who,
     announce: Option<Announce>,
     protocol: MeshProtocol,
+    /// It is to become a tunnel.
+    upgrade: bool,
     limit: Duration,
 }
 
@@ -67,6 +69,7 @@ impl Target {
             who,
             announce,
             protocol: protocol_of(peer).ok_or_else(wrong)?,
+            upgrade: is_for_upgrade(peer),
             limit: peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT),
         })
     }
@@ -91,11 +94,13 @@ impl MeshConnector {
     }
 
     async fn dial(upstream: Arc<MeshUpstream>, target: Arc<Target>) -> Result<Connection, DialError> {
-        let Target { address, who, announce, protocol, limit } = &*target;
+        let Target { address, who, announce, protocol, upgrade, limit } = &*target;
         let to = dial::To { address: *address, announce: *announce };
         match who {
             Who::Workload { sni, identity } => {
-                upstream.connect_mesh(*address, Name { sni, identity }, *protocol, *limit).await
+                let made = upstream.connect_mesh(*address, Name { sni, identity }, *protocol, *limit).await?;
+                // A tunnel waits: perhaps the gateway comes back.
+                Ok(if *upgrade { made } else { made.with_cut(upstream.cut_of(*address)) })
             }
             Who::Backend(profile) => dial::backend(to, profile, *protocol, *limit).await,
             Who::Anyone => dial::plain(to, *limit).await,

@@ -5,7 +5,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use pingora_error::{BError, Error, ErrorType};
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_rustls::TlsConnector;
 
 use super::{Announce, MeshProtocol, backend::Profile};
@@ -17,6 +21,10 @@ use crate::{
     },
     tls::TlsError,
 };
+
+/// Who of the mesh does not take a connection for so long is not there: kernels do it, however busy the process is. A first
+/// packet that is lost is sent again after a second, which another try does not wait for.
+const TCP_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Why there is no connection. Nothing of a request was sent, so another try is safe.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +40,9 @@ pub enum DialError {
     /// It took too long.
     #[error("no connection to {0} in time")]
     Timeout(SocketAddr),
+    /// Somebody took the connection, and then said nothing for too long.
+    #[error("{0} takes connections but does not answer")]
+    Silence(SocketAddr),
     /// The handshake failed: among others, the other side is not who was expected.
     #[error("TLS with {address}: {error}")]
     Handshake {
@@ -64,17 +75,21 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// True if the address took no connection: another gateway may lead to the same endpoint.
-    pub(in crate::proxy) fn is_of_address(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Timeout(_))
+    /// Where it went wrong.
+    pub(in crate::proxy) fn failure(&self) -> ConnectFailure {
+        match self {
+            Self::Connect { .. } | Self::Timeout(_) => ConnectFailure::Address,
+            Self::Silence(_) => ConnectFailure::Silence,
+            _ => ConnectFailure::Endpoint,
+        }
     }
 
-    /// In pingora's words. That an error is of an address, and not of the endpoint behind it, is told by its type:
-    /// [`is_of_address`].
+    /// In pingora's words. Where it went wrong is told by its type: [`ConnectFailure::of`].
     pub(in crate::proxy) fn to_pingora(&self) -> BError {
         let kind = match self {
             Self::Connect { .. } => ErrorType::ConnectRefused,
             Self::Timeout(_) => ErrorType::ConnectTimedout,
+            Self::Silence(_) => ErrorType::TLSHandshakeTimedout,
             Self::Handshake { .. } | Self::Protocol(..) => ErrorType::TLSHandshakeFailure,
             Self::Name(_) | Self::NoIdentity | Self::Config(_) | Self::Certificate(_) => {
                 ErrorType::InternalError
@@ -91,10 +106,29 @@ impl DialError {
 /// [`DialError::Overflow`] in pingora's words.
 pub(in crate::proxy) const OVERFLOW: ErrorType = ErrorType::new("UpstreamOverflow");
 
-/// [`DialError::is_of_address`], of an error in pingora's words.
-pub(in crate::proxy) fn is_of_address(kind: &ErrorType) -> bool {
-    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout};
-    matches!(kind, ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError)
+/// Where a connection went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// The address took no connection: another gateway may lead to the same endpoint.
+    Address,
+    /// It took the connection, and then nobody spoke: a gateway, or the endpoint behind it.
+    Silence,
+    /// Somebody spoke: it is the endpoint.
+    Endpoint,
+}
+
+impl ConnectFailure {
+    /// By an error in pingora's words.
+    pub(in crate::proxy) fn of(kind: &ErrorType) -> Self {
+        use ErrorType::{
+            ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, TLSHandshakeTimedout,
+        };
+        match kind {
+            ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError => Self::Address,
+            TLSHandshakeTimedout => Self::Silence,
+            _ => Self::Endpoint,
+        }
+    }
 }
 
 /// Where a backend outside of the mesh is, and what it is told first.
@@ -123,20 +157,19 @@ pub(super) async fn mesh(
     tenures: &Arc<Tenures>,
 ) -> Result<Connection, DialError> {
     let name = ServerName::try_from(sni.to_owned()).map_err(|_| DialError::Name(sni.into()))?;
-    let connecting = async {
-        let (wire, local) = connect(To { address, announce: None }).await?;
-        let mut tls = TlsConnector::from(config)
-            .connect(name, wire)
-            .await
-            .map_err(|error| DialError::Handshake { address, error })?;
-        if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn().as_bytes()) {
-            return Err(DialError::Protocol(address, protocol.alpn()));
-        }
-        let tenure = tenures.enter(tls.get_ref().1.peer_certificates());
-        tls.get_mut().0.set_tenure(tenure);
-        Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
-    };
-    tokio::time::timeout(limit, connecting).await.map_err(|_| DialError::Timeout(address))?
+    let until = Instant::now() + limit;
+    let connecting =
+        timeout_at(until.min(Instant::now() + TCP_TIMEOUT), connect(To { address, announce: None }));
+    let (wire, local) = connecting.await.map_err(|_| DialError::Timeout(address))??;
+    let shaking = timeout_at(until, TlsConnector::from(config).connect(name, wire));
+    let tls = shaking.await.map_err(|_| DialError::Silence(address))?;
+    let mut tls = tls.map_err(|error| DialError::Handshake { address, error })?;
+    if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn().as_bytes()) {
+        return Err(DialError::Protocol(address, protocol.alpn()));
+    }
+    let tenure = tenures.enter(tls.get_ref().1.peer_certificates());
+    tls.get_mut().0.set_tenure(tenure);
+    Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
 }
 
 /// A connection over TLS to a backend outside of the mesh.

@@ -3,6 +3,7 @@
 mod announce;
 mod backend;
 mod connector;
+mod cut;
 mod dial;
 mod generation;
 mod pool;
@@ -15,7 +16,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
 use pingora_core::{
     protocols::{ALPN, tls::CustomALPN},
     upstreams::peer::{HttpPeer, Scheme},
@@ -25,16 +25,19 @@ use announce::Announce;
 pub use backend::ClientCertificates;
 use backend::{BackendProfiles, Profile};
 pub use connector::MeshConnector;
-pub use dial::DialError;
-pub(super) use dial::{OVERFLOW, To, is_of_address, plain};
+pub(super) use cut::Cut;
+use cut::Cuts;
+pub use dial::{ConnectFailure, DialError};
+pub(super) use dial::{OVERFLOW, To, plain};
 use generation::Generations;
 pub(super) use session::{Abort, HeadOnly, set_authority, strip_connection_fields};
 
-use super::{Arrival, Connection, tenure::Tenures};
+use super::{Arrival, Connection, TryResult, tenure::Tenures};
 use crate::{
     decide::{Timeouts, UpstreamTls},
     identity,
     model::{Endpoint, Reach, Snapshot, SpiffeId, Transport},
+    paths::Paths,
 };
 
 /// See [`Timeouts::CONNECT`].
@@ -44,10 +47,6 @@ pub const CONNECT_TIMEOUT: Duration = Timeouts::CONNECT;
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// HTTP/2 requests at a time on one connection.
 const H2_STREAMS: usize = 100;
-/// A gateway's address that did not take a connection is tried last for this long.
-const BAD_ADDRESS: Duration = Duration::from_secs(5);
-/// Addresses remembered as bad; past it, those whose time is over are forgotten, and if none is, nothing is added.
-const BAD_ADDRESSES: usize = 1024;
 
 /// What is spoken over a connection to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,7 +100,8 @@ impl MeshProtocol {
 pub struct MeshUpstream {
     generations: Generations,
     backends: BackendProfiles,
-    bad: DashMap<SocketAddr, Instant>,
+    paths: Arc<Paths>,
+    cuts: Cuts,
     tenures: Arc<Tenures>,
 }
 
@@ -109,12 +109,13 @@ impl MeshUpstream {
     /// `identity`: this process's credentials; without them only plaintext endpoints can be reached. Trust bundles come
     /// from the snapshot.
     pub fn new(identity: Option<identity::Watch>, snapshot: Arc<ArcSwap<Snapshot>>) -> Arc<Self> {
-        Self::with_client_certificates(identity, snapshot, Arc::default())
+        Self::along(Arc::new(Paths::new(Instant::now())), identity, snapshot, Arc::default())
     }
 
-    /// As [`Self::new`], with certificates that may be shown to backends outside of the mesh. They are looked up for each
-    /// request: connections that were made with others are not used any more.
-    pub fn with_client_certificates(
+    /// As [`Self::new`], with what is seen of gateways, and with certificates that may be shown to backends outside of the
+    /// mesh. Those are looked up for each request: connections that were made with others are not used any more.
+    pub fn along(
+        paths: Arc<Paths>,
         identity: Option<identity::Watch>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         certificates: Arc<ArcSwap<ClientCertificates>>,
@@ -122,7 +123,8 @@ impl MeshUpstream {
         Arc::new(Self {
             generations: Generations::new(identity, snapshot),
             backends: BackendProfiles::new(certificates),
-            bad: DashMap::new(),
+            paths,
+            cuts: Cuts::default(),
             tenures: Arc::default(),
         })
     }
@@ -137,33 +139,61 @@ impl MeshUpstream {
         &self.tenures
     }
 
-    /// The address to try: the endpoint's own, or that of a gateway that is not in `tried` and has not failed lately.
-    /// `spread` (random) shares the load over gateways. `None`: all were tried.
+    /// The address to try: the endpoint's own, or that of one of the best gateways that are not in `tried`. `spread` (random)
+    /// shares the load over gateways. `None`: all were tried.
     pub fn address(&self, endpoint: &Endpoint, tried: &[SocketAddr], spread: u64) -> Option<SocketAddr> {
         match &endpoint.reach {
             Reach::Direct(address) => (!tried.contains(address)).then_some(*address),
-            Reach::Via(gateways) => {
-                let first = usize::try_from(spread % gateways.len().max(1) as u64).unwrap_or_default();
-                let turn = gateways.iter().cycle().skip(first).take(gateways.len());
-                let fresh = || turn.clone().filter(|a| !tried.contains(a));
-                fresh().find(|a| !self.is_bad(a)).or_else(|| fresh().next()).copied()
+            Reach::Via(gateways) => self.paths.choose(gateways, tried, spread, Instant::now()),
+        }
+    }
+
+    /// Takes note of how it went to connect to a gateway in front of an endpoint, and says what that says of the endpoint:
+    /// nothing, where no gateway took the connection.
+    pub fn judge(&self, endpoint: &Endpoint, address: SocketAddr, failed: ConnectFailure) -> TryResult {
+        if matches!(endpoint.reach, Reach::Direct(_)) {
+            return TryResult::ConnectFailure;
+        }
+        match failed {
+            ConnectFailure::Address => {
+                self.paths.failed(address, Instant::now());
+                if self.is_down(address) {
+                    self.cut(address);
+                }
+                TryResult::Unreached
             }
+            ConnectFailure::Silence => {
+                self.paths.unanswered(address, Instant::now());
+                if self.is_down(address) { TryResult::Unreached } else { TryResult::Failure }
+            }
+            ConnectFailure::Endpoint => TryResult::ConnectFailure,
         }
     }
 
-    fn is_bad(&self, address: &SocketAddr) -> bool {
-        self.bad.get(address).is_some_and(|until| *until > Instant::now())
+    /// What an exchange that broke says of the endpoint: nothing, where the gateway in front of it is down.
+    pub(super) fn blame(
+        &self,
+        endpoint: &Endpoint,
+        address: Option<SocketAddr>,
+        broke: TryResult,
+    ) -> TryResult {
+        let via = matches!(endpoint.reach, Reach::Via(_));
+        let excused = broke == TryResult::Failure && via && address.is_some_and(|at| self.is_down(at));
+        if excused { TryResult::Unreached } else { broke }
     }
 
-    /// Remembers that nobody took a connection there.
-    pub fn address_failed(&self, address: SocketAddr) {
-        let now = Instant::now();
-        if self.bad.len() >= BAD_ADDRESSES {
-            self.bad.retain(|_, until| *until > now);
-        }
-        if self.bad.len() < BAD_ADDRESSES {
-            self.bad.insert(address, now + BAD_ADDRESS);
-        }
+    fn is_down(&self, gateway: SocketAddr) -> bool {
+        self.paths.get(gateway).is_some_and(|gateway| gateway.is_down())
+    }
+
+    /// The gateway has stopped to answer: requests that wait for something from behind it are told.
+    pub fn cut(&self, gateway: SocketAddr) {
+        self.cuts.cut(gateway);
+    }
+
+    /// Of a connection through a gateway.
+    fn cut_of(&self, address: SocketAddr) -> Option<Cut> {
+        self.paths.get(address).and_then(|_| self.cuts.of(address))
     }
 
     /// The endpoint as pingora's pools know it. Fails for a mesh endpoint when this process has no identity.
@@ -226,7 +256,9 @@ impl MeshUpstream {
         limit: Duration,
     ) -> Result<Connection, DialError> {
         let config = self.generations.current()?.config(name.identity, protocol)?;
-        dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await
+        let made = dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await?;
+        self.paths.answered(address, Instant::now());
+        Ok(made)
     }
 }
 

@@ -384,6 +384,10 @@ pub struct Peer {
     /// What is taken of what it offers.
     #[serde(default)]
     pub import: ServicePatterns,
+    /// Where this cluster stands among others that serve the same: lower is called first. Those without come after all
+    /// others, by measured round trip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u32>,
     /// For how long what it said is good while it is silent.
     #[serde(default)]
     pub lease: PeerLease,

@@ -1,0 +1,173 @@
+use std::net::SocketAddr;
+
+use super::*;
+use crate::decide::Compiled;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn gateway(port: u16) -> SocketAddr {
+    ([192, 0, 2, 1], port).into()
+}
+
+fn behind(cluster: &str, id: &str, gateways: &[u16]) -> Endpoint {
+    let via: Arc<[SocketAddr]> = gateways.iter().map(|port| gateway(*port)).collect();
+    Endpoint { cluster: cluster.into(), reach: Reach::Via(via), ..endpoint(id) }
+}
+
+fn stale(endpoint: Endpoint) -> Endpoint {
+    Endpoint { stale: true, ..endpoint }
+}
+
+/// One that calls, and the others that it may fall back on.
+struct Sea {
+    town: Town,
+}
+
+impl Sea {
+    fn new(endpoints: Vec<Endpoint>) -> Self {
+        Self { town: Town::new(endpoints) }
+    }
+
+    /// Probes all gateways once: how far each is away, in milliseconds; none: it does not answer.
+    fn probe(&mut self, round_trips: &[(u16, Option<u64>)]) {
+        self.town.now += 6 * SECOND;
+        let used = self.town.pick(None, &[]);
+        for probe in self.town.pools.due_probes(self.town.now, 100) {
+            let port = probe.gateway().address().port();
+            let (_, round_trip) = round_trips.iter().find(|(known, _)| *known == port).unwrap();
+            let now = self.town.pools.paths().nanos(self.town.now);
+            let _changed = probe.finish(round_trip.map(|ms| MS * u32::try_from(ms).unwrap()), now);
+        }
+        drop(used);
+        self.town.now += 20 * MS;
+        self.town.pools.measure(self.town.now);
+    }
+
+    fn says(&self) -> Vec<String> {
+        self.town.ids(40).into_keys().collect()
+    }
+}
+
+#[test]
+fn clusters_are_fallen_back_on_one_after_the_other_by_round_trip() {
+    let all = vec![behind("west", "w", &[1]), behind("south", "s", &[2]), behind("north", "n", &[3])];
+    let mut sea = Sea::new(all);
+    sea.probe(&[(1, Some(30)), (2, Some(20)), (3, Some(80))]);
+    assert_eq!(sea.says(), ["s"]);
+    sea.probe(&[(1, Some(30)), (2, None), (3, Some(80))]);
+    sea.probe(&[(1, Some(30)), (2, None), (3, Some(80))]);
+    assert_eq!(sea.says(), ["w"], "its gateway is down");
+    sea.probe(&[(1, None), (2, None), (3, Some(80))]);
+    sea.probe(&[(1, None), (2, None), (3, Some(80))]);
+    assert_eq!(sea.says(), ["n"]);
+    // Nobody can be reached: better a try than none.
+    sea.probe(&[(1, None), (2, None), (3, None)]);
+    sea.probe(&[(1, None), (2, None), (3, None)]);
+    assert_eq!(sea.says(), ["s"]);
+    for _ in 0..10 {
+        sea.probe(&[(1, Some(30)), (2, Some(20)), (3, Some(80))]);
+    }
+    assert_eq!(sea.says(), ["s"], "nothing was ejected on the way");
+}
+
+#[test]
+fn documents_go_before_measures() {
+    let mut sea = Sea::new(Vec::new());
+    let order = BTreeMap::from([(Arc::from("north"), 1), (Arc::from("west"), 2)]);
+    let all = vec![behind("west", "w", &[1]), behind("south", "s", &[2]), behind("north", "n", &[3])];
+    let config = Arc::new(Compiled { failover_order: order, ..Compiled::default() });
+    sea.town.pools.apply(&Snapshot { config, ..snapshot(all) }, sea.town.now);
+    sea.probe(&[(1, Some(1)), (2, Some(1)), (3, Some(90))]);
+    assert_eq!(sea.says(), ["n"]);
+    let clusters = |sea: &Sea| -> Vec<String> {
+        sea.town.pools.peers(sea.town.now).iter().map(|peer| peer.cluster.to_string()).collect()
+    };
+    assert_eq!(clusters(&sea), ["north", "west", "south"]);
+}
+
+#[test]
+fn who_was_not_heard_of_keeps_its_place_while_it_answers() {
+    let all = |old: bool| {
+        let near = behind("south", "s", &[2]);
+        vec![behind("west", "w", &[1]), if old { stale(near) } else { near }]
+    };
+    let mut sea = Sea::new(all(false));
+    sea.probe(&[(1, Some(30)), (2, Some(20))]);
+    assert_eq!(sea.says(), ["s"]);
+    sea.town.pools.apply(&snapshot(all(true)), sea.town.now);
+    assert_eq!(sea.says(), ["s"], "stale alone moves nothing");
+    // It loses half of what is sent, and nobody vouches for it.
+    for _ in 0..40 {
+        sea.probe(&[(1, Some(30)), (2, None)]);
+        sea.probe(&[(1, Some(30)), (2, Some(20))]);
+    }
+    assert_eq!(sea.says(), ["w"]);
+    // Heard of again, it has its place, lossy or not.
+    sea.town.pools.apply(&snapshot(all(false)), sea.town.now);
+    sea.town.now += 20 * SECOND;
+    assert_eq!(sea.says(), ["s"]);
+}
+
+#[test]
+fn failing_back_to_a_peer_ramps() {
+    let all = vec![behind("west", "w", &[1]), behind("south", "s", &[2])];
+    let mut sea = Sea::new(all);
+    sea.probe(&[(1, Some(20)), (2, Some(90))]);
+    assert_eq!(sea.says(), ["w"]);
+    sea.probe(&[(1, None), (2, Some(90))]);
+    sea.probe(&[(1, None), (2, Some(90))]);
+    assert_eq!(sea.says(), ["s"]);
+    let west = sea.town.pools.paths().get(gateway(1)).unwrap();
+    for _ in 0..2 {
+        sea.town.pools.paths().answered(gateway(1), sea.town.now);
+    }
+    assert!(!west.is_down());
+    let share = |sea: &Sea| sea.town.ids(2000).get("w").copied().unwrap_or_default();
+    assert!(share(&sea) < 200);
+    sea.town.now += 3 * SECOND;
+    let ramped = share(&sea);
+    assert!((400..800).contains(&ramped), "ten percent a second: {ramped} of 2000");
+    sea.town.now += 8 * SECOND;
+    assert_eq!(share(&sea), 2000);
+}
+
+#[test]
+fn more_clusters_than_tiers_share_the_last() {
+    let names: Vec<String> = (0..12).map(|n| format!("c{n:02}")).collect();
+    let all = names.iter().zip(1..).map(|(name, port)| behind(name, name, &[port])).collect();
+    let mut sea = Sea::new(all);
+    let mut dead: Vec<_> = (1..13).map(|port| (port, Some(u64::from(port) * 10))).collect();
+    sea.probe(&dead);
+    assert_eq!(sea.says(), ["c00"]);
+    for gone in dead.iter_mut().take(7) {
+        gone.1 = None;
+    }
+    sea.probe(&dead);
+    sea.probe(&dead);
+    assert_eq!(sea.says(), ["c07", "c08", "c09", "c10", "c11"]);
+}
+
+#[test]
+fn a_gateway_that_is_down_ejects_nobody_behind_it_and_one_bad_endpoint_is_ejected_alone() {
+    let all = vec![behind("west", "w1", &[1]), behind("west", "w2", &[1])];
+    let mut sea = Sea::new(all);
+    sea.probe(&[(1, Some(5))]);
+    for _ in 0..20 {
+        sea.town.pick(None, &[]).unwrap().finish(TryResult::Unreached, MS, sea.town.now);
+    }
+    assert_eq!(sea.says(), ["w1", "w2"]);
+    sea.town.finish("w2", TryResult::ConnectFailure);
+    assert_eq!(sea.says(), ["w1"]);
+    assert!(!sea.town.pools.paths().get(gateway(1)).unwrap().is_down());
+}
+
+#[test]
+fn gateways_of_services_that_nobody_uses_are_not_probed() {
+    let mut sea = Sea::new(vec![behind("west", "w", &[1, 2])]);
+    assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty());
+    sea.probe(&[(1, Some(5)), (2, Some(5))]);
+    sea.town.now += 6 * SECOND;
+    assert_eq!(sea.town.pools.due_probes(sea.town.now, 100).len(), 2);
+    sea.town.now += 700 * SECOND;
+    assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty());
+}
