@@ -90,8 +90,14 @@ mod tests {
         ];
         let key = ServiceKey::parse("cluster/shop/web").unwrap();
         let endpoints = BTreeMap::from([(80, all.map(Arc::new).into_iter().collect())]);
-        let entry =
-            ServiceEntry { key: key.clone(), ports: Vec::new(), vip_index: 1, hosts: None, endpoints };
+        let entry = ServiceEntry {
+            key: key.clone(),
+            ports: Vec::new(),
+            vip_index: 1,
+            hosts: None,
+            endpoints,
+            summaries: BTreeMap::new(),
+        };
         let mut snapshot = Snapshot::default();
         snapshot.services.insert(key, Arc::new(entry));
         let names = MeshNames::new("east");

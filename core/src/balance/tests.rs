@@ -56,6 +56,7 @@ fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
         vip_index: 1,
         hosts: None,
         endpoints: BTreeMap::from([(PORT, list.into())]),
+        summaries: BTreeMap::new(),
     };
     Snapshot { services: HashMap::from([(key(), Arc::new(entry))]), ..Default::default() }
 }

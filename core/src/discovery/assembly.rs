@@ -194,7 +194,8 @@ impl Assembly {
                     self.services.remove(&key);
                 } else {
                     // Known to have none, which is not the same as not known.
-                    return self.endpoints.insert(key, EndpointTable::new()) != Some(EndpointTable::new());
+                    return self.endpoints.insert(key, EndpointTable::default())
+                        != Some(EndpointTable::default());
                 }
             }
         }
@@ -245,7 +246,7 @@ impl Assembly {
 
 /// Ports without endpoints are known empty once anything is known of the service's endpoints.
 fn entry(parts: &ServiceParts, endpoints: Option<&EndpointTable>) -> ServiceEntry {
-    let mut table = endpoints.cloned().unwrap_or_default();
+    let EndpointTable { endpoints: mut table, summaries } = endpoints.cloned().unwrap_or_default();
     if endpoints.is_some() {
         for port in &parts.ports {
             table.entry(port.port).or_insert_with(|| Arc::from([].as_slice()));
@@ -257,6 +258,7 @@ fn entry(parts: &ServiceParts, endpoints: Option<&EndpointTable>) -> ServiceEntr
         vip_index: parts.vip_index,
         hosts: parts.hosts.clone(),
         endpoints: table,
+        summaries,
     }
 }
 

@@ -6,7 +6,8 @@ use tombolo_proto::v1;
 
 use crate::model::{
     AppProtocol, Endpoint, EndpointHealth, HOST_LABEL, Host, LANE_LABEL, Labels, Lane, Locality, MAX_HOSTS,
-    Reach, Scope, ServiceKey, ServicePort, SpiffeId, Transport, TrustBundle, TrustDomain, check_dns_label,
+    Reach, Scope, ServiceKey, ServicePort, SpiffeId, Summary, Transport, TrustBundle, TrustDomain,
+    check_dns_label,
 };
 
 /// Ports of a service, endpoints of a port, labels of an endpoint, gateways of an endpoint: a resource with more is
@@ -15,14 +16,20 @@ const MAX_PORTS: usize = 256;
 const MAX_ENDPOINTS: usize = 20_000;
 const MAX_LABELS: usize = 64;
 const MAX_GATEWAYS: usize = 64;
+/// Summaries of a port, one for each locality of each other cluster: a resource with more is refused.
+const MAX_SUMMARIES: usize = 20_000;
 
 /// Why a resource is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ResourceError(pub(super) String);
 
-/// Endpoints by service port.
-pub(super) type EndpointTable = BTreeMap<u16, Arc<[Arc<Endpoint>]>>;
+/// By service port: endpoints, and what stands behind those of other clusters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct EndpointTable {
+    pub(super) endpoints: BTreeMap<u16, Arc<[Arc<Endpoint>]>>,
+    pub(super) summaries: BTreeMap<u16, Arc<[Summary]>>,
+}
 
 /// A service without its endpoints.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,18 +121,44 @@ pub(super) fn endpoint_set(
     if message.ports.len() > MAX_PORTS {
         return refuse(format!("{} ports, at most {MAX_PORTS} are taken", message.ports.len()));
     }
-    let mut table = EndpointTable::new();
+    let mut table = EndpointTable::default();
     for list in &message.ports {
         if list.endpoints.len() > MAX_ENDPOINTS {
             return refuse(format!("{} endpoints, at most {MAX_ENDPOINTS} are taken", list.endpoints.len()));
         }
         let endpoints =
             list.endpoints.iter().map(|e| endpoint(e).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        if table.insert(port(list.port)?, endpoints.into()).is_some() {
-            return refuse(format!("port {} stands twice", list.port));
+        let port = port(list.port)?;
+        if table.endpoints.insert(port, endpoints.into()).is_some() {
+            return refuse(format!("port {port} stands twice"));
+        }
+        if !list.summaries.is_empty() {
+            table.summaries.insert(port, summaries(&list.summaries)?);
         }
     }
     Ok((key, table))
+}
+
+fn summaries(messages: &[v1::Summary]) -> Result<Arc<[Summary]>, ResourceError> {
+    if messages.len() > MAX_SUMMARIES {
+        return refuse(format!("{} summaries, at most {MAX_SUMMARIES} are taken", messages.len()));
+    }
+    let summary = |message: &v1::Summary| {
+        if message.healthy > message.total || message.healthy_weight > message.total_weight {
+            return refuse(format!("a summary of {:?}: more is healthy than there is", message.cluster));
+        }
+        let place = message.locality.clone().unwrap_or_default();
+        Ok(Summary {
+            cluster: message.cluster.as_str().into(),
+            locality: Locality { region: place.region.into(), zone: place.zone.into() },
+            healthy: message.healthy,
+            total: message.total,
+            healthy_weight: message.healthy_weight,
+            total_weight: message.total_weight,
+            capacity: message.capacity,
+        })
+    };
+    messages.iter().map(summary).collect()
 }
 
 fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {

@@ -84,8 +84,14 @@ mod tests {
             let key = ServiceKey::parse(key).unwrap();
             let endpoints: BTreeMap<_, _> =
                 ports.iter().map(|port| (*port, Arc::from([endpoint(*port)]))).collect();
-            let entry =
-                ServiceEntry { key: key.clone(), ports: Vec::new(), vip_index: 0, hosts: None, endpoints };
+            let entry = ServiceEntry {
+                key: key.clone(),
+                ports: Vec::new(),
+                vip_index: 0,
+                hosts: None,
+                endpoints,
+                summaries: BTreeMap::new(),
+            };
             snapshot.services.insert(key, Arc::new(entry));
         }
         snapshot

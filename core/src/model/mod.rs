@@ -14,6 +14,7 @@ pub use endpoint::{Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Labels, Loc
 pub use name::{Lane, NameError, check_dns_label, check_dns_subdomain, check_object_name};
 pub use service::{
     AppProtocol, Host, HostName, MAX_HOSTS, Scope, ServiceEntry, ServiceKey, ServiceKeyError, ServicePort,
+    Summary,
 };
 pub use snapshot::Snapshot;
 pub use sni::{is_opaque_sni, opaque_sni};

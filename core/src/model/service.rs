@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Endpoint, NameError, check_dns_label};
+use super::{Endpoint, Locality, NameError, check_dns_label};
 
 /// Where a service's name is valid; the two scopes of one service are separate services to a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,6 +186,25 @@ impl Host {
     }
 }
 
+/// What one cluster says of one locality of a service's port: what stands behind the endpoints that are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// The locality.
+    pub locality: Locality,
+    /// Endpoints that are healthy.
+    pub healthy: u32,
+    /// All endpoints.
+    pub total: u32,
+    /// The healthy endpoints' weight together.
+    pub healthy_weight: u64,
+    /// All endpoints' weight together.
+    pub total_weight: u64,
+    /// Requests a second that callers of other clusters may send there in all; 0: nothing is said.
+    pub capacity: u32,
+}
+
 /// A service with its endpoints, as a proxy knows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceEntry {
@@ -199,6 +218,8 @@ pub struct ServiceEntry {
     pub hosts: Option<Arc<[Host]>>,
     /// Endpoints by service port. A port without an entry is not known yet (not synced); an empty list is known empty.
     pub endpoints: BTreeMap<u16, Arc<[Arc<Endpoint>]>>,
+    /// By service port, of clusters of which not every endpoint may be named; a cluster that is not in here has named all.
+    pub summaries: BTreeMap<u16, Arc<[Summary]>>,
 }
 
 impl ServiceEntry {

@@ -39,7 +39,14 @@ pub fn static_services(resources: &ResourceSet, cluster: &str) -> HashMap<Servic
             endpoints.insert(port.port, Arc::from(list));
         }
         let ports = service.spec.tcp_ports().map(port_of).collect();
-        let entry = ServiceEntry { key: in_cluster.clone(), ports, vip_index: 0, hosts: None, endpoints };
+        let entry = ServiceEntry {
+            key: in_cluster.clone(),
+            ports,
+            vip_index: 0,
+            hosts: None,
+            endpoints,
+            summaries: BTreeMap::new(),
+        };
         if resources.service_exports.contains_key(key) {
             let everywhere = ServiceKey { scope: Scope::Clusterset, ..in_cluster.clone() };
             services.insert(everywhere.clone(), Arc::new(ServiceEntry { key: everywhere, ..entry.clone() }));

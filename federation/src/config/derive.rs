@@ -8,7 +8,7 @@ use tombolo_core::{
         Endpoint, EndpointHealth, HOST_LABEL, LANE_LABEL, Reach, Scope, ServiceKey, SpiffeId, TrustDomain,
         opaque_sni,
     },
-    resources::{AnyObject, ObjectKey, ResourceSet, kinds, parse_duration, static_services},
+    resources::{AnyObject, ObjectKey, ObjectMeta, ResourceSet, kinds, parse_duration, static_services},
     tls::edge::{OCSP_ANNOTATION, OCSP_KEY},
 };
 use tombolo_proto::v1;
@@ -87,6 +87,7 @@ fn services(
     trust_domain: &TrustDomain,
 ) -> BTreeMap<Name, ServiceSpec> {
     let fixed = static_services(resources, cluster);
+    let capacities = capacities(resources);
     let spec = |(key, service): (&tombolo_core::resources::ObjectKey, &std::sync::Arc<_>)| {
         let service: &tombolo_core::resources::Object<kinds::Service> = service;
         let entry =
@@ -100,10 +101,31 @@ fn services(
             headless: service.spec.is_headless(),
             ports: service.spec.tcp_ports().cloned().collect(),
             fixed: endpoints.map(list).collect(),
+            capacity: capacities.get(key).copied(),
         };
         (Name::new(&key.namespace, &key.name), spec)
     };
     resources.services.iter().map(spec).collect()
+}
+
+/// What other clusters may send to a Service: of several TrafficPolicies the oldest says it.
+fn capacities(resources: &ResourceSet) -> BTreeMap<ObjectKey, kinds::CapacitySpec> {
+    let mut policies: Vec<_> = resources.traffic_policies.iter().collect();
+    policies.sort_by_key(|(_, policy)| created(&policy.meta).unwrap_or(i64::MAX));
+    let mut all = BTreeMap::new();
+    for (key, policy) in policies {
+        let Some(capacity) = policy.spec.capacity else { continue };
+        for target in policy.spec.target_refs.iter().filter(|target| target.kind == "Service") {
+            all.entry(ObjectKey::new(&key.namespace, &target.name)).or_insert(capacity);
+        }
+    }
+    all
+}
+
+/// When an object was created, in seconds since the Unix epoch.
+fn created(meta: &ObjectMeta) -> Option<i64> {
+    let text = meta.creation_timestamp.as_deref()?;
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
 }
 
 /// The endpoint as it is known in the mesh: its id is unique over all clusters, and where a sidecar stands before its
@@ -165,12 +187,9 @@ fn labels(endpoint: &Endpoint) -> HashMap<String, String> {
 }
 
 fn exports(resources: &ResourceSet) -> BTreeMap<Name, i64> {
-    let created =
-        |text: &str| OffsetDateTime::parse(text, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp);
     let export = |(key, export): (&tombolo_core::resources::ObjectKey, &std::sync::Arc<_>)| {
         let export: &tombolo_core::resources::Object<kinds::ServiceExport> = export;
-        let created = export.meta.creation_timestamp.as_deref().map_or(0, created);
-        (Name::new(&key.namespace, &key.name), created)
+        (Name::new(&key.namespace, &key.name), created(&export.meta).unwrap_or(0))
     };
     resources.service_exports.iter().map(export).collect()
 }

@@ -445,7 +445,7 @@ mod end_to_end {
             ..Default::default()
         };
         let endpoint = v1::Endpoint { id: "e".into(), address: "127.0.0.1:1".into(), ..Default::default() };
-        let ports = vec![v1::EndpointList { port: 80, endpoints: vec![endpoint] }];
+        let ports = vec![v1::EndpointList { port: 80, endpoints: vec![endpoint], ..Default::default() }];
         let endpoints = v1::EndpointSet { namespace: "shop".into(), name: name.into(), scope: 1, ports };
         [
             Update { type_url: type_url::SERVICE, name: key.clone(), value: Some(service.encode_to_vec()) },

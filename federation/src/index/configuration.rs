@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use tombolo_core::{
     model::TrustDomain,
-    resources::kinds::{ServicePatterns, ServicePortSpec},
+    resources::kinds::{CapacitySpec, ServicePatterns, ServicePortSpec},
 };
 use tombolo_proto::v1;
 
@@ -46,6 +46,8 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePortSpec>,
     /// Endpoints from Workload documents and EndpointSlices, by service port.
     pub fixed: BTreeMap<u16, Vec<v1::Endpoint>>,
+    /// What other clusters may send to it.
+    pub capacity: Option<CapacitySpec>,
 }
 
 impl ServiceSpec {

@@ -137,6 +137,15 @@ pub enum PeerEvent {
         /// The service.
         service: v1::ExportedService,
     },
+    /// Of a service that the peer named before, nothing but the summaries has changed.
+    Summaries {
+        /// The link.
+        session: Session,
+        /// Which.
+        name: Name,
+        /// By port, without endpoints.
+        ports: Vec<v1::EndpointList>,
+    },
     /// The peer withdrew a service: an explicit statement, unlike a broken link.
     Withdrawn {
         /// The link.

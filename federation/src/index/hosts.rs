@@ -142,7 +142,7 @@ mod tests {
         let mut lane = endpoint("lane".into());
         lane.labels.insert(LANE_LABEL.into(), "gray".into());
         let all = (0..300).map(|n| endpoint(format!("a{n:03}"))).chain([lane, endpoint(String::new())]);
-        let lists = [v1::EndpointList { port: 80, endpoints: all.collect() }];
+        let lists = [v1::EndpointList { port: 80, endpoints: all.collect(), ..Default::default() }];
         let hosts = hosts(&lists);
         assert_eq!((hosts.len(), &*hosts[0].name, &*hosts[MAX_HOSTS - 1].name), (MAX_HOSTS, "a000", "a255"));
     }

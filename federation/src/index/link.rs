@@ -23,6 +23,9 @@ impl Index {
             PeerEvent::Hello { session, epoch, network } => self.hello(cluster, session, epoch, network, now),
             PeerEvent::Bundle { session, bundle } => self.bundle(cluster, session, bundle, now),
             PeerEvent::Service { session, service } => self.service(cluster, session, service, now),
+            PeerEvent::Summaries { session, name, ports } => {
+                self.summaries(cluster, session, &name, ports, now)
+            }
             PeerEvent::Withdrawn { session, name } => {
                 let peer = self.heard(cluster, session, now)?;
                 peer.unsettled.remove(&name);
@@ -245,6 +248,25 @@ impl Index {
             refusals.push(Refusal::new(RefusalKind::Policy, format!("service {name}"), reason));
         }
         peer.refused += refusals.len() as u64;
+        Ok(refusals)
+    }
+
+    fn summaries(
+        &mut self,
+        cluster: &Arc<str>,
+        session: Session,
+        name: &Name,
+        ports: Vec<v1::EndpointList>,
+        now: Moment,
+    ) -> Taken {
+        let peer = self.heard(cluster, session, now)?;
+        let (changed, refusals) = peer.take_summaries(name, ports).inspect_err(|_| peer.refused += 1)?;
+        peer.refused += refusals.len() as u64;
+        if changed {
+            let saved = peer.service(name).cloned();
+            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), saved));
+            self.dirty.services.insert(name.clone());
+        }
         Ok(refusals)
     }
 

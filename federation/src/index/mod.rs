@@ -9,6 +9,7 @@
 
 mod configuration;
 mod contact;
+mod crossing;
 mod event;
 mod exports;
 mod hosts;
@@ -30,8 +31,9 @@ use tombolo_proto::v1;
 
 pub use configuration::{Configuration, LeasePolicy, PeerPolicy, ServiceSpec};
 pub use contact::{Contact, Lease};
+pub use crossing::MAX_NAMED;
 pub use event::{Event, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Session};
-pub use exports::{ExportLog, Update};
+pub use exports::{ExportLog, SUMMARY_PACE, Update};
 pub use link::MAX_PEERS;
 pub use output::{Change, Changes, Gateway, Kind, Resource, Save};
 pub use peers::{Ended, Link, MAX_GATEWAYS, Peer, SavedPeer};
@@ -276,6 +278,9 @@ impl Index {
         }
         for (name, _) in self.gateways.expire(now) {
             self.gateway_gone(name);
+        }
+        for peer in self.peers.values_mut() {
+            self.dirty.services.extend(peer.exports.due(now));
         }
         let clusters: Vec<_> = self.peers.keys().cloned().collect();
         for cluster in clusters {

@@ -22,6 +22,10 @@ pub const MAX_ENDPOINTS: usize = 100_000;
 pub const MAX_ENDPOINTS_PER_PORT: usize = 1_000;
 /// Most ports of a service; a service with more is refused.
 pub const MAX_SERVICE_PORTS: usize = 64;
+/// Most localities of a port that are summed up; further ones are left out.
+pub const MAX_LOCALITIES: usize = 64;
+/// Most endpoints that a summary may claim; a greater one is refused.
+const MAX_BEHIND: u32 = 1_000_000;
 /// Most gateways of one cluster that are told to a peer and taken from one; further ones are left out.
 pub const MAX_GATEWAYS: usize = 64;
 
@@ -294,6 +298,40 @@ impl Peer {
         Ok((changed, refusals))
     }
 
+    /// Takes new summaries of a service that was named before. Returns also whether that is a change.
+    pub fn take_summaries(
+        &mut self,
+        name: &Name,
+        ports: Vec<v1::EndpointList>,
+    ) -> Result<(bool, Vec<Refusal>), Refusal> {
+        let object = format!("service {name}");
+        let Some(imported) = self.services.get_mut(name) else {
+            return Err(Refusal::new(
+                RefusalKind::Outdated,
+                object,
+                "summaries of a service that was not named",
+            ));
+        };
+        let (mut changed, mut refusals) = (false, Vec::new());
+        for v1::EndpointList { port, summaries, .. } in ports {
+            let summaries = check_summaries(&object, summaries, &mut refusals);
+            let known = imported.service.endpoints.iter().position(|list| list.port == port);
+            let Some(known) = known.filter(|at| imported.service.endpoints[*at].summaries != summaries)
+            else {
+                continue;
+            };
+            Arc::make_mut(&mut imported.service).endpoints[known].summaries = summaries;
+            changed = true;
+        }
+        Ok((changed, refusals))
+    }
+
+    /// The summaries of one of its services, with whose they are.
+    pub fn summaries(&self, cluster: &Arc<str>, list: &v1::EndpointList) -> Vec<v1::Summary> {
+        let of = |summary: &v1::Summary| v1::Summary { cluster: cluster.to_string(), ..summary.clone() };
+        list.summaries.iter().map(of).collect()
+    }
+
     /// The endpoints of one of its services as this cluster reaches them: directly on the same network, else through its
     /// gateways; those that cannot be reached at all are left out.
     pub fn endpoints(&self, cluster: &Arc<str>, network: &str, list: &v1::EndpointList) -> Vec<v1::Endpoint> {
@@ -391,8 +429,43 @@ fn check_service(
             let reason = format!("more than {MAX_ENDPOINTS_PER_PORT} endpoints behind a port");
             refusals.push(Refusal::new(RefusalKind::Limit, &object, reason));
         }
+        list.summaries = check_summaries(&object, std::mem::take(&mut list.summaries), &mut refusals);
     }
     Ok((service, refusals))
+}
+
+/// The summaries of one port that can be believed: each locality once.
+fn check_summaries(
+    object: &str,
+    mut summaries: Vec<v1::Summary>,
+    refusals: &mut Vec<Refusal>,
+) -> Vec<v1::Summary> {
+    let place = |summary: &v1::Summary| {
+        let place = summary.locality.clone().unwrap_or_default();
+        (place.region, place.zone)
+    };
+    let refuse = |kind, reason: String| Refusal::new(kind, object, reason);
+    summaries.retain_mut(|summary| {
+        summary.cluster.clear();
+        let (region, zone) = place(summary);
+        let heaviest = u64::from(summary.total) * u64::from(MAX_WEIGHT);
+        let adds_up = summary.healthy <= summary.total && summary.healthy_weight <= summary.total_weight;
+        let fits = summary.total <= MAX_BEHIND
+            && summary.total_weight <= heaviest
+            && region.len().max(zone.len()) <= 253
+            && adds_up;
+        if !fits && refusals.is_empty() {
+            refusals.push(refuse(RefusalKind::Malformed, "a summary that does not add up".into()));
+        }
+        fits
+    });
+    summaries.sort_by_key(place);
+    summaries.dedup_by_key(|summary| place(summary));
+    if summaries.len() > MAX_LOCALITIES {
+        summaries.truncate(MAX_LOCALITIES);
+        refusals.push(refuse(RefusalKind::Limit, format!("more than {MAX_LOCALITIES} localities of a port")));
+    }
+    summaries
 }
 
 /// Checks one endpoint, and takes away what is this side's to say.

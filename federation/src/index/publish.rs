@@ -80,14 +80,9 @@ impl Index {
         } else {
             self.conflicts.insert(name.clone(), conflicts);
         }
-        let exports: Vec<_> = self
-            .peers
-            .iter()
-            .map(|(cluster, peer)| (Arc::clone(cluster), self.export(name, cluster, peer, local.as_ref())))
-            .collect();
-        for (cluster, export) in exports {
+        for (cluster, export) in self.exports(name, local.as_ref()) {
             if let Some(peer) = self.peers.get_mut(&cluster) {
-                changes.exports |= peer.exports.set(name, export);
+                changes.exports |= peer.exports.set(name, export, self.now);
             }
         }
         self.publish_scope(name, v1::Scope::Cluster, local, changes);

@@ -8,9 +8,7 @@ use std::{
 use tombolo_core::model::opaque_sni;
 use tombolo_proto::v1;
 
-use super::{
-    Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, peers::MAX_ENDPOINTS_PER_PORT,
-};
+use super::{Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, crossing::cross};
 
 /// A service in one scope, before it has its virtual address.
 pub(super) struct Computed {
@@ -27,6 +25,7 @@ struct Contribution {
     headless: bool,
     ports: Vec<v1::ServicePort>,
     endpoints: BTreeMap<u32, Vec<v1::Endpoint>>,
+    summaries: BTreeMap<u32, Vec<v1::Summary>>,
 }
 
 /// Two clusters disagree about a port of the same service, or about whether it is headless: the older export wins (Multi-Cluster Services).
@@ -90,6 +89,7 @@ impl Index {
         let list = |(port, endpoints): (u32, BTreeMap<_, _>)| v1::EndpointList {
             port,
             endpoints: endpoints.into_values().collect(),
+            summaries: Vec::new(),
         };
         Some(Computed {
             ports: spec.published_ports(),
@@ -134,6 +134,7 @@ impl Index {
                 headless: local.headless,
                 ports: local.ports.clone(),
                 endpoints: local.endpoints.iter().map(|l| (l.port, l.endpoints.clone())).collect(),
+                summaries: BTreeMap::new(),
             });
         }
         for (cluster, peer) in &self.peers {
@@ -162,32 +163,34 @@ impl Index {
             headless: service.headless,
             ports: service.ports.clone(),
             endpoints: service.endpoints.iter().map(list).collect(),
+            summaries: service.endpoints.iter().map(|l| (l.port, peer.summaries(cluster, l))).collect(),
         })
     }
 
-    /// What a peer is told of this service; none if it is not to know.
-    pub(super) fn export(
-        &self,
+    /// What each peer is told of this service; none if it is not to know. Peers on one network are told the same.
+    pub(super) fn exports<'a>(
+        &'a self,
         name: &Name,
-        cluster: &str,
-        peer: &Peer,
         local: Option<&Computed>,
-    ) -> Option<v1::ExportedService> {
-        let local = local?;
-        if !self.exports_to(name, cluster, peer) {
-            return None;
-        }
-        let list = |list: &v1::EndpointList| v1::EndpointList {
-            port: list.port,
-            endpoints: list
-                .endpoints
-                .iter()
-                .filter(|endpoint| !endpoint.spiffe_id.is_empty())
-                .take(MAX_ENDPOINTS_PER_PORT)
-                .map(|endpoint| for_peer(endpoint, &peer.network))
-                .collect(),
+    ) -> Vec<(Arc<str>, Option<Arc<v1::ExportedService>>)> {
+        let mut by_network: BTreeMap<&str, Arc<v1::ExportedService>> = BTreeMap::new();
+        let export = |(cluster, peer): (&Arc<str>, &'a Peer)| {
+            let export = local.filter(|_| self.exports_to(name, cluster, peer)).map(|local| {
+                let message = by_network.entry(&peer.network);
+                Arc::clone(message.or_insert_with(|| Arc::new(self.export(name, &peer.network, local))))
+            });
+            (Arc::clone(cluster), export)
         };
-        Some(v1::ExportedService {
+        self.peers.iter().map(export).collect()
+    }
+
+    fn export(&self, name: &Name, network: &str, local: &Computed) -> v1::ExportedService {
+        let capacity = self.configuration.services.get(name).and_then(|spec| spec.capacity);
+        let told = |peer: &Peer| peer.exports.get(name).filter(|_| peer.network == network).cloned();
+        let before = self.peers.values().find_map(told);
+        let before = |port| before.as_ref().and_then(|told| told.endpoints.iter().find(|l| l.port == port));
+        let list = |list: &v1::EndpointList| cross(list, network, before(list.port), capacity);
+        v1::ExportedService {
             revision: 0,
             namespace: name.namespace.to_string(),
             name: name.name.to_string(),
@@ -195,7 +198,7 @@ impl Index {
             endpoints: local.endpoints.iter().map(list).collect(),
             created_unix: self.configuration.exports.get(name).copied().unwrap_or(0),
             headless: local.headless,
-        })
+        }
     }
 
     /// The gateways that peers are told of: those that live and are not going away.
@@ -220,16 +223,6 @@ fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// An address is told only to those who can use it.
-fn for_peer(endpoint: &v1::Endpoint, network: &str) -> v1::Endpoint {
-    let mut endpoint = endpoint.clone();
-    if endpoint.network != network {
-        endpoint.address.clear();
-    }
-    endpoint.exported = false;
-    endpoint
-}
-
 /// An unknown creation is younger than every known one.
 fn known(created: i64) -> i64 {
     if created > 0 { created } else { i64::MAX }
@@ -237,11 +230,11 @@ fn known(created: i64) -> i64 {
 
 fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Conflict>) {
     let mut ports: Vec<v1::ServicePort> = Vec::new();
-    let mut lists: BTreeMap<u32, BTreeMap<String, v1::Endpoint>> = BTreeMap::new();
+    let mut lists: BTreeMap<u32, (BTreeMap<String, v1::Endpoint>, Vec<v1::Summary>)> = BTreeMap::new();
     let mut conflicts = Vec::new();
     let headless = contributions.first().is_some_and(|oldest| oldest.headless);
     for contribution in contributions {
-        let Contribution { cluster, ports: theirs, mut endpoints, .. } = contribution;
+        let Contribution { cluster, ports: theirs, mut endpoints, mut summaries, .. } = contribution;
         if contribution.headless != headless {
             let reason = if headless { "headless" } else { "not headless" };
             let reason = format!("the service is {reason} in an older export");
@@ -253,19 +246,21 @@ fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Confli
                 conflicts.push(Conflict { service, cluster: cluster.clone(), reason });
                 continue;
             }
-            let list = lists.entry(port.port).or_default();
+            let (list, behind) = lists.entry(port.port).or_default();
             for endpoint in endpoints.remove(&port.port).unwrap_or_default() {
                 list.insert(endpoint.id.clone(), endpoint);
             }
+            behind.extend(summaries.remove(&port.port).unwrap_or_default());
             if !ports.iter().any(|known| known.port == port.port) {
                 ports.push(port);
             }
         }
     }
     ports.sort_by_key(|port| port.port);
-    let list = |(port, endpoints): (u32, BTreeMap<_, _>)| v1::EndpointList {
+    let list = |(port, (endpoints, summaries)): (u32, (BTreeMap<_, _>, _))| v1::EndpointList {
         port,
         endpoints: endpoints.into_values().collect(),
+        summaries,
     };
     (Computed { ports, endpoints: lists.into_iter().map(list).collect(), headless }, conflicts)
 }

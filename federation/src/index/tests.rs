@@ -134,7 +134,7 @@ pub(crate) mod kit {
             namespace: "shop".into(),
             name: name.into(),
             ports: vec![v1::ServicePort { name: "http".into(), port: 80, app_protocol: String::new() }],
-            endpoints: vec![v1::EndpointList { port: 80, endpoints }],
+            endpoints: vec![v1::EndpointList { port: 80, endpoints, ..Default::default() }],
             created_unix: 200,
             headless: false,
         }
@@ -470,6 +470,44 @@ fn an_exported_service_is_told_to_peers_that_may_see_it() {
     test.does(Event::Configured(configured(&["checkout"], &[], &[])));
     let update = test.index.peer("west").unwrap().exports.since(Some(before));
     assert_eq!(update.withdrawn.len(), 1);
+}
+
+#[test]
+fn what_stands_behind_the_named_is_told_in_one_line_and_published() {
+    let mut test = Test::with_west(configured(&["checkout"], &["checkout"], &["ledger"]));
+    for number in 0..100 {
+        test.does(registered(100 + number, &format!("checkout-{number:03}"), "checkout"));
+    }
+    test.passes(SUMMARY_PACE);
+    let told = |test: &Test, have| test.index.peer("west").unwrap().exports.since(have);
+    let update = told(&test, None);
+    let list = &update.services[0].endpoints[0];
+    assert_eq!((list.endpoints.len(), list.summaries[0].total), (MAX_NAMED, 100));
+    // Workloads beyond those that are named come and go.
+    for number in 100..150 {
+        test.does(registered(100 + number, &format!("checkout-{number:03}"), "checkout"));
+    }
+    assert_eq!(told(&test, None).revision, update.revision, "not yet");
+    test.passes(SUMMARY_PACE);
+    let later = told(&test, Some(update.revision));
+    assert_eq!((later.services.len(), later.summaries.len()), (0, 1));
+    assert_eq!(later.summaries[0].ports[0].summaries[0].total, 150);
+    // The same from the other side.
+    let summary = |healthy| v1::Summary { healthy, total: 500, total_weight: 500, ..Default::default() };
+    let list = |healthy| v1::EndpointList { port: 80, endpoints: vec![], summaries: vec![summary(healthy)] };
+    let (name, session) = (Name::new("shop", "ledger"), 1);
+    test.does(peer(PeerEvent::Summaries { session, name: name.clone(), ports: vec![list(300)] }));
+    let published = |test: &Test| {
+        let (_, found) = test.index.published(Kind::EndpointSet).find(|(key, _)| *key == REMOTE).unwrap();
+        let Resource::EndpointSet(set) = found else { panic!("not published") };
+        set.ports[0].summaries.iter().map(|s| (s.cluster.clone(), s.healthy)).collect::<Vec<_>>()
+    };
+    assert_eq!(published(&test), [("west".to_owned(), 300)]);
+    let absurd = peer(PeerEvent::Summaries { session, name, ports: vec![list(501)] });
+    assert_eq!(test.applies(absurd)[0].kind, RefusalKind::Malformed);
+    let unknown = Name::new("shop", "unknown");
+    let unknown = peer(PeerEvent::Summaries { session, name: unknown, ports: vec![list(1)] });
+    assert_eq!(test.applies(unknown)[0].kind, RefusalKind::Outdated);
 }
 
 #[test]

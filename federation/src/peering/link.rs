@@ -230,6 +230,7 @@ impl Link {
 
     fn queue(&mut self, update: Update) {
         self.updates.extend(update.services.into_iter().map(Message::Service));
+        self.updates.extend(update.summaries.into_iter().map(Message::Summaries));
         self.updates.extend(update.withdrawn.into_iter().map(Message::Withdrawn));
         self.updates.extend(update.gateways.map(Message::Gateways));
         let synced = Synced { revision: update.revision, full: update.full };
@@ -253,6 +254,9 @@ impl Link {
             Message::Bundle(bundle) => return self.bundle(bundle),
             Message::BundleTaken(taken) => PeerEvent::BundleTaken { session, sequence: taken.sequence },
             Message::Service(service) => PeerEvent::Service { session, service },
+            Message::Summaries(s) => {
+                PeerEvent::Summaries { session, name: Name::new(&s.namespace, &s.name), ports: s.ports }
+            }
             Message::Withdrawn(w) => PeerEvent::Withdrawn { session, name: Name::new(&w.namespace, &w.name) },
             Message::Gateways(gateways) => {
                 PeerEvent::Gateways { session, addresses: gateways.mesh_addresses }

@@ -28,8 +28,14 @@ fn directory() -> Directory {
     let key = ServiceKey::parse("cluster/shop/checkout").unwrap();
     let ports =
         vec![ServicePort { name: "http".into(), port: 80, protocol: AppProtocol::Http1, sniff: false }];
-    let entry =
-        ServiceEntry { key: key.clone(), ports, vip_index: 3, hosts: None, endpoints: BTreeMap::new() };
+    let entry = ServiceEntry {
+        key: key.clone(),
+        ports,
+        vip_index: 3,
+        hosts: None,
+        endpoints: BTreeMap::new(),
+        summaries: BTreeMap::new(),
+    };
     let mut snapshot = Snapshot::default();
     snapshot.services.insert(key, Arc::new(entry));
     Directory {

@@ -113,6 +113,7 @@ mod tests {
                 vip_index: *vip_index,
                 hosts: None,
                 endpoints: BTreeMap::new(),
+                summaries: BTreeMap::new(),
             };
             snapshot.services.insert(key, Arc::new(entry));
         }

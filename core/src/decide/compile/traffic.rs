@@ -290,6 +290,7 @@ fn compile(resources: &ResourceSet, key: &ObjectKey, spec: &TrafficPolicy) -> (S
             ProxyProtocolVersion::V2 => ProxyVersion::V2,
         }),
         inbound: spec.inbound.as_ref().map(|spec| Arc::new(inbound::policy(&policy, spec))),
+        capacity: spec.capacity,
     };
     (Said { of_requests, of_service }, unresolved)
 }

@@ -9,6 +9,7 @@ use super::{Fault, HealthCheck, told_by_field};
 use crate::{
     decide::{Caller, InboundPolicy, ProxyVersion, Timeouts, cookie},
     model::{Scope, ServiceKey},
+    resources::kinds::CapacitySpec,
 };
 
 /// All of it for one service. What no policy says is as by default.
@@ -48,6 +49,8 @@ pub(crate) struct ServiceFields {
     pub(crate) announce: Option<ProxyVersion>,
     /// Not for those who call it, but for its workloads.
     pub(crate) inbound: Option<Arc<InboundPolicy>>,
+    /// For callers in other clusters: the controller tells them.
+    pub(crate) capacity: Option<CapacitySpec>,
 }
 
 told_by_field!(ServiceFields {
@@ -61,6 +64,7 @@ told_by_field!(ServiceFields {
     fault "fault",
     announce "proxyProtocol",
     inbound "inbound",
+    capacity "capacity",
 });
 
 impl ServiceFields {

@@ -59,7 +59,7 @@ pub use traffic::{
     RequestLimitsSpec, SharedRateLimitSpec, TrafficPolicy, TrafficTargetRef,
 };
 pub use traffic_service::{
-    CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec, HashKeySpec,
-    HealthCheckSpec, HealthCheckType, InboundModeSpec, InboundPortSpec, InboundSpec, LoadBalancerSpec,
-    LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, StatusesSpec,
+    CapacitySpec, CircuitBreakerSpec, FaultAbortSpec, FaultDelaySpec, FaultHeaderSpec, FaultSpec,
+    HashKeySpec, HealthCheckSpec, HealthCheckType, InboundModeSpec, InboundPortSpec, InboundSpec,
+    LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, StatusesSpec,
 };

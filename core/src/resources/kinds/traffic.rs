@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, HealthCheckSpec, InboundSpec, JwtSpec, LoadBalancerSpec,
-    LocalitySpec, OutlierSpec, RetryBudgetSpec, RouteTimeouts,
+    CapacitySpec, CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, HealthCheckSpec, InboundSpec, JwtSpec,
+    LoadBalancerSpec, LocalitySpec, OutlierSpec, RetryBudgetSpec, RouteTimeouts,
 };
 
 /// TrafficPolicy: limits, access and encoding for what it targets.
@@ -69,6 +69,9 @@ pub struct TrafficPolicy {
     /// Of Services only: what their workloads take in. Their sidecars see to it.
     #[serde(default)]
     pub inbound: Option<InboundSpec>,
+    /// Of Services only: how many requests other clusters may send to this cluster's endpoints. Their callers are told.
+    #[serde(default)]
+    pub capacity: Option<CapacitySpec>,
     /// Connections to the Service's endpoints begin with a PROXY header that names the client: over HTTP, TLSRoutes and
     /// TCPRoutes, before TLS. Only where every target is a Service; endpoints in the mesh get none.
     #[serde(default)]

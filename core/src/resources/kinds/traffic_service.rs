@@ -205,6 +205,19 @@ pub struct RetryBudgetSpec {
     pub min_per_second: Option<u32>,
 }
 
+/// How many requests a second callers in other clusters may send to this cluster's endpoints of a Service. At least one
+/// field; of both the lesser holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CapacitySpec {
+    /// In all, 1 to 10,000,000; each locality has its part by the weight of its healthy endpoints.
+    #[serde(default)]
+    pub requests_per_second: Option<u32>,
+    /// For each endpoint that is healthy, 1 to 10,000,000.
+    #[serde(default)]
+    pub requests_per_second_per_endpoint: Option<u32>,
+}
+
 /// What is done to some requests. At least one of `delay` and `abort`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -70,6 +70,8 @@ fn a_traffic_policy_has_to_make_sense() {
         ("T, retryBudget: { percent: 101 }", "spec.retryBudget.percent"),
         ("T, timeouts: { request: 1s, backendRequest: 2s }", "spec.timeouts.backendRequest"),
         ("T, fault: {}", "spec.fault"),
+        ("T, capacity: {}", "spec.capacity"),
+        ("T, capacity: { requestsPerSecond: 0 }", "spec.capacity.requestsPerSecond"),
         ("T, inbound: {}", "spec.inbound"),
         ("T, inbound: { mode: open }", "spec.inbound.mode"),
         ("T, inbound: { ports: [{ port: 0, mode: strict }] }", "spec.inbound.ports[0].port"),

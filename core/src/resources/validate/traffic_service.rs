@@ -4,8 +4,8 @@ use std::{fmt::Display, time::Duration};
 
 use super::{common::Checker, traffic::duration};
 use crate::resources::kinds::{
-    CircuitBreakerSpec, FaultSpec, HealthCheckSpec, HealthCheckType, InboundSpec, LoadBalancerSpec,
-    LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, TrafficPolicy,
+    CapacitySpec, CircuitBreakerSpec, FaultSpec, HealthCheckSpec, HealthCheckType, InboundSpec,
+    LoadBalancerSpec, LoadBalancerType, LocalitySpec, OutlierSpec, RetryBudgetSpec, TrafficPolicy,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -18,7 +18,7 @@ pub(super) fn says(policy: &TrafficPolicy) -> bool {
     given(policy).into_iter().any(|(_, given)| given)
 }
 
-fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 9] {
+fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 10] {
     [
         ("loadBalancer", policy.load_balancer.is_some()),
         ("locality", policy.locality.is_some()),
@@ -29,6 +29,7 @@ fn given(policy: &TrafficPolicy) -> [(&'static str, bool); 9] {
         ("timeouts", policy.timeouts.is_some()),
         ("fault", policy.fault.is_some()),
         ("inbound", policy.inbound.is_some()),
+        ("capacity", policy.capacity.is_some()),
     ]
 }
 
@@ -65,6 +66,9 @@ pub(super) fn of_services(c: &mut Checker, policy: &TrafficPolicy) {
     }
     if let Some(spec) = &policy.inbound {
         c.at("inbound", |c| inbound(c, spec));
+    }
+    if let Some(spec) = &policy.capacity {
+        c.at("capacity", |c| capacity(c, spec));
     }
 }
 
@@ -153,6 +157,14 @@ fn circuit_breaker(c: &mut Checker, spec: &CircuitBreakerSpec) {
     for (field, bound) in bounds {
         within(c, field, bound, 1, u32::MAX);
     }
+}
+
+fn capacity(c: &mut Checker, spec: &CapacitySpec) {
+    const MOST: u32 = 10_000_000;
+    let given = spec.requests_per_second.or(spec.requests_per_second_per_endpoint).is_some();
+    c.require(given, "asks for nothing", "give requestsPerSecond or requestsPerSecondPerEndpoint");
+    within(c, "requestsPerSecond", spec.requests_per_second, 1, MOST);
+    within(c, "requestsPerSecondPerEndpoint", spec.requests_per_second_per_endpoint, 1, MOST);
 }
 
 fn retry_budget(c: &mut Checker, spec: &RetryBudgetSpec) {

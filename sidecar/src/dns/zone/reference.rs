@@ -136,8 +136,17 @@ fn entries(drawn: Vec<Drawn>) -> Vec<ServiceEntry> {
         });
         let vip_index = if hosts.is_none() { indexes.next().unwrap() } else { 0 };
         let ports = ports.into_iter().map(|(name, number)| port(name, number)).collect();
-        services
-            .insert(key.clone(), ServiceEntry { key, ports, vip_index, hosts, endpoints: BTreeMap::new() });
+        services.insert(
+            key.clone(),
+            ServiceEntry {
+                key,
+                ports,
+                vip_index,
+                hosts,
+                endpoints: BTreeMap::new(),
+                summaries: BTreeMap::new(),
+            },
+        );
     }
     services.into_values().collect()
 }

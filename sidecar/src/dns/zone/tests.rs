@@ -23,6 +23,7 @@ fn snapshot() -> Snapshot {
             vip_index,
             hosts: None,
             endpoints: BTreeMap::new(),
+            summaries: BTreeMap::new(),
         };
         snapshot.services.insert(key, Arc::new(entry));
     }
@@ -158,6 +159,7 @@ fn headless(ready: [bool; 3]) -> Names {
             vip_index: 0,
             hosts: Some(hosts.into()),
             endpoints: BTreeMap::new(),
+            summaries: BTreeMap::new(),
         };
         snapshot.services.insert(key, Arc::new(entry));
     }
