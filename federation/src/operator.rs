@@ -16,13 +16,13 @@ use tombolo_proto::v1::{
     AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest,
     DiffResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, JoinTokenRequest,
     PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerShowRequest,
-    PeerTokenRequest, PreviewResponse, RollbackRequest, StatusRequest, StatusResponse, TokenResponse,
-    TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
+    PeerTokenRequest, PreviewResponse, RollbackRequest, RotateRequest, StatusRequest, StatusResponse,
+    TokenResponse, TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    ca::JoinGrant,
+    ca::{DEFAULT_LEAD, JoinGrant, MAX_LEAD},
     discovery::{Acknowledged, DeltaServer},
     index::{Kind, Resource},
     peering::Peering,
@@ -189,6 +189,22 @@ impl Operator for OperatorService {
         let shown = peers::show(&self.state, &cluster);
         let json = shown.ok_or_else(|| Status::not_found(format!("there is no peer {cluster:.64}")))?;
         Ok(Response::new(StatusResponse { json: json.to_string() }))
+    }
+
+    async fn rotate(&self, request: Request<RotateRequest>) -> Result<Response<StatusResponse>, Status> {
+        let lead = match request.into_inner().lead_seconds {
+            0 => DEFAULT_LEAD,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        if lead > MAX_LEAD {
+            return Err(refused("a lead time is 30 days at most"));
+        }
+        let state = Arc::clone(&self.state);
+        let begun = tokio::task::spawn_blocking(move || state.ca.begin(lead)).await.map_err(internal)?;
+        begun.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.state.bundle_changed();
+        let shown = status::authority(&self.state, &self.discovery);
+        Ok(Response::new(StatusResponse { json: shown.to_string() }))
     }
 
     async fn token_revoke(

@@ -29,7 +29,7 @@ use tombolo_proto::{
 };
 
 use crate::{
-    ca::{CertificateAuthority, JoinTokens, TokenBook},
+    ca::{Authorities, JoinTokens, TokenBook},
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
     index::{
@@ -87,7 +87,7 @@ pub struct State {
     /// Its network.
     pub network: String,
     /// Its certificate authority.
-    pub ca: CertificateAuthority,
+    pub ca: Authorities,
     /// What proxies are told.
     pub resources: Arc<ResourceStore>,
     /// Counters.
@@ -126,7 +126,7 @@ pub struct StateParts {
     /// Its network.
     pub network: String,
     /// Its certificate authority.
-    pub ca: CertificateAuthority,
+    pub ca: Authorities,
     /// This controller's own certificate.
     pub credentials: Arc<Credentials>,
     /// Where this controller is reached.
@@ -170,7 +170,7 @@ impl State {
     /// Puts it together and publishes what was kept.
     pub fn new(parts: StateParts) -> Result<Arc<Self>, TlsError> {
         let trust_domain = parts.ca.trust_domain().clone();
-        let server = server_config(&parts.credentials, own_trust(parts.ca.bundle()))?;
+        let server = server_config(&parts.credentials, own_trust(&parts.ca.bundle()))?;
         let state = Arc::new(Self {
             cluster: parts.cluster,
             trust_domain,
@@ -263,10 +263,17 @@ impl State {
 
     /// The server verifies peers by their own bundles, each by its own alone.
     fn retrust(&self, index: &Index) {
-        match server_config(&self.credentials.load(), trust_of(index, self.ca.bundle())) {
+        match server_config(&self.credentials.load(), trust_of(index, &self.ca.bundle())) {
             Ok(config) => self.server.store(config),
             Err(error) => tracing::error!(%error, "the server keeps its last trust"),
         }
+    }
+
+    /// This cluster's own bundle has changed: everybody is told.
+    pub fn bundle_changed(&self) {
+        self.apply(Event::OwnBundle(self.own_bundle()));
+        self.retrust(&locked(&self.index));
+        self.bundle.send_modify(|count| *count += 1);
     }
 
     /// A fresh certificate for this controller.
@@ -288,7 +295,7 @@ impl State {
     /// The bundles of this cluster and of all peers, for this controller's own connections. Those who are peers no more
     /// are among them, so that they can be told: what else they ask for is refused by who they are.
     pub fn trust(&self) -> Arc<TrustBundles> {
-        trust_of(&locked(&self.index), self.ca.bundle())
+        trust_of(&locked(&self.index), &self.ca.bundle())
     }
 
     /// Looks at the index.
@@ -337,7 +344,7 @@ impl State {
 
     /// This cluster's own bundle, for the wire.
     pub fn own_bundle(&self) -> v1::TrustBundle {
-        bundle_message(self.ca.bundle())
+        bundle_message(&self.ca.bundle())
     }
 
     /// What this cluster says of itself to a peer.
@@ -419,8 +426,7 @@ impl State {
         let mut configuration =
             config::configuration(generation, &resources, &self.cluster, &self.trust_domain);
         self.ordered.add_answers(&mut configuration.documents);
-        let key =
-            v1::EdgeCertificate { key_pem: self.ca.cookie_secret().to_vec().into(), ..Default::default() };
+        let key = v1::EdgeCertificate { key_pem: self.ca.cookie_secret().into(), ..Default::default() };
         configuration.certificates.insert(COOKIE_KEY.to_owned(), key);
         configuration
     }

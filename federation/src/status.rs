@@ -9,6 +9,7 @@
 //! | `storeFailures` | writes to the disk that failed since the start |
 //! | `workloads[]`, `gateways[]` | what is registered; `connected`: its stream is open, else its lease runs out |
 //! | `peers[]` | see [`peers`] |
+//! | `ca` | of the certificate authority: `phase` of a rotation (`steady`, `published`, `signing`), `sequence` and `roots` (SHA-256) of the bundle, `signing` (the root that signs), while the next root is published `waitingFor` and `leadSecondsLeft`, while the old one is still trusted `retiresInSeconds` |
 //! | `conflicts[]` | services about which clusters disagree, and whose word did not count |
 
 pub mod peers;
@@ -16,15 +17,24 @@ pub mod peers;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tombolo_core::lifecycle::admin::{Page, Pages};
+use tombolo_core::{
+    lifecycle::admin::{Page, Pages},
+    tls,
+};
 use tombolo_proto::v1::Health;
 
-use crate::{discovery::DeltaServer, index::Index, state::State};
+use crate::{
+    ca::{Phase, Progress},
+    discovery::DeltaServer,
+    index::Index,
+    state::State,
+};
 
 /// The whole of it.
 pub fn status(state: &State, discovery: &DeltaServer) -> Value {
     let generation = state.documents().generation().number;
     let (store_failures, peers) = (state.store_failures(), peers::all(state));
+    let authority = authority(state, discovery);
     state.with_index(|index| {
         json!({
             "cluster": &*state.cluster,
@@ -37,9 +47,48 @@ pub fn status(state: &State, discovery: &DeltaServer) -> Value {
             "workloads": workloads(index),
             "gateways": gateways(index),
             "peers": peers,
+            "ca": authority,
             "conflicts": index.conflicts().collect::<Vec<_>>(),
         })
     })
+}
+
+/// The certificate authority, and where a rotation of its root stands.
+pub fn authority(state: &State, discovery: &DeltaServer) -> Value {
+    let (bundle, progress) = (state.ca.bundle(), state.ca.progress());
+    let Progress { rotation, limits, signing } = progress;
+    let left = |limit: std::time::Duration| limit.saturating_sub(rotation.spent).as_secs();
+    let mut shown = json!({
+        "phase": rotation.phase,
+        "sequence": bundle.sequence,
+        "signing": hex(&signing),
+        "roots": bundle.roots.iter().map(|root| hex(&tls::fingerprint(root))).collect::<Vec<_>>(),
+    });
+    match rotation.phase {
+        Phase::Steady => {}
+        Phase::Published => {
+            shown["waitingFor"] = unconfirmed(state, discovery).into();
+            shown["leadSecondsLeft"] = left(limits.lead).into();
+        }
+        Phase::Signing => shown["retiresInSeconds"] = left(limits.outlive).into(),
+    }
+    shown
+}
+
+/// Who does not hold this cluster's bundle of now: peers, and proxies that are connected.
+pub fn unconfirmed(state: &State, discovery: &DeltaServer) -> Vec<String> {
+    let sequence = state.ca.bundle().sequence;
+    let mut all: Vec<String> = state.with_index(|index| {
+        let late = index.peers().filter(|(_, peer)| peer.ended.is_none() && peer.holds_bundle < sequence);
+        let own = (index.own_sequence() < sequence).then(|| "this controller".to_owned());
+        own.into_iter().chain(late.map(|(name, _)| format!("peer {name}"))).collect()
+    });
+    all.extend(discovery.without_trust().into_iter().map(|id| format!("proxy {id}")));
+    all
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn workloads(index: &Index) -> Vec<Value> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tombolo_proto::v1::{
-    PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, StatusRequest,
+    PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, RotateRequest, StatusRequest,
 };
 
 use super::{
@@ -49,6 +49,15 @@ pub enum PeerCommand {
     Revoke {
         /// The peer's cluster name
         name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Replace this cluster's root: publish the next one, sign with it once every peer and proxy knows it, and drop the
+    /// old one when nothing that it has signed is valid any more
+    Rotate {
+        /// For how many seconds peers and proxies that have not confirmed are waited for
+        #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=2_592_000))]
+        lead: u32,
         #[command(flatten)]
         common: Common,
     },
@@ -109,6 +118,14 @@ pub async fn run(command: PeerCommand) -> Result<(), Failure> {
                 println!(
                     "revoked {name}: nothing of it is trusted or used any more; it is told when it is reached"
                 );
+            });
+        }
+        PeerCommand::Rotate { lead, common } => {
+            let request = RotateRequest { lead_seconds: lead };
+            let answer = common.controller.connect().await?.rotate(request).await.map_err(refused)?;
+            common.print(&parse(&answer.into_inner().json)?, |authority| {
+                println!("the next root is published, and signs nothing yet; `tombolo status` shows how far this is");
+                print_value(authority, 1);
             });
         }
     }

@@ -34,7 +34,16 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
     match args.output {
         Output::Text if args.federation => super::peer::print_peers(&status),
         Output::Json => println!("{}", serde_json::to_string_pretty(&status).unwrap_or_default()),
-        Output::Text => print_value(&status, 0),
+        Output::Text => {
+            // The peers have a table of their own, with the columns that people look for first.
+            let mut rest = status;
+            let peers = rest.as_object_mut().and_then(|all| all.shift_remove("peers"));
+            print_value(&rest, 0);
+            if let Some(peers) = peers.filter(|peers| peers.as_array().is_some_and(|all| !all.is_empty())) {
+                println!("{}", style::bold("peers"));
+                super::peer::print_peers(&peers);
+            }
+        }
     }
     Ok(())
 }

@@ -7,7 +7,9 @@
 //!
 //! Nothing here is async or remembers whom it signed for; who may have which certificate is the caller's to decide.
 
+mod authorities;
 mod csr;
+mod rotation;
 mod tokens;
 
 use std::{
@@ -28,7 +30,6 @@ use ring::{
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
 use tombolo_core::{
     identity::{
-        Credentials, KeyRequest,
         files::{create_private_dir, read_private, write_private},
         pem,
     },
@@ -38,7 +39,9 @@ use tombolo_core::{
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 use zeroize::{Zeroize, Zeroizing};
 
+pub use authorities::{Authorities, DEFAULT_LEAD, MAX_LEAD, Progress};
 pub use csr::CsrError;
+pub use rotation::{Phase, Step};
 pub use tokens::{JoinGrant, JoinTokens, MAX_TOKENS, TokenBook, TokenBookError};
 
 /// Life of a certificate unless something else is asked for.
@@ -201,20 +204,6 @@ impl CertificateAuthority {
         self.sign(&key, id, ttl, now)
     }
 
-    /// Credentials of the controller itself. The root goes along in the chain, so that clients who know it by its
-    /// fingerprint only can verify.
-    pub fn controller_credentials(
-        &self,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<Arc<Credentials>, CaError> {
-        let request = KeyRequest::generate().map_err(unusable)?;
-        let mut chain =
-            self.sign_csr(request.csr_der(), &SpiffeId::controller(&self.trust_domain), ttl, now)?.chain;
-        chain.push(self.root.clone());
-        Ok(Arc::new(request.with_chain(chain).map_err(unusable)?))
-    }
-
     fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -232,6 +221,19 @@ impl CertificateAuthority {
         let mut chain = vec![params.signed_by(key, &self.issuer)?.der().clone()];
         chain.extend(self.intermediates.iter().cloned());
         Ok(Issued { chain, not_after })
+    }
+
+    /// A cross certificate: the root of `next` as this authority vouches for it.
+    fn vouch_for(&self, next: &Self) -> Result<CertificateDer<'static>, CaError> {
+        let malformed = |_| unusable("the next root is not well-formed");
+        let (_, root) = X509Certificate::from_der(&next.root).map_err(malformed)?;
+        let name = root.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let name = name.ok_or_else(|| unusable("the next root has no name"))?;
+        let mut params = root_params(&self.trust_domain, name, SystemTime::now())?;
+        params.not_after = self.not_after.min(next.not_after).into();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(next.issuer.key(), &self.issuer)?.der().clone())
     }
 
     /// Signs something and verifies it as everybody else will: finds wrong chains, foreign roots, expired certificates
@@ -270,20 +272,34 @@ fn leaf_params(id: &SpiffeId) -> Result<CertificateParams, CaError> {
 /// A new root with its key, in PEM.
 fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, CaError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("Tombolo root of {trust_domain}"));
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
-    params.serial_number = Some(random_serial()?);
-    params.not_before = (now - BACK_DATED).into();
+    // Roots that follow one another have names of their own: a chain is then found by its names.
+    let serial = random_serial()?;
+    let number: String = serial.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mut params = root_params(trust_domain, &format!("Tombolo root {number} of {trust_domain}"), now)?;
+    params.serial_number = Some(serial);
     params.not_after = (now + ROOT_LIFE).into();
-    // Room for one intermediate.
+    // Room for one intermediate, or for a cross certificate.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let mut text = Zeroizing::new(String::new());
     pem::write(&mut text, "CERTIFICATE", params.self_signed(&key)?.der());
     pem::write(&mut text, "PRIVATE KEY", key.serialized_der());
     Ok(Zeroizing::new(text.as_bytes().to_vec()))
+}
+
+/// What a root and a cross certificate for it have in common.
+fn root_params(
+    trust_domain: &TrustDomain,
+    name: &str,
+    now: SystemTime,
+) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
+    params.serial_number = Some(random_serial()?);
+    params.not_before = (now - BACK_DATED).into();
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 /// 127 random bits: positive, and never the same twice (RFC 5280, section 4.1.2.2).

@@ -160,10 +160,12 @@ fn the_authority_of_one_trust_domain_is_not_opened_as_anothers() {
 
 #[test]
 fn the_controllers_chain_ends_in_the_root_and_debug_shows_no_key() {
+    let state = tempfile::tempdir().unwrap();
+    let authorities = Authorities::open_or_create(state.path(), &east(), DEFAULT_TTL).unwrap();
     let ca = authority();
-    let credentials = ca.controller_credentials(DEFAULT_TTL, SystemTime::now()).unwrap();
+    let credentials = authorities.controller_credentials(DEFAULT_TTL, SystemTime::now()).unwrap();
     assert_eq!(*credentials.id(), SpiffeId::controller(&east()));
-    assert_eq!(tls::fingerprint(credentials.chain().last().unwrap()), ca.root_sha256());
+    assert_eq!(tls::fingerprint(credentials.chain().last().unwrap()), authorities.root_sha256());
     assert_eq!(
         format!("{ca:?}").split("not_after").next(),
         Some("CertificateAuthority { trust_domain: east.example, ")

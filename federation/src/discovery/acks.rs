@@ -23,6 +23,8 @@ struct Proxy {
     is_gateway: bool,
     /// Up to which revision of the documents it was told everything and has answered; none: not yet, or it has not asked.
     answered: Option<u64>,
+    /// The same of trust bundles.
+    trust: Option<u64>,
     /// The last revision at which it refused something, and why.
     refused: Option<(u64, String)>,
 }
@@ -59,7 +61,10 @@ impl Acks {
         let mut proxies = self.lock();
         let number = proxies.last_key_value().map_or(0, |(last, _)| last + 1);
         let is_gateway = Viewer::of(id).is_gateway;
-        proxies.insert(number, Proxy { id: id.to_string(), is_gateway, answered: None, refused: None });
+        proxies.insert(
+            number,
+            Proxy { id: id.to_string(), is_gateway, answered: None, trust: None, refused: None },
+        );
         AckStream { acks: Arc::clone(self), number }
     }
 
@@ -91,6 +96,13 @@ impl Acks {
         report
     }
 
+    /// Who has not taken the trust bundles of this revision over, by identity.
+    pub(super) fn without_trust(&self, revision: u64) -> Vec<String> {
+        let proxies = self.lock();
+        let late = proxies.values().filter(|proxy| proxy.trust.is_none_or(|answered| answered < revision));
+        late.map(|proxy| proxy.id.clone()).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,6 +124,11 @@ impl AckStream {
     /// The proxy has answered for everything up to this revision.
     pub(super) fn answered(&self, revision: u64) {
         self.change(|proxy| proxy.answered.replace(revision) != Some(revision));
+    }
+
+    /// The same of trust bundles.
+    pub(super) fn trust_answered(&self, revision: u64) {
+        self.change(|proxy| proxy.trust.replace(revision) != Some(revision));
     }
 
     /// It has refused a part of what it was told up to this revision.

@@ -70,6 +70,11 @@ impl DeltaServer {
         self.acknowledged_by(Whom::Gateways, limit).await
     }
 
+    /// Connected proxies that have not taken the trust bundles over that are published now, by identity.
+    pub fn without_trust(&self) -> Vec<String> {
+        self.acks.without_trust(self.store.revision(type_url::TRUST_BUNDLE))
+    }
+
     async fn acknowledged_by(&self, whom: Whom, limit: Duration) -> Acknowledged {
         let revision = self.store.revision(type_url::CONFIG_DOCUMENT);
         // Whether in time or not, the report says.
@@ -96,6 +101,9 @@ impl DeltaServer {
             }
             if let Some(revision) = state.answered(type_url::CONFIG_DOCUMENT) {
                 acks.answered(revision);
+            }
+            if let Some(revision) = state.answered(type_url::TRUST_BUNDLE) {
+                acks.trust_answered(revision);
             }
             tokio::select! {
                 request = requests.next() => match request {

@@ -313,6 +313,11 @@ impl Index {
         self.peers.get(cluster)
     }
 
+    /// The sequence of this cluster's own bundle that was published last; 0: none was.
+    pub fn own_sequence(&self) -> u64 {
+        self.own_bundle.as_ref().map_or(0, |bundle| bundle.sequence)
+    }
+
     /// The configuration in force.
     pub fn configuration(&self) -> &Arc<Configuration> {
         &self.configuration

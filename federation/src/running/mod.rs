@@ -29,7 +29,7 @@ use tombolo_core::{
 
 use crate::{
     analysis,
-    ca::{CaError, CertificateAuthority, DEFAULT_TTL},
+    ca::{Authorities, CaError, DEFAULT_TTL, MAX_TTL, MIN_TTL},
     config::Documents,
     discovery::DeltaServer,
     index::{Index, Settings},
@@ -64,6 +64,9 @@ pub struct Bounds {
     pub quota_lease: Duration,
     /// How long certificates of members live, within the bounds of the authority.
     pub certificate: Duration,
+    /// What the clocks of a cluster may differ by: an old root stays in the bundle for this longer than any certificate
+    /// that it has signed.
+    pub skew: Duration,
     /// How often files of configuration are looked at.
     pub look: Duration,
     /// When certificates that could not be ordered are tried for again.
@@ -71,7 +74,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// 15 s, 60 s, 30 s, 24 h, 10 s, 24 h, 1 s.
+    /// 15 s, 60 s, 30 s, 24 h, 10 s, 24 h, 5 min, 1 s.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
@@ -80,6 +83,7 @@ impl Default for Bounds {
             peer_drop: Duration::from_secs(24 * 3600),
             quota_lease: Duration::from_secs(10),
             certificate: DEFAULT_TTL,
+            skew: Duration::from_secs(300),
             look: Duration::from_secs(1),
             patience: Patience::default(),
         }
@@ -212,7 +216,9 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     state.resources.set_synced();
     published.done();
     tokio::spawn(tasks::keep_time(Arc::clone(&state), TICK, stopped.clone()));
-    tokio::spawn(tasks::renew(Arc::clone(&state), stopped.clone()));
+    let renewing = tasks::renew(Arc::clone(&state), stopped.clone());
+    tokio::spawn(renewing);
+    tokio::spawn(tasks::rotate(Arc::clone(&state), discovery.clone(), stopped.clone()));
     let peering = Peering::start(Arc::clone(&state), stopped.clone());
     let traffic = Traffic::new(state.trust_domain.clone(), stopped.clone());
     let quota = Quota::start(state.trust_domain.clone(), bounds.quota_lease, stopped.clone());
@@ -256,8 +262,9 @@ fn build(
     let addresses = addresses(options, bound)?;
     let (store, content) = Store::open(&options.state_dir)?;
     let saved = Saved::read(content);
-    let ca = CertificateAuthority::open_or_create(&options.state_dir.join("ca"), &options.trust_domain)?;
-    let credentials = ca.controller_credentials(DEFAULT_TTL, SystemTime::now())?;
+    let outlive = bounds.certificate.clamp(MIN_TTL, MAX_TTL) + bounds.skew;
+    let ca = Authorities::open_or_create(&options.state_dir.join("ca"), &options.trust_domain, outlive)?;
+    let credentials = ca.controller_credentials(bounds.certificate, SystemTime::now())?;
     let clock = Clock::start();
     let mut epoch = [0; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut epoch)

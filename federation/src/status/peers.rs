@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{telemetry::PeerStatus, tls};
 
+use super::hex;
 use crate::{
     index::{Ended, Index, Moment, Peer},
     state::State,
@@ -143,10 +144,6 @@ fn services(peer: &Peer) -> Vec<Value> {
         json!({ "namespace": &*name.namespace, "name": &*name.name, "state": "withdrawn", "since": rfc3339(*when), "endpoints": 0 })
     });
     held.chain(gone).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn rfc3339(moment: Moment) -> String {

@@ -149,6 +149,24 @@ impl Cluster {
         self.operator().await.peer_revoke(request).await.unwrap();
     }
 
+    pub async fn rotate(&self, lead_seconds: u32) -> Result<(), Status> {
+        self.operator().await.rotate(v1::RotateRequest { lead_seconds }).await.map(drop)
+    }
+
+    /// Waits until the authority's status is as `is` wants it.
+    pub async fn until_ca(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let waiting = async {
+            loop {
+                let status = self.status().await["ca"].clone();
+                if is(&status) {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(what, waiting).await
+    }
+
     pub async fn show(&self, peer: &str) -> Value {
         let request = v1::PeerShowRequest { cluster: peer.into() };
         let answer = self.operator().await.peer_show(request).await.unwrap().into_inner();

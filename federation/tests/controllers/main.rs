@@ -6,3 +6,4 @@ mod kit;
 mod members;
 mod operators;
 mod peers;
+mod rotation;
