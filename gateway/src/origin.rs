@@ -185,7 +185,9 @@ impl Joining {
             locality: self.locality.clone(),
             seat: random_seed(),
         };
-        let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
+        let quotas = Quotas::together();
+        let pools = Pools::new(placement, Instant::now(), random_seed());
+        let pools = Arc::new(pools.holding(Arc::clone(&quotas)));
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));
         // Also all endpoints: those of public routes are needed with the first request, and peers may ask for any.
         let wildcard = type_url::ALL.to_vec();
@@ -206,7 +208,6 @@ impl Joining {
         let into = Followed { shown, book: self.book };
         tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
         let reporting = Reporting::start(member.connect(), Arc::clone(telemetry), Some(self.samples));
-        let quotas = Quotas::together();
         let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
         let membership = Membership {
             member,

@@ -44,7 +44,9 @@ impl Core {
             locality: options.locality.clone(),
             seat: random_seed(),
         };
-        let pools = Arc::new(Pools::new(placement, Instant::now(), random_seed()));
+        let quotas = Quotas::together();
+        let pools = Pools::new(placement, Instant::now(), random_seed());
+        let pools = Arc::new(pools.holding(Arc::clone(&quotas)));
         let feeder = Arc::new(PoolFeeder::new(pools));
         let wildcard = vec![type_url::CONFIG_DOCUMENT, type_url::SERVICE, type_url::TRUST_BUNDLE];
         let (discovery, discovering) = member.discover(
@@ -61,7 +63,6 @@ impl Core {
             ports: options.ports.iter().map(|(port, name)| (*port, name.as_str().into())).collect(),
         };
         let reporting = Reporting::start(member.connect(), Arc::clone(&options.telemetry), None);
-        let quotas = Quotas::together();
         let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
         Self { workload, feeder, discovery, discovering, reporting, quotas, sharing }
     }

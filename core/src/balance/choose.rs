@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{health::Standing, maglev::Maglev, members::Member, nanos_of, rng::Rng};
+use super::{health::Standing, maglev::Maglev, members::Member, nanos_of, rng::Rng, tiers::Capacity};
 use crate::{
     decide::{Algorithm, ServicePolicy},
     model::EndpointHealth,
@@ -30,6 +30,10 @@ pub(super) struct Choosing<'a> {
     pub(super) avoid: &'a [Arc<str>],
     pub(super) rng: &'a Rng,
     pub(super) hash: Option<u64>,
+    /// From 0 to 1, drawn once a request: whose turn it is among tiers.
+    pub(super) point: f64,
+    /// Clusters that take no more for now.
+    pub(super) closed: &'a [Arc<str>],
     pub(super) now: u64,
 }
 
@@ -43,19 +47,17 @@ impl Choosing<'_> {
             EndpointHealth::Unhealthy => false,
         };
         let full = self.policy.breaker.per_endpoint.is_some_and(|most| member.health.in_flight() >= most);
-        listed && by_discovery && !full && !self.avoid.contains(&member.endpoint.id)
+        listed
+            && by_discovery
+            && !full
+            && !self.avoid.contains(&member.endpoint.id)
+            && !self.closed.contains(&member.endpoint.cluster)
     }
 
     fn fits(&self, member: &Member, depth: Depth) -> bool {
         self.is_usable(member, depth)
             && (depth == Depth::Ejected
                 || (member.health.standing(self.now) == Standing::Healthy && member.is_reachable()))
-    }
-
-    /// A number from 0 to 1: the same for the same key.
-    pub(super) fn point(&self) -> f64 {
-        let bits = self.hash.map_or_else(|| self.rng.next(), |hash| hash.rotate_left(32));
-        (bits >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
@@ -70,6 +72,8 @@ impl PartialOrd for Depth {
 pub(super) struct Tier {
     pub(super) number: usize,
     pub(super) members: Vec<Arc<Member>>,
+    /// What stands behind them, where not all are named.
+    pub(super) behind: Option<Capacity>,
     /// Weights summed up to each member; none where all are equal.
     sums: Option<Box<[u64]>>,
     turn: AtomicUsize,
@@ -77,7 +81,7 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    pub(super) fn new(number: u8, members: Vec<Arc<Member>>) -> Self {
+    pub(super) fn new(number: u8, members: Vec<Arc<Member>>, behind: Option<Capacity>) -> Self {
         let weights = || members.iter().map(|m| u64::from(m.endpoint.weight.max(1)));
         let equal = weights().min() == weights().max();
         let sums = weights().scan(0, |sum, weight| {
@@ -85,7 +89,14 @@ impl Tier {
             Some(*sum)
         });
         let sums = (!equal).then(|| sums.collect());
-        Self { number: number.into(), members, sums, turn: AtomicUsize::new(0), maglev: OnceLock::new() }
+        Self {
+            number: number.into(),
+            members,
+            behind,
+            sums,
+            turn: AtomicUsize::new(0),
+            maglev: OnceLock::new(),
+        }
     }
 
     /// One that may be tried again after its ejection: its place as the probe is taken.

@@ -89,6 +89,11 @@ impl Health {
         !self.probing.swap(true, Relaxed)
     }
 
+    /// The probe is not made after all.
+    pub(super) fn end_probe(&self) {
+        self.probing.store(false, Relaxed);
+    }
+
     pub(super) fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }

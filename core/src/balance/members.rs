@@ -14,6 +14,7 @@ use dashmap::DashMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
+    backing::Backings,
     choose::{Choosing, Depth, Tier},
     health::{Health, Standing},
     nanos_of, outliers,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     decide::{ServicePolicy, endpoint_key},
-    model::{Endpoint, EndpointHealth, Labels, Lane, Reach, Transport},
+    model::{Endpoint, EndpointHealth, Labels, Lane, Reach, Summary, Transport},
     paths::{self, Ways},
 };
 
@@ -47,12 +48,24 @@ pub(super) struct Member {
     pub(super) dropped: u64,
 }
 
+/// What discovery lists of a service port.
+#[derive(Clone, Copy)]
+pub(super) struct Listed<'a> {
+    /// `SERVICE:PORT`.
+    pub(super) name: &'a dyn std::fmt::Display,
+    pub(super) endpoints: &'a [Arc<Endpoint>],
+    pub(super) summaries: &'a [Summary],
+    pub(super) policy: &'a Arc<ServicePolicy>,
+}
+
 /// Endpoints of a service port. Immutable, but for what is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     all: Vec<Arc<Member>>,
     pub(super) policy: Arc<ServicePolicy>,
     pub(super) state: Arc<State>,
+    /// What other clusters say of what stands behind the members of theirs.
+    pub(super) backings: Arc<Backings>,
     /// The gateways that members are behind, each group once, with their cluster.
     pub(super) ways: Vec<(Arc<str>, Ways)>,
     seat: u64,
@@ -70,13 +83,8 @@ pub(super) struct Subset {
 
 impl Members {
     /// Keeps the state of endpoints that were there before.
-    pub(super) fn next(
-        &self,
-        endpoints: &[Arc<Endpoint>],
-        policy: &Arc<ServicePolicy>,
-        placing: &Placing<'_>,
-        now: u64,
-    ) -> Self {
+    pub(super) fn next(&self, listed: &Listed<'_>, placing: &Placing<'_>, now: u64) -> Self {
+        let Listed { endpoints, policy, .. } = *listed;
         let known: BTreeMap<&str, &Arc<Member>> = self.all.iter().map(|m| (&*m.endpoint.id, m)).collect();
         let since = if self.all.is_empty() { 0 } else { now.max(1) };
         let mut gateways = BTreeMap::new();
@@ -89,8 +97,8 @@ impl Members {
             let tier = placing.tier(endpoint);
             all.push(Arc::new(Member { endpoint: endpoint.clone(), health, tier, ways, key, dropped: 0 }));
         }
-        let listed: HashSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.id).collect();
-        let gone = self.all.iter().filter(|m| !listed.contains(&*m.endpoint.id));
+        let ids: HashSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.id).collect();
+        let gone = self.all.iter().filter(|m| !ids.contains(&*m.endpoint.id));
         all.extend(gone.filter_map(|m| keep(m, placing, now)));
         if self.policy.check != policy.check {
             all.iter().for_each(|member| member.health.checks.forget());
@@ -98,7 +106,11 @@ impl Members {
         self.state.changed();
         let (policy, state) = (policy.clone(), self.state.clone());
         let ways = gateways.into_iter().map(|((cluster, _), ways)| (cluster, ways)).collect();
-        Self { all, policy, state, ways, seat: placing.placement.seat, subsets: DashMap::new() }
+        let backings = match self.backings.are(listed.summaries) {
+            true => self.backings.clone(),
+            false => Arc::new(Backings::new(listed.name, listed.summaries)),
+        };
+        Self { all, policy, state, backings, ways, seat: placing.placement.seat, subsets: DashMap::new() }
     }
 
     /// The same members where clusters are fallen back on in another order; none where that changes nothing.
@@ -115,6 +127,7 @@ impl Members {
             all: self.all.iter().map(moved).collect(),
             policy: self.policy.clone(),
             state: self.state.clone(),
+            backings: self.backings.clone(),
             ways: self.ways.clone(),
             seat: self.seat,
             subsets: DashMap::new(),
@@ -122,11 +135,12 @@ impl Members {
     }
 
     /// True if these are the very same endpoints, under the same policy.
-    pub(super) fn are(&self, endpoints: &[Arc<Endpoint>], policy: &Arc<ServicePolicy>) -> bool {
+    pub(super) fn are(&self, Listed { endpoints, summaries, policy, .. }: &Listed<'_>) -> bool {
         let listed = || self.all.iter().filter(|m| m.dropped == 0);
-        (Arc::ptr_eq(&self.policy, policy) || self.policy == *policy)
+        (Arc::ptr_eq(&self.policy, policy) || self.policy == **policy)
+            && self.backings.are(summaries)
             && listed().count() == endpoints.len()
-            && listed().zip(endpoints).all(|(m, e)| Arc::ptr_eq(&m.endpoint, e) || m.endpoint == *e)
+            && listed().zip(*endpoints).all(|(m, e)| Arc::ptr_eq(&m.endpoint, e) || m.endpoint == *e)
     }
 
     /// The members with all of `labels` that are in `lane` (none: in no lane).
@@ -143,7 +157,12 @@ impl Members {
         for member in self.all.iter().filter(fits) {
             tiers.entry(member.tier).or_default().push(member.clone());
         }
-        let tiers = tiers.into_iter().map(|(number, members)| Tier::new(number, self.own_part(members)));
+        // Only of all endpoints together it is known what stands behind them.
+        let whole = labels.is_empty() && lane.is_none();
+        let tiers = tiers.into_iter().map(|(number, members)| {
+            let behind = if whole { self.backings.behind(&members) } else { None };
+            Tier::new(number, self.own_part(members), behind)
+        });
         let shares = self.state.shares(labels, lane);
         let subset = Arc::new(Subset { tiers: tiers.collect(), shares, probes: AtomicBool::new(false) });
         if self.subsets.len() < MAX_SUBSETS {
@@ -298,7 +317,12 @@ impl Subset {
         }
         let of_share = chosen.and_then(|number| self.tiers.iter().find(|tier| tier.number == number));
         let member = of_share.and_then(|tier| tier.choose(choosing, depth));
-        let member = member.or_else(|| self.tiers.iter().find_map(|tier| tier.choose(choosing, depth)));
+        // Where a cluster takes no more, not more than they can carry goes to those that are nearer.
+        let closed = chosen.filter(|_| !choosing.closed.is_empty());
+        let open =
+            |tier: &&Tier| closed.is_none_or(|at| tier.number > at || self.shares.has_spare(tier.number));
+        let others = || self.tiers.iter().filter(open);
+        let member = member.or_else(|| others().find_map(|tier| tier.choose(choosing, depth)));
         member.map(|member| (member.clone(), false))
     }
 
@@ -309,7 +333,7 @@ impl Subset {
             let mut capacities = [Capacity::default(); TIERS];
             let mut probes = false;
             for tier in &self.tiers {
-                let (capacity, probe) = capacity(&tier.members, now);
+                let (capacity, probe) = capacity(tier, now);
                 probes |= probe;
                 if let Some(place) = capacities.get_mut(tier.number) {
                     *place = capacity;
@@ -320,24 +344,32 @@ impl Subset {
         }
         match self.tiers.as_slice() {
             [only] => Some(only.number),
-            _ => Some(self.shares.tier(choosing.point())),
+            _ => Some(self.shares.tier(choosing.point)),
         }
     }
 }
 
 /// What a tier can carry, and whether some of it may be probed.
-fn capacity(members: &[Arc<Member>], now: u64) -> (Capacity, bool) {
-    let mut capacity = Capacity::default();
+fn capacity(tier: &Tier, now: u64) -> (Capacity, bool) {
+    let (mut capacity, mut listed) = (Capacity::default(), 0.0);
     let mut probes = false;
-    for member in members.iter().filter(|m| m.dropped == 0 && m.endpoint.health != EndpointHealth::Draining) {
+    for member in
+        tier.members.iter().filter(|m| m.dropped == 0 && m.endpoint.health != EndpointHealth::Draining)
+    {
         let weight = f64::from(member.endpoint.weight.max(1));
         capacity.total += weight;
+        listed += if member.is_listed_healthy() { weight } else { 0.0 };
         match member.health.standing(now) {
             _ if !member.is_listed_healthy() || !member.is_reachable() => {}
             Standing::Healthy => capacity.healthy += weight,
             Standing::Probe => probes = true,
             Standing::Ejected => {}
         }
+    }
+    if let Some(behind) = &tier.behind {
+        // Of those that are not named, as many are taken to answer as of those that are.
+        let answer = if listed > 0.0 { capacity.healthy / listed } else { 0.0 };
+        capacity = Capacity { healthy: behind.healthy * answer, total: behind.total };
     }
     (capacity, probes)
 }

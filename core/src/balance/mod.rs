@@ -9,6 +9,7 @@
 //! gateways are down: failing with certainty would be worse than a try.
 
 mod adaptive;
+mod backing;
 mod checking;
 mod checks;
 mod choose;

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 
 use super::{
     choose::{Choosing, Depth},
-    members::{Member, Members},
+    members::{Listed, Member, Members, Subset},
     nanos_of,
     ranks::{Placing, Ranking, Ranks},
     rng::Rng,
@@ -23,6 +23,7 @@ use crate::{
     model::{Endpoint, Labels, Lane, Locality, ServiceKey, Snapshot},
     paths::Paths,
     proxy::{Picked, Picker, TryResult, Wanted},
+    quota::Quotas,
 };
 
 /// Where this proxy stands: what is near is used first.
@@ -41,6 +42,8 @@ pub struct Placement {
 #[derive(Debug)]
 pub struct Pools {
     pub(super) placement: Placement,
+    /// What keeps other clusters from getting more than they can take.
+    pub(super) quotas: Arc<Quotas>,
     /// The gateways of other clusters.
     pub(super) paths: Arc<Paths>,
     /// Held while pools are made anew, never while one is picked from.
@@ -54,6 +57,9 @@ pub struct Pools {
     /// The latest time that was passed in; so that availability is judged without a clock.
     latest: AtomicU64,
 }
+
+/// An endpoint, and whether it is a probe of one that was ejected.
+type Found = Option<(Arc<Member>, bool)>;
 
 /// A place held on an endpoint; dropping it gives the place back and says nothing of the endpoint.
 #[derive(Debug)]
@@ -71,6 +77,7 @@ impl Pools {
     pub fn new(placement: Placement, origin: Instant, seed: u64) -> Self {
         Self {
             placement,
+            quotas: Quotas::alone(),
             paths: Arc::new(Paths::new(origin)),
             ranking: Mutex::default(),
             ranks: ArcSwap::default(),
@@ -80,6 +87,12 @@ impl Pools {
             origin,
             latest: AtomicU64::new(0),
         }
+    }
+
+    /// The same, with limits on requests to other clusters that it holds together with the other proxies of its own.
+    #[must_use]
+    pub fn holding(self, quotas: Arc<Quotas>) -> Self {
+        Self { quotas, ..self }
     }
 
     /// Takes over the endpoints of a snapshot. State is kept by endpoint id; pools that are gone are dropped.
@@ -94,8 +107,11 @@ impl Pools {
             for (port, endpoints) in &entry.endpoints {
                 let pool = self.pools.entry((key.clone(), *port)).or_default().clone();
                 let members = pool.load();
-                if moved || !members.are(endpoints, policy) {
-                    pool.store(Arc::new(members.next(endpoints, policy, &placing, now)));
+                let summaries = entry.summaries.get(port).map_or(&[][..], |summaries| summaries);
+                let name = &format_args!("{key}:{port}");
+                let listed = Listed { name, endpoints, summaries, policy };
+                if moved || !members.are(&listed) {
+                    pool.store(Arc::new(members.next(&listed, &placing, now)));
                 }
             }
         }
@@ -122,9 +138,10 @@ impl Pools {
     }
 
     /// Picks an endpoint. The error is a reason for the access log: `unknown_service` (not in the snapshot, or not
-    /// synced yet), `no_endpoint`, or `overloaded` (what its TrafficPolicy lets through at a time is under way).
-    pub fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Pick, &'static str> {
-        let now = self.nanos(now);
+    /// synced yet), `no_endpoint`, `overloaded` (what its TrafficPolicy lets through at a time is under way), or
+    /// `peer_capacity` (only other clusters could serve, and they get as much as they say that they can take).
+    pub fn pick(&self, wanted: &Wanted<'_>, at: Instant) -> Result<Pick, &'static str> {
+        let now = self.nanos(at);
         self.latest.fetch_max(now, Relaxed);
         let members = self.members(wanted.service, wanted.port).ok_or("unknown_service")?;
         members.compare(now);
@@ -132,12 +149,16 @@ impl Pools {
         if !members.state.begin(&members.policy.breaker) {
             return Err("overloaded");
         }
-        match self.find(&members, wanted, now) {
-            Some((member, probe)) => {
+        match self.find(&members, wanted, at) {
+            Ok(Some((member, probe))) => {
                 member.health.begin();
                 Ok(Pick { members, member, probe, connected: false, origin: self.origin, begun: now })
             }
-            None => {
+            Err(reason) => {
+                members.state.end(true);
+                Err(reason)
+            }
+            Ok(None) => {
                 members.state.end(true);
                 // Where endpoints are bounded one by one, all of them may be full.
                 let bounded = members.policy.breaker.per_endpoint.is_some();
@@ -146,22 +167,55 @@ impl Pools {
         }
     }
 
-    fn find(&self, members: &Members, wanted: &Wanted<'_>, now: u64) -> Option<(Arc<Member>, bool)> {
+    /// Finds one whose cluster takes one more request; the error: only such as take none could serve.
+    fn find(&self, members: &Members, wanted: &Wanted<'_>, at: Instant) -> Result<Found, &'static str> {
         let lanes = wanted.lane.map(Some).into_iter().chain([None]);
         let subsets: Vec<_> = lanes.map(|lane| members.subset(wanted.labels, lane)).collect();
-        let named = wanted
-            .prefer
-            .and_then(|key| subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now)).cloned());
-        if let Some(member) = named {
-            return Some((member, false));
+        let mut closed = Vec::new();
+        // The same for the same key.
+        let bits = wanted.hash.map_or_else(|| self.rng.next(), |hash| hash.rotate_left(32));
+        let point = (bits >> 11) as f64 / (1_u64 << 53) as f64;
+        // Each time another cluster turns out to be full; most services have none that can be.
+        loop {
+            let found = self.find_open(members, &subsets, wanted, (&closed, point), self.nanos(at));
+            let Some((member, probe)) = found else {
+                return if closed.is_empty() { Ok(None) } else { Err("peer_capacity") };
+            };
+            let limit = members.backings.limit(&member.endpoint.cluster);
+            let taken = limit.and_then(|limit| self.quotas.take(limit, at));
+            if taken.is_none_or(|taken| taken.allowed) {
+                return Ok(Some((member, probe)));
+            }
+            if probe {
+                member.health.end_probe();
+            }
+            closed.push(member.endpoint.cluster.clone());
+        }
+    }
+
+    fn find_open(
+        &self,
+        members: &Members,
+        subsets: &[Arc<Subset>],
+        wanted: &Wanted<'_>,
+        (closed, point): (&[Arc<str>], f64),
+        now: u64,
+    ) -> Found {
+        if let Some(key) = wanted.prefer.filter(|_| closed.is_empty()) {
+            let named = subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now));
+            if let Some(member) = named {
+                return Some((member.clone(), false));
+            }
         }
         let none: &[Arc<str>] = &[];
         let depths = [Depth::Healthy, Depth::Draining, Depth::Dropped, Depth::Ejected];
+        // Somebody is healthy, but full: that is no reason to ask one that is not.
+        let depths = if closed.is_empty() { &depths[..] } else { &depths[..1] };
         [wanted.avoid, none].into_iter().find_map(|avoid| {
-            let choosing =
-                Choosing { policy: &members.policy, avoid, rng: &self.rng, hash: wanted.hash, now };
+            let (policy, rng, hash) = (&members.policy, &self.rng, wanted.hash);
+            let choosing = Choosing { policy, avoid, rng, hash, point, closed, now };
             let at = |depth| subsets.iter().find_map(|subset| subset.pick(depth, &choosing, &members.state));
-            depths.into_iter().find_map(at)
+            depths.iter().copied().find_map(at)
         })
     }
 

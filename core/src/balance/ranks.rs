@@ -100,9 +100,20 @@ impl Pools {
         self.rank(ranking, now)
     }
 
+    /// Has shares of what other clusters take, where services are used, before they are needed.
+    fn hold_shares(&self, now: Instant) {
+        for pool in &self.pools {
+            let members = pool.load();
+            if members.state.is_used(nanos_of(USED), self.nanos(now)) {
+                members.backings.limits().for_each(|limit| self.quotas.hold(limit, now));
+            }
+        }
+    }
+
     /// Looks at what was measured; endpoints of clusters that have changed places are in other tiers from then on. To be
     /// called about once a second.
     pub fn measure(&self, now: Instant) {
+        self.hold_shares(now);
         let mut ranking = self.ranking.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.rank(&mut ranking, now) {
             return;

@@ -77,6 +77,8 @@ pub(super) struct Shares {
     at: AtomicU64,
     /// Of what they were computed.
     version: AtomicU64,
+    /// Bits of tiers that could carry more than their share.
+    spare: AtomicU32,
 }
 
 /// Shares are computed anew after this time, as ejections end and ramps rise.
@@ -96,11 +98,19 @@ impl Shares {
         let elapsed = now.saturating_sub(at) as f64 / 1e9;
         let nobody = before.iter().all(|share| *share == 0.0);
         let next = shares(tiers, (at > 0 && !nobody).then_some((&before, elapsed)), rules);
+        let could = tiers.iter().zip(next).map(|(tier, share)| tier.carries(rules) > share + 1e-6);
+        let spare = could.enumerate().fold(0, |bits, (at, could)| bits | u32::from(could) << at);
+        self.spare.store(spare, Relaxed);
         for (kept, share) in self.shares.iter().zip(next) {
             kept.store((share as f32).to_bits(), Relaxed);
         }
         self.version.store(version, Relaxed);
         self.at.store(now.max(1), Relaxed);
+    }
+
+    /// True if this tier could carry more than its share.
+    pub(super) fn has_spare(&self, tier: usize) -> bool {
+        self.spare.load(Relaxed) >> tier & 1 == 1
     }
 
     fn load(&self) -> [f64; TIERS] {

@@ -48,13 +48,18 @@ impl Bucket {
         }
     }
 
-    /// Takes a token.
-    pub(super) fn take(&mut self, limit: &SharedLimit, now: u64) -> Taken {
+    /// Somebody may take tokens soon.
+    pub(super) fn hold(&mut self, limit: &SharedLimit, now: u64) {
         self.fill(now);
         (self.rate, self.burst) = (limit.rate(), limit.burst.into());
         self.tokens = self.tokens.min(self.size());
-        self.asked += 1;
         self.last_asked = now;
+    }
+
+    /// Takes a token.
+    pub(super) fn take(&mut self, limit: &SharedLimit, now: u64) -> Taken {
+        self.hold(limit, now);
+        self.asked += 1;
         let allowed = self.tokens >= 1.0;
         if allowed {
             self.tokens -= 1.0;

@@ -103,6 +103,19 @@ impl Quotas {
         Some(taken)
     }
 
+    /// Has a share of a limit that may be needed at any moment, without taking anything. To be called again within a minute.
+    pub fn hold(&self, limit: &SharedLimit, now: Instant) {
+        let nanos = self.nanos(now);
+        if let Some(bucket) = self.held.get(&*limit.policy) {
+            return lock(&bucket).hold(limit, nanos);
+        }
+        if self.held.len() < MOST_LIMITS {
+            let begin = || Mutex::new(self.begin(limit, nanos));
+            lock(&self.held.entry(limit.policy.clone()).or_insert_with(begin)).hold(limit, nanos);
+            self.first.notify_one();
+        }
+    }
+
     fn begin(&self, limit: &SharedLimit, now: u64) -> Bucket {
         match self.together {
             // Who joins brings no more along than what a second lets through.

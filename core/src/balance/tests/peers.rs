@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::decide::Compiled;
+use crate::{decide::Compiled, model::Summary};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,4 +170,102 @@ fn gateways_of_services_that_nobody_uses_are_not_probed() {
     assert_eq!(sea.town.pools.due_probes(sea.town.now, 100).len(), 2);
     sea.town.now += 700 * SECOND;
     assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty());
+}
+
+fn summary(cluster: &str, healthy: u32, total: u32, capacity: u32) -> Summary {
+    Summary {
+        cluster: cluster.into(),
+        locality: Locality::default(),
+        healthy,
+        total,
+        healthy_weight: healthy.into(),
+        total_weight: total.into(),
+        capacity,
+    }
+}
+
+fn summed(endpoints: Vec<Endpoint>, summaries: &[Summary]) -> Snapshot {
+    let mut snapshot = snapshot(endpoints);
+    let mut entry = (*snapshot.services[&key()]).clone();
+    entry.summaries = BTreeMap::from([(PORT, summaries.into())]);
+    snapshot.services.insert(key(), Arc::new(entry));
+    snapshot
+}
+
+/// Of so many requests at a time, how many each endpoint got; `-` those that were refused for the peers' capacity.
+fn sent(sea: &Sea, count: usize) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for _ in 0..count {
+        let to = match sea.town.pick(None, &[]) {
+            Ok(pick) => pick.endpoint().id.to_string(),
+            Err("peer_capacity") => "-".into(),
+            Err(other) => panic!("{other}"),
+        };
+        *out.entry(to).or_default() += 1;
+    }
+    out
+}
+
+#[test]
+fn what_stands_behind_the_named_endpoints_counts() {
+    let all = || vec![behind("west", "w", &[1]), behind("south", "s", &[2])];
+    let mut sea = Sea::new(all());
+    sea.probe(&[(1, Some(20)), (2, Some(90))]);
+    // One in four of those in west is healthy, though the named one is: it carries 35 percent.
+    sea.town.pools.apply(&summed(all(), &[summary("west", 250, 1000, 0)]), sea.town.now);
+    let got = sent(&sea, 4000);
+    assert!((1200..1600).contains(&got["w"]) && got["w"] + got["s"] == 4000, "{got:?}");
+    // The named one does not answer: neither do the others, as far as is known.
+    sea.town.finish("w", TryResult::ConnectFailure);
+    assert_eq!(sent(&sea, 100), BTreeMap::from([("s".into(), 100)]));
+}
+
+#[test]
+fn no_peer_gets_more_than_it_can_take() {
+    let all = || vec![behind("west", "w", &[1]), behind("south", "s", &[2])];
+    let mut sea = Sea::new(all());
+    sea.probe(&[(1, Some(20)), (2, Some(90))]);
+    let takes = |west, south| [summary("west", 10, 10, west), summary("south", 10, 10, south)];
+    sea.town.pools.apply(&summed(all(), &takes(100, 40)), sea.town.now);
+    let mut total = BTreeMap::new();
+    for _ in 0..50 {
+        sea.town.now += 100 * MS;
+        for (to, count) in sent(&sea, 30) {
+            *total.entry(to).or_insert(0) += count;
+        }
+    }
+    // 300 a second for five seconds, and half a second's worth that was saved up at the begin.
+    assert!((500..=560).contains(&total["w"]), "{total:?}");
+    assert!((200..=225).contains(&total["s"]), "{total:?}");
+    assert_eq!(total["w"] + total["s"] + total["-"], 1500);
+    // One says nothing of it: it gets what is over.
+    sea.town.pools.apply(&summed(all(), &takes(100, 0)), sea.town.now);
+    let got = sent(&sea, 300);
+    assert!(got["s"] > 200 && !got.contains_key("-"), "{got:?}");
+}
+
+#[test]
+fn what_a_peer_cannot_take_goes_back_only_to_who_can_carry_it() {
+    let near = || vec![endpoint("e1"), endpoint("e2"), endpoint("e3"), endpoint("e4")];
+    let all = || near().into_iter().chain([behind("west", "w", &[1])]).collect::<Vec<_>>();
+    let mut sea = Sea::new(all());
+    sea.town.pools.apply(&summed(all(), &[summary("west", 1, 1, 10)]), sea.town.now);
+    for id in ["e1", "e2", "e3"] {
+        sea.town.finish(id, TryResult::ConnectFailure);
+    }
+    sea.town.now += 20 * MS;
+    let got = sent(&sea, 1000);
+    // 35 percent stay; the rest would be for west, which takes ten a second.
+    assert!((280..420).contains(&got["e4"]) && got["w"] <= 10 && got["-"] > 500, "{got:?}");
+    // All are well again: while its share comes back by and by, what west does not take goes there at once.
+    for id in ["e1", "e2", "e3"] {
+        let pools = &sea.town.pools;
+        let members = pools.members(&key(), PORT).unwrap();
+        let member = members.all().iter().find(|m| &*m.endpoint.id == id).unwrap();
+        assert!(member.health.succeed(pools.nanos(sea.town.now), 1, pools.nanos(sea.town.now)));
+        members.state.changed();
+    }
+    sea.town.now += 20 * MS;
+    let got = sent(&sea, 1000);
+    assert!(!got.contains_key("-") && got["e1"] > 100, "{got:?}");
 }
