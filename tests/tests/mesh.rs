@@ -445,6 +445,42 @@ async fn who_cannot_renew_its_certificate_says_so_before_it_expires() {
     assert!(ready().await.unwrap().body.starts_with("waiting for: a valid mesh certificate\n"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clusters_root_is_replaced_and_no_request_fails_also_while_its_peer_is_away() {
+    // The shortest life that the authority gives: a rotation takes twelve seconds. East's certificates outlive its controller.
+    let life = Duration::from_secs(10);
+    let (mut east, west) = (Cluster::start("east").await, Cluster::start_with_life("west", life).await);
+    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
+    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
+    let ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
+    let _gateway = west.gateway().await;
+    let label = [("app", "storefront")];
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
+    east.peer_with(&west).await;
+    let address = front.outbound("clusterset/bank/ledger").await;
+    let served = format!("ledger<-{STOREFRONT}");
+    until("the other cluster", || get(address, "ledger", "/", &[]), ok(&served)).await;
+
+    let load = Load::start(address);
+    // West's root while all are there, east's, and west's again while east's controller is away.
+    west.rotate(3600).await;
+    west.rotated(1).await;
+    load.goes_on().await;
+    east.rotate(3600).await;
+    load.goes_on().await;
+    east.kill_controller();
+    west.rotate(1).await;
+    west.rotated(3).await;
+    // Nothing of the second root is left, and east knows no later one.
+    let renewals = async || ledger.metric("tombolo_identity_renewals_total{result=\"renewed\"}");
+    let before = renewals().await;
+    until("it is renewed", renewals, |count| *count >= before + 2).await;
+    load.goes_on().await;
+    let (requests, failures) = load.end().await;
+    assert!(failures.is_empty(), "{} of {requests} failed: {:?}", failures.len(), failures.first());
+}
+
 async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {
     let mut message = Message::new(1, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));

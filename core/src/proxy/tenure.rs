@@ -56,6 +56,9 @@ struct Shared {
     chain: Vec<CertificateDer<'static>>,
     /// A time at which the chain is valid, if it ever is.
     valid_at: SystemTime,
+    /// When the peer's certificate ends; none: too far to be told.
+    expires: Option<Instant>,
+    /// When the connection does.
     until: Option<Instant>,
     ended: AtomicU8,
     reader: AtomicWaker,
@@ -94,7 +97,7 @@ impl Tenures {
             domain: leaf.id.trust_domain().clone(),
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             valid_at: now.min(leaf.not_after),
-            // Too far to be told: never.
+            expires: Instant::now().checked_add(left),
             until: Instant::now().checked_add(left + self.grace),
             ended: AtomicU8::new(LIVE),
             reader: AtomicWaker::new(),
@@ -177,6 +180,11 @@ impl Shared {
 }
 
 impl Tenure {
+    /// When the peer's certificate ends; none: too far to be told.
+    pub fn expires(&self) -> Option<Instant> {
+        self.shared.expires
+    }
+
     /// Fails once it is over; else what is polled next is polled again when it is over. `write`: for writing.
     pub fn check(&self, cx: &Context<'_>, write: bool) -> io::Result<()> {
         let waker = if write { &self.shared.writer } else { &self.shared.reader };

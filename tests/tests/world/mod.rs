@@ -35,8 +35,8 @@ use tombolo_core::{
     telemetry::{AccessLog, Sink, SpanSettings, Spans, Telemetry},
 };
 use tombolo_proto::v1::{
-    ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, apply_request::File,
-    operator_client::OperatorClient,
+    ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, RotateRequest,
+    StatusRequest, apply_request::File, operator_client::OperatorClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -235,7 +235,7 @@ impl Cluster {
         Self::start_with_life(name, Duration::from_secs(24 * 3600)).await
     }
 
-    /// The same with another life of its members' certificates.
+    /// The same with another life of its members' certificates; an old root is trusted for two seconds longer than that.
     pub async fn start_with_life(name: &'static str, certificate: Duration) -> Self {
         let state = tempfile::tempdir().unwrap();
         let options = tombolo_federation::Options {
@@ -252,8 +252,9 @@ impl Cluster {
         };
         let quick = Duration::from_millis(200);
         let patience = Patience { first: quick, challenge: quick, limited: quick, most: quick };
-        let quota_lease = Duration::from_secs(1);
-        let bounds = tombolo_federation::Bounds { patience, quota_lease, certificate, ..Default::default() };
+        let (quota_lease, skew) = (Duration::from_secs(1), Duration::from_secs(2));
+        let bounds =
+            tombolo_federation::Bounds { patience, quota_lease, certificate, skew, ..Default::default() };
         let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
         Self { name, controller: Some(controller), collector: None, options, state }
     }
@@ -297,6 +298,22 @@ impl Cluster {
         let request = GetRequest { kind: kind.into(), ..Default::default() };
         let got = self.operator().await.get(request).await.unwrap().into_inner();
         got.documents_json.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    /// `tombolo peer rotate`: who has not confirmed is waited for so long.
+    pub async fn rotate(&self, lead_seconds: u32) {
+        self.operator().await.rotate(RotateRequest { lead_seconds }).await.unwrap();
+    }
+
+    /// Waits until a rotation is over that began with a bundle of this sequence.
+    pub async fn rotated(&self, sequence: u64) {
+        let authority = async || -> serde_json::Value {
+            let answer = self.operator().await.status(StatusRequest {}).await.unwrap().into_inner();
+            let status: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+            status["ca"].clone()
+        };
+        let is_over = |ca: &serde_json::Value| ca["phase"] == "steady" && ca["sequence"] == sequence + 2;
+        until("the rotation is over", authority, is_over).await;
     }
 
     /// Joins another cluster by its token, as `tombolo peer` does.

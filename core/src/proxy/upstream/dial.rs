@@ -17,7 +17,7 @@ use crate::{
     proxy::{
         Connection,
         connection::{Replay, Wire},
-        tenure::Tenures,
+        tenure::{Tenure, Tenures},
     },
     tls::TlsError,
 };
@@ -147,7 +147,7 @@ pub(in crate::proxy) async fn plain(to: To, limit: Duration) -> Result<Connectio
     Ok(Connection::upstream(Wire::Plain(wire), address, local))
 }
 
-/// A connection over mutual TLS, verified against what `config` expects.
+/// A connection over mutual TLS, verified against what `config` expects, and when the other side's certificate ends.
 pub(super) async fn mesh(
     address: SocketAddr,
     sni: &str,
@@ -155,7 +155,7 @@ pub(super) async fn mesh(
     protocol: MeshProtocol,
     limit: Duration,
     tenures: &Arc<Tenures>,
-) -> Result<Connection, DialError> {
+) -> Result<(Connection, Option<std::time::Instant>), DialError> {
     let name = ServerName::try_from(sni.to_owned()).map_err(|_| DialError::Name(sni.into()))?;
     let until = Instant::now() + limit;
     let connecting =
@@ -168,8 +168,9 @@ pub(super) async fn mesh(
         return Err(DialError::Protocol(address, protocol.alpn()));
     }
     let tenure = tenures.enter(tls.get_ref().1.peer_certificates());
+    let expires = tenure.as_ref().and_then(Tenure::expires);
     tls.get_mut().0.set_tenure(tenure);
-    Ok(Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local))
+    Ok((Connection::upstream(Wire::Tls(Box::new(tls.into())), address, local), expires))
 }
 
 /// A connection over TLS to a backend outside of the mesh.

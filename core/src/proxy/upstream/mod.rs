@@ -45,6 +45,8 @@ pub const CONNECT_TIMEOUT: Duration = Timeouts::CONNECT;
 /// An idle pooled connection is closed after this long: sooner than the other side does it, so that a request seldom
 /// meets a connection that is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Bits of a pool's key that tell connections to one peer apart by age.
+const TURNS: u64 = (1 << 20) - 1;
 /// HTTP/2 requests at a time on one connection.
 const H2_STREAMS: usize = 100;
 
@@ -218,7 +220,8 @@ impl MeshUpstream {
                 let mut peer = new_peer(address, Name { sni, identity }.to_string());
                 peer.options.alpn = ALPN::Custom(CustomALPN::new(protocol.alpn().into()));
                 // Also in the key of pooled connections, so that none outlives the trust it was made with.
-                peer.group_key = current.number << 2 | protocol as u64;
+                let turn = current.turn(identity, Instant::now()) & TURNS;
+                peer.group_key = (current.number << TURNS.count_ones() | turn) << 2 | protocol as u64;
                 Ok(peer)
             }
         }
@@ -255,8 +258,12 @@ impl MeshUpstream {
         protocol: MeshProtocol,
         limit: Duration,
     ) -> Result<Connection, DialError> {
-        let config = self.generations.current()?.config(name.identity, protocol)?;
-        let made = dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await?;
+        let generation = self.generations.current()?;
+        let config = generation.config(name.identity, protocol)?;
+        let (made, expires) = dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await?;
+        if let Some(expires) = expires {
+            generation.made(name.identity, expires);
+        }
         self.paths.answered(address, Instant::now());
         Ok(made)
     }
