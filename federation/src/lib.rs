@@ -16,6 +16,9 @@ mod server;
 mod state;
 mod status;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used)]
+pub mod testing;
 mod traffic;
 
 pub use running::{Bounds, Options, Running, StartError, start, start_with};

@@ -2,6 +2,7 @@
 
 mod generations;
 mod preview;
+mod services;
 
 use std::{
     sync::Arc,
@@ -112,6 +113,7 @@ impl Operator for OperatorService {
         let generation = documents.generation().number;
         let documents_json = match kind.to_ascii_lowercase().as_str() {
             "endpoints" | "endpointsets" => self.endpoints(&namespace, &name),
+            "serviceimport" | "serviceimports" | "svcim" => services::imports(&self.state, &namespace, &name),
             _ => self.with_status(documents.get(&kind, &namespace, &name)),
         };
         Ok(Response::new(GetResponse { documents_json, generation }))
@@ -222,8 +224,9 @@ impl Operator for OperatorService {
 }
 
 impl OperatorService {
-    /// AcmeIssuers with how they are: only who orders knows.
-    fn with_status(&self, mut documents: Vec<String>) -> Vec<String> {
+    /// AcmeIssuers and ServiceExports with how they are: only who orders them, or tells peers of them, knows.
+    fn with_status(&self, documents: Vec<String>) -> Vec<String> {
+        let mut documents = services::with_conditions(&self.state, documents);
         let is_issuer = |tree: &serde_json::Value| tree["kind"] == "AcmeIssuer";
         let mut status = None;
         for document in documents.iter_mut().filter(|text| text.contains("\"AcmeIssuer\"")) {
@@ -251,7 +254,21 @@ impl OperatorService {
                     "health": tombolo_proto::v1::Health::try_from(e.health).map_or("", |h| h.as_str_name()),
                 })
             };
-            let port = |p: &tombolo_proto::v1::EndpointList| serde_json::json!({ "port": p.port, "endpoints": p.endpoints.iter().map(endpoint).collect::<Vec<_>>() });
+            let summary = |s: &tombolo_proto::v1::Summary| {
+                let place = s.locality.clone().unwrap_or_default();
+                serde_json::json!({
+                    "cluster": s.cluster, "region": place.region, "zone": place.zone, "healthy": s.healthy,
+                    "total": s.total, "healthyWeight": s.healthy_weight, "totalWeight": s.total_weight,
+                    "capacity": s.capacity,
+                })
+            };
+            let port = |p: &tombolo_proto::v1::EndpointList| {
+                serde_json::json!({
+                    "port": p.port,
+                    "endpoints": p.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+                    "summaries": p.summaries.iter().map(summary).collect::<Vec<_>>(),
+                })
+            };
             serde_json::json!({
                 "kind": "Endpoints",
                 "metadata": { "namespace": set.namespace, "name": set.name },

@@ -236,7 +236,7 @@ fn status(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal.kind {
         RefusalKind::Malformed => Status::invalid_argument(text),
-        RefusalKind::Policy | RefusalKind::Identity => Status::permission_denied(text),
+        RefusalKind::Policy | RefusalKind::Identity | RefusalKind::Address => Status::permission_denied(text),
         RefusalKind::Limit => Status::resource_exhausted(text),
         RefusalKind::Outdated => Status::aborted(text),
     }

@@ -157,6 +157,7 @@ fn counted_as(kind: RefusalKind) -> &'static str {
         RefusalKind::Malformed => "control_malformed",
         RefusalKind::Policy => "control_policy",
         RefusalKind::Identity => "control_identity",
+        RefusalKind::Address => "control_address",
         RefusalKind::Limit => "control_limit",
         RefusalKind::Outdated => "control_outdated",
     }

@@ -389,6 +389,41 @@ async fn calls_another_cluster_by_name_through_its_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_no_more_is_called_no_more_and_both_sides_show_what_is_exported() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
+    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
+    let _ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
+    let _gateway = west.gateway().await;
+    let label = [("app", "storefront")];
+    let mut front = east.sidecar("shop", "storefront", "storefront-1", &label, &storefront).await;
+    let condition = async |cluster: &Cluster, kind: &str| {
+        let exports = cluster.documents("serviceexports").await;
+        let all = exports[0]["status"]["conditions"].as_array().unwrap().clone();
+        let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap();
+        (found["status"].as_str().unwrap().to_owned(), found["reason"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(condition(&west, "Ready").await, ("False".into(), "Pending".into()));
+    assert_eq!(condition(&west, "Valid").await, ("True".into(), "Valid".into()));
+    east.peer_with(&west).await;
+    let address = front.outbound("clusterset/bank/ledger").await;
+    let call = || get(address, "ledger.bank.svc.clusterset.local", "/", &[]);
+    until("the other cluster", call, ok(&format!("ledger<-{STOREFRONT}"))).await;
+    assert_eq!(condition(&west, "Ready").await, ("True".into(), "Exported".into()));
+    assert_eq!(condition(&west, "Conflict").await, ("False".into(), "NoConflicts".into()));
+    let imports = east.documents("serviceimports").await;
+    assert_eq!(imports[0]["spec"]["type"], "ClusterSetIP");
+    assert_eq!(imports[0]["status"]["clusters"], serde_json::json!([{ "cluster": "west" }]));
+
+    west.delete("serviceexport", "bank", "ledger").await;
+    let since = std::time::Instant::now();
+    until("nobody to call", call, |answer| answer.as_ref().map_or(true, |answer| answer.status != 200)).await;
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert_eq!(east.documents("serviceimports").await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_host_of_another_clusters_headless_service_is_called_by_its_name() {
     let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
     let headless = service("bank", "ledger").replace("spec: {", "spec: {clusterIP: None, ");

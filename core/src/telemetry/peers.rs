@@ -34,6 +34,12 @@ struct Direction {
     direction: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    peer: String,
+    kind: &'static str,
+}
+
 /// How a peer is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PeerStatus {
@@ -51,8 +57,10 @@ pub struct PeerStatus {
     pub bytes: [u64; 2],
     /// Messages: received from it, and sent to it.
     pub messages: [u64; 2],
-    /// What was not taken of what it said.
-    pub refused: u64,
+    /// What was not taken of what it said, by kind.
+    pub refused: [(&'static str, u64); 6],
+    /// For how long its link was read more slowly than it spoke, in seconds.
+    pub throttled: f64,
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -67,7 +75,8 @@ pub struct PeerMetrics {
     services: Family<Direction, Gauge>,
     bytes: Family<Direction, Counter>,
     messages: Family<Direction, Counter>,
-    refused: Family<Peer, Counter>,
+    refused: Family<Refused, Counter>,
+    throttled: Family<Peer, Seconds>,
     peers: DashMap<String, ()>,
 }
 
@@ -93,6 +102,11 @@ impl PeerMetrics {
         registry.register("peer_services", "Services told to and taken from a peer", all.services.clone());
         registry.register("peer_link_bytes", "Bytes over the links with a peer", all.bytes.clone());
         registry.register("peer_link_messages", "Messages over the links with a peer", all.messages.clone());
+        registry.register(
+            "peer_throttled_seconds",
+            "For how long a peer's link was read more slowly than it spoke",
+            all.throttled.clone(),
+        );
         registry.register("peer_refused", "What was not taken of what a peer said", all.refused.clone());
         all
     }
@@ -110,7 +124,11 @@ impl PeerMetrics {
         self.connected.get_or_create_owned(&peer).set(i64::from(status.connected));
         self.lag.get_or_create_owned(&peer).set(status.lag);
         self.round_trip.get_or_create_owned(&peer).set(status.round_trip);
-        store(&self.refused.get_or_create_owned(&peer), status.refused);
+        self.throttled.get_or_create_owned(&peer).set(status.throttled);
+        for (kind, count) in status.refused.into_iter().filter(|(kind, _)| !kind.is_empty()) {
+            let labels = Refused { peer: name.to_owned(), kind };
+            store(&self.refused.get_or_create_owned(&labels), count);
+        }
         for (place, direction) in ["received", "sent"].into_iter().enumerate() {
             let labels = Direction { peer: name.to_owned(), direction };
             let of = |counts: [u64; 2]| counts.get(place).copied().unwrap_or_default();

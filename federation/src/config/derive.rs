@@ -13,7 +13,9 @@ use tombolo_core::{
 };
 use tombolo_proto::v1;
 
-use crate::index::{Configuration, LeasePolicy, MAX_LABELS, Name, PeerPolicy, ServiceSpec};
+use crate::index::{
+    Configuration, ExportSpec, LeasePolicy, Limits, MAX_LABELS, Name, PeerPolicy, ServiceSpec,
+};
 
 /// Kinds that proxies compile. Secrets go to gateways alone, as edge certificates; the rest is the controller's own.
 const FOR_PROXIES: &[&str] = &[
@@ -186,10 +188,15 @@ fn labels(endpoint: &Endpoint) -> HashMap<String, String> {
     labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
-fn exports(resources: &ResourceSet) -> BTreeMap<Name, i64> {
+fn exports(resources: &ResourceSet) -> BTreeMap<Name, ExportSpec> {
     let export = |(key, export): (&tombolo_core::resources::ObjectKey, &std::sync::Arc<_>)| {
         let export: &tombolo_core::resources::Object<kinds::ServiceExport> = export;
-        (Name::new(&key.namespace, &key.name), created(&export.meta).unwrap_or(0))
+        let spec = ExportSpec {
+            created: created(&export.meta).unwrap_or(0),
+            labels: export.spec.exported_labels.clone(),
+            annotations: export.spec.exported_annotations.clone(),
+        };
+        (Name::new(&key.namespace, &key.name), spec)
     };
     resources.service_exports.iter().map(export).collect()
 }
@@ -204,6 +211,8 @@ fn peers(resources: &ResourceSet) -> BTreeMap<String, PeerPolicy> {
             export: peer.spec.export.clone(),
             import: peer.spec.import.clone(),
             lease: lease(&peer.spec.lease),
+            network: peer.spec.network.clone(),
+            limits: Limits::said(&peer.spec.limits),
         };
         all.insert(key.name.clone(), policy);
     }
@@ -331,7 +340,7 @@ spec:
         ];
         assert_eq!(names, expected);
         assert_eq!(configuration.certificates["bank/cert"].key_pem.as_ref(), b"k");
-        assert_eq!(configuration.exports[&Name::new("bank", "ledger")], 100);
+        assert_eq!(configuration.exports[&Name::new("bank", "ledger")].created, 100);
         assert!(configuration.peers["west"].import.cover("bank", "x"));
         assert_eq!(configuration.generation, 7);
     }

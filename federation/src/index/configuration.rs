@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use tombolo_core::{
     model::TrustDomain,
-    resources::kinds::{CapacitySpec, ServicePatterns, ServicePortSpec},
+    resources::kinds::{CapacitySpec, PeerLimits, ServicePatterns, ServicePortSpec},
 };
 use tombolo_proto::v1;
 
@@ -18,8 +18,8 @@ pub struct Configuration {
     pub generation: u64,
     /// Services by name.
     pub services: BTreeMap<Name, ServiceSpec>,
-    /// ServiceExports, with their creation in seconds since the Unix epoch (0: unknown).
-    pub exports: BTreeMap<Name, i64>,
+    /// ServiceExports.
+    pub exports: BTreeMap<Name, ExportSpec>,
     /// Peer documents by the peer's cluster name.
     pub peers: BTreeMap<String, PeerPolicy>,
     /// Documents that proxies compile, by resource name.
@@ -33,6 +33,17 @@ impl fmt::Debug for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Configuration").field("generation", &self.generation).finish_non_exhaustive()
     }
+}
+
+/// What a ServiceExport says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExportSpec {
+    /// When it was created, in seconds since the Unix epoch; 0: unknown.
+    pub created: i64,
+    /// Labels of the ServiceImport.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a Service document says.
@@ -73,6 +84,43 @@ pub struct PeerPolicy {
     pub import: ServicePatterns,
     /// For how long its word is good.
     pub lease: LeasePolicy,
+    /// The network that it has to be on; none: any.
+    pub network: Option<String>,
+    /// How much is taken from it.
+    pub limits: Limits,
+}
+
+/// How much is taken from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Services; a further one is refused.
+    pub services: usize,
+    /// Endpoints over all services; a service that exceeds it is refused, its last good form stays.
+    pub endpoints: usize,
+    /// Messages a second; more are read later.
+    pub messages_per_second: u32,
+    /// Bytes a second; more are read later.
+    pub bytes_per_second: u32,
+}
+
+impl Default for Limits {
+    /// 10,000 services, 100,000 endpoints, 2,000 messages and 16 MiB a second.
+    fn default() -> Self {
+        Self { services: 10_000, endpoints: 100_000, messages_per_second: 2_000, bytes_per_second: 16 << 20 }
+    }
+}
+
+impl Limits {
+    /// As a Peer document says, the defaults where it says nothing.
+    pub fn said(said: &PeerLimits) -> Self {
+        let (count, whole) = (|count: u32| usize::try_from(count).unwrap_or(usize::MAX), Self::default());
+        Self {
+            services: said.services.map_or(whole.services, count),
+            endpoints: said.endpoints.map_or(whole.endpoints, count),
+            messages_per_second: said.messages_per_second.unwrap_or(whole.messages_per_second),
+            bytes_per_second: said.bytes_per_second.unwrap_or(whole.bytes_per_second),
+        }
+    }
 }
 
 /// What a Peer document says of the lease, in milliseconds; none: as the cluster has it.

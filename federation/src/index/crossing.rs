@@ -183,6 +183,8 @@ pub(super) fn same_but_for_summaries(a: &v1::ExportedService, b: &v1::ExportedSe
             ports: service.ports.clone(),
             namespace: service.namespace.clone(),
             name: service.name.clone(),
+            labels: service.labels.clone(),
+            annotations: service.annotations.clone(),
             ..*service
         }
     };

@@ -146,6 +146,11 @@ pub enum PeerEvent {
         /// By port, without endpoints.
         ports: Vec<v1::EndpointList>,
     },
+    /// A message that is larger than any may be; it ended the link.
+    TooLarge {
+        /// The link.
+        session: Session,
+    },
     /// The peer withdrew a service: an explicit statement, unlike a broken link.
     Withdrawn {
         /// The link.
@@ -220,51 +225,4 @@ pub struct PeerIdentity {
     pub addresses: Vec<String>,
     /// This side opens the link (it joined with the other's token).
     pub dials: bool,
-}
-
-/// Something was not taken, and why. The rest goes on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{object}: {reason}")]
-pub struct Refusal {
-    /// What was refused, e.g. `service bank/ledger`.
-    pub object: String,
-    /// Why.
-    pub reason: String,
-    /// A word for the metric, one of few.
-    pub kind: RefusalKind,
-}
-
-/// Kinds of refusal, as counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalKind {
-    /// It does not parse or breaks a rule of form.
-    Malformed,
-    /// This side's policy does not accept it.
-    Policy,
-    /// It claims what belongs to another trust domain or account.
-    Identity,
-    /// A bound is reached.
-    Limit,
-    /// A younger stream took its place, or it is out of sequence.
-    Outdated,
-}
-
-impl RefusalKind {
-    /// The metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Policy => "policy",
-            Self::Identity => "identity",
-            Self::Limit => "limit",
-            Self::Outdated => "outdated",
-        }
-    }
-}
-
-impl Refusal {
-    /// Puts a refusal together.
-    pub fn new(kind: RefusalKind, object: impl fmt::Display, reason: impl Into<String>) -> Self {
-        Self { object: object.to_string(), reason: reason.into(), kind }
-    }
 }

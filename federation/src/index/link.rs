@@ -6,8 +6,10 @@ use tombolo_core::model::TrustBundle;
 use tombolo_proto::v1;
 
 use super::{
-    Index, Lease, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
-    peers::{Ended, Peer, check_gateways, check_name},
+    Index, Lease, Limits, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session,
+    Taken,
+    checks::{Check, check_gateways, check_name},
+    peers::{Ended, Peer},
 };
 
 /// Most peers of one cluster; a further one is refused.
@@ -17,7 +19,18 @@ pub const MAX_PEERS: usize = 1_000;
 const MAX_EPOCH: usize = 64;
 
 impl Index {
+    /// What is refused of a peer's word is counted and shown with the peer.
     pub(super) fn apply_peer(&mut self, cluster: &Arc<str>, event: PeerEvent, now: Moment) -> Taken {
+        let refusals = self.of_peer(cluster, event, now).unwrap_or_else(|refusal| vec![refusal]);
+        if let Some(peer) = self.peers.get_mut(cluster) {
+            // What an older link still says is not the peer's word any more.
+            let told = refusals.iter().filter(|refusal| refusal.object != "link");
+            told.for_each(|refusal| peer.refusals.add(refusal, now));
+        }
+        Ok(refusals)
+    }
+
+    fn of_peer(&mut self, cluster: &Arc<str>, event: PeerEvent, now: Moment) -> Taken {
         match event {
             PeerEvent::Linked(identity) => self.linked(cluster, identity, now),
             PeerEvent::Hello { session, epoch, network } => self.hello(cluster, session, epoch, network, now),
@@ -25,6 +38,10 @@ impl Index {
             PeerEvent::Service { session, service } => self.service(cluster, session, service, now),
             PeerEvent::Summaries { session, name, ports } => {
                 self.summaries(cluster, session, &name, ports, now)
+            }
+            PeerEvent::TooLarge { session } => {
+                self.heard(cluster, session, now)?;
+                Err(Refusal::new(RefusalKind::Limit, "message", "it is larger than any may be"))
             }
             PeerEvent::Withdrawn { session, name } => {
                 let peer = self.heard(cluster, session, now)?;
@@ -102,6 +119,11 @@ impl Index {
         Lease { stale_after, drop_after: said.drop_after.unwrap_or(self.settings.peer_drop).max(stale_after) }
     }
 
+    /// How much is taken from a peer: as its Peer document says.
+    pub fn limits_of(&self, cluster: &str) -> Limits {
+        self.configuration.peers.get(cluster).map(|policy| policy.limits).unwrap_or_default()
+    }
+
     /// Whether a cluster with this identity could be linked.
     pub fn check_linked(&self, cluster: &str, identity: &PeerIdentity) -> Result<(), Refusal> {
         let refuse = |kind, reason: String| Err(Refusal::new(kind, format!("peer {cluster}"), reason));
@@ -163,8 +185,14 @@ impl Index {
             return Err(Refusal::new(RefusalKind::Outdated, "link", "another link took its place"));
         }
         if epoch.is_empty() || epoch.len() > MAX_EPOCH || network.len() > 253 {
-            return Err(Refusal::new(RefusalKind::Malformed, "link", "its Hello is not valid"));
+            return Err(Refusal::new(RefusalKind::Malformed, "Hello", "it is not valid"));
         }
+        let pinned = self.configuration.peers.get(&**cluster).and_then(|policy| policy.network.as_ref());
+        if pinned.is_some_and(|pinned| *pinned != network) {
+            let reason = "it says another network than its Peer document";
+            return Err(Refusal::new(RefusalKind::Policy, "Hello", reason));
+        }
+        let peer = self.known(cluster)?;
         peer.youngest = session;
         peer.link = Link::Syncing(session);
         peer.said_epoch = epoch;
@@ -215,8 +243,11 @@ impl Index {
         service: v1::ExportedService,
         now: Moment,
     ) -> Taken {
-        let configuration = Arc::clone(&self.configuration);
-        let peer = self.heard(cluster, session, now)?;
+        self.heard(cluster, session, now)?;
+        let (configuration, our_network) =
+            (Arc::clone(&self.configuration), Arc::clone(&self.settings.network));
+        let (own, on_loopback) = (&self.own, self.settings.on_loopback);
+        let Some(peer) = self.peers.get_mut(cluster) else { return Ok(Vec::new()) };
         let name = check_name(&service)?;
         if peer.is_unsettled(&name, &service) {
             peer.unsettled.insert(name, service);
@@ -224,30 +255,26 @@ impl Index {
         }
         peer.unsettled.remove(&name);
         peer.withdrawn.retain(|(gone, _)| *gone != name);
-        let taken = peer.take(&name, service);
-        let mut refusals = match taken {
-            Err(refusal) => {
-                peer.refused += 1;
-                return Err(refusal);
-            }
-            Ok((changed, refusals)) => {
-                let saved = peer.service(&name).filter(|_| changed).cloned();
-                if saved.is_some() {
-                    self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), saved));
-                    self.dirty.services.insert(name.clone());
-                }
-                refusals
-            }
+        let policy = Self::policy(&configuration, cluster, peer);
+        let limits = policy.map(|policy| policy.limits).unwrap_or_default();
+        let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
+        let check = Check {
+            trust_domain: &trust_domain,
+            its_network: &its_network,
+            our_network: &our_network,
+            own,
+            on_loopback,
         };
+        let (changed, mut refusals) = peer.take(&name, service, &check, &limits)?;
         // It is kept all the same: when the policy changes nothing has to be asked for again.
-        let peer = self.known(cluster)?;
-        if !Self::policy(&configuration, cluster, peer)
-            .is_some_and(|policy| policy.import.cover(&name.namespace, &name.name))
-        {
+        if !policy.is_some_and(|policy| policy.import.cover(&name.namespace, &name.name)) {
             let reason = "the import policy of this side does not accept it";
             refusals.push(Refusal::new(RefusalKind::Policy, format!("service {name}"), reason));
         }
-        peer.refused += refusals.len() as u64;
+        if let Some(saved) = peer.service(&name).filter(|_| changed).cloned() {
+            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), Some(saved)));
+            self.dirty.services.insert(name);
+        }
         Ok(refusals)
     }
 
@@ -260,8 +287,7 @@ impl Index {
         now: Moment,
     ) -> Taken {
         let peer = self.heard(cluster, session, now)?;
-        let (changed, refusals) = peer.take_summaries(name, ports).inspect_err(|_| peer.refused += 1)?;
-        peer.refused += refusals.len() as u64;
+        let (changed, refusals) = peer.take_summaries(name, ports)?;
         if changed {
             let saved = peer.service(name).cloned();
             self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), saved));
@@ -278,8 +304,17 @@ impl Index {
         now: Moment,
     ) -> Taken {
         let peer = self.heard(cluster, session, now)?;
-        let (addresses, refusals) = check_gateways(addresses);
-        peer.refused += refusals.len() as u64;
+        let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
+        let our_network = Arc::clone(&self.settings.network);
+        let check = Check {
+            trust_domain: &trust_domain,
+            its_network: &its_network,
+            our_network: &our_network,
+            own: &self.own,
+            on_loopback: self.settings.on_loopback,
+        };
+        let (addresses, refusals) = check_gateways(&check, addresses);
+        let peer = self.known(cluster)?;
         if peer.gateways != addresses {
             peer.gateways = addresses;
             self.dirty_peer(cluster);

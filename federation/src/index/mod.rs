@@ -7,40 +7,46 @@
 //! nothing until its bounds have passed, and "the endpoint does not answer" is not known here at all: that is seen by
 //! the proxies.
 
+mod checks;
 mod configuration;
 mod contact;
 mod crossing;
 mod event;
 mod exports;
 mod hosts;
+mod imports;
 mod link;
 mod output;
 mod peers;
 mod publish;
+mod refusals;
 mod registrations;
 mod services;
 mod vips;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
 use tombolo_core::model::TrustDomain;
 use tombolo_proto::v1;
 
-pub use configuration::{Configuration, LeasePolicy, PeerPolicy, ServiceSpec};
+pub use configuration::{Configuration, ExportSpec, LeasePolicy, Limits, PeerPolicy, ServiceSpec};
 pub use contact::{Contact, Lease};
 pub use crossing::MAX_NAMED;
-pub use event::{Event, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Session};
+pub use event::{Event, Moment, Name, PeerEvent, PeerIdentity, Session};
 pub use exports::{ExportLog, SUMMARY_PACE, Update};
+pub use imports::{Conflict, Import};
 pub use link::MAX_PEERS;
 pub use output::{Change, Changes, Gateway, Kind, Resource, Save};
 pub use peers::{Ended, Link, MAX_GATEWAYS, Peer, SavedPeer};
+pub use refusals::{Refusal, RefusalKind, Refusals};
 pub use registrations::{Leases, MAX_LABELS, MAX_REGISTRATIONS, Registration};
-pub use services::Conflict;
 pub use vips::{MAX_VIP, VipChange, Vips};
 
+use checks::OwnAddresses;
 use output::Published;
 
 /// Most gateways of one cluster; a further one is refused.
@@ -65,6 +71,8 @@ pub struct Settings {
     pub peer_lease: i64,
     /// How long after its last sign of life a peer's endpoints are dropped.
     pub peer_drop: i64,
+    /// This cluster is on loopback addresses itself: its peers are on this machine too.
+    pub on_loopback: bool,
 }
 
 /// What was saved before a restart.
@@ -99,6 +107,7 @@ pub struct Index {
     own_bundle: Option<v1::TrustBundle>,
     registrations: Leases<Arc<Registration>>,
     gateways: Leases<Gateway>,
+    own: OwnAddresses,
     peers: BTreeMap<Arc<str>, Peer>,
     vips: Vips,
     published: Published,
@@ -123,18 +132,22 @@ impl Index {
     pub fn new(settings: Settings, restored: Restored, now: Moment) -> Self {
         let expires = now.plus(settings.restart_grace.max(settings.lease));
         let mut registrations = Leases::default();
+        let mut own = OwnAddresses::default();
         for registration in restored.registrations {
+            own.add(registration.address);
             // Only a younger stream could refuse, and there is none.
             let _ = registrations.put(registration.name(), Arc::new(registration), None, expires);
         }
         let mut gateways = Leases::default();
         for (name, gateway) in restored.gateways {
+            own.add(gateway.address);
             let _ = gateways.put(name, gateway, None, expires);
         }
         let grace = settings.restart_grace;
         let mut index = Self {
             registrations,
             gateways,
+            own,
             peers: BTreeMap::new(),
             vips: Vips::restore(restored.vips),
             configuration: Arc::default(),
@@ -166,6 +179,8 @@ impl Index {
         self.now = now;
         let result = match event {
             Event::Configured(configuration) => {
+                let fixed = configuration.services.values().flat_map(|spec| spec.fixed.values().flatten());
+                self.own.fix(fixed);
                 self.configuration = configuration;
                 self.dirty.everything = true;
                 Ok(Vec::new())
@@ -193,6 +208,11 @@ impl Index {
         result.unwrap_or_else(|refusal| vec![refusal])
     }
 
+    fn register_address(&mut self, new: SocketAddr, old: Option<SocketAddr>) {
+        self.own.add(new);
+        old.into_iter().for_each(|old| self.own.remove(old));
+    }
+
     fn register(&mut self, session: Session, new: Arc<Registration>, now: Moment) -> Taken {
         let name = new.name();
         let object = format!("workload {name}");
@@ -212,6 +232,7 @@ impl Index {
         let old = self.registrations.put(name.clone(), Arc::clone(&new), Some(session), expires);
         let old =
             old.map_err(|_| Refusal::new(RefusalKind::Outdated, object, "a younger stream registered it"))?;
+        self.register_address(new.address, old.as_ref().map(|old| old.address));
         if old.is_none_or(|old| old != new) {
             self.dirty.namespaces.insert(Arc::clone(&name.namespace));
             self.saves.push(Save::Registration(name, Some(new)));
@@ -240,6 +261,7 @@ impl Index {
         let old = self.gateways.put(name.clone(), new.clone(), Some(session), expires);
         let old =
             old.map_err(|_| Refusal::new(RefusalKind::Outdated, object, "a younger stream registered it"))?;
+        self.register_address(new.address, old.as_ref().map(|old| old.address));
         if old.is_none_or(|old| old != new) {
             self.dirty.gateways = true;
             self.saves.push(Save::Gateway(name, Some(new)));
@@ -252,32 +274,34 @@ impl Index {
         if self.registrations.close(name, session, expires)
             && self.registrations.get(name).is_some_and(|registration| registration.draining())
         {
-            self.registrations.remove(name);
-            self.registration_gone(name.clone());
+            let gone = self.registrations.remove(name).map(|gone| gone.address);
+            self.registration_gone(name.clone(), gone);
         }
         if self.gateways.close(name, session, expires) && self.gateways.get(name).is_some_and(|g| g.draining)
         {
-            self.gateways.remove(name);
-            self.gateway_gone(name.clone());
+            let gone = self.gateways.remove(name).map(|gone| gone.address);
+            self.gateway_gone(name.clone(), gone);
         }
     }
 
-    fn registration_gone(&mut self, name: Name) {
+    fn registration_gone(&mut self, name: Name, address: Option<SocketAddr>) {
+        address.into_iter().for_each(|address| self.own.remove(address));
         self.dirty.namespaces.insert(Arc::clone(&name.namespace));
         self.saves.push(Save::Registration(name, None));
     }
 
-    fn gateway_gone(&mut self, name: Name) {
+    fn gateway_gone(&mut self, name: Name, address: Option<SocketAddr>) {
+        address.into_iter().for_each(|address| self.own.remove(address));
         self.dirty.gateways = true;
         self.saves.push(Save::Gateway(name, None));
     }
 
     fn tick(&mut self, now: Moment) {
-        for (name, _) in self.registrations.expire(now) {
-            self.registration_gone(name);
+        for (name, gone) in self.registrations.expire(now) {
+            self.registration_gone(name, Some(gone.address));
         }
-        for (name, _) in self.gateways.expire(now) {
-            self.gateway_gone(name);
+        for (name, gone) in self.gateways.expire(now) {
+            self.gateway_gone(name, Some(gone.address));
         }
         for peer in self.peers.values_mut() {
             self.dirty.services.extend(peer.exports.due(now));
@@ -321,11 +345,6 @@ impl Index {
     /// The configuration in force.
     pub fn configuration(&self) -> &Arc<Configuration> {
         &self.configuration
-    }
-
-    /// Where clusters disagree about a service.
-    pub fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
-        self.conflicts.values().flatten()
     }
 }
 

@@ -2,30 +2,22 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     sync::Arc,
 };
 
-use tombolo_core::model::{LANE_LABEL, Lane, SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
 use tombolo_proto::v1;
 
 use super::{
-    Contact, ExportLog, Lease, Moment, Name, PeerIdentity, Refusal, RefusalKind, Session,
-    registrations::{MAX_LABEL_BYTES, MAX_LABELS, MAX_WEIGHT},
+    Contact, ExportLog, Lease, Limits, Moment, Name, PeerIdentity, Refusal, RefusalKind, Refusals, Session,
+    checks::{Check, check_service, check_summaries},
 };
 
-/// Most services of one peer; further ones are refused.
-pub const MAX_SERVICES: usize = 10_000;
-/// Most endpoints of one peer, over all services; a service that exceeds it is refused, its last good form stays.
-pub const MAX_ENDPOINTS: usize = 100_000;
 /// Most endpoints behind one port of a service; further ones are left out, here and where they are exported.
 pub const MAX_ENDPOINTS_PER_PORT: usize = 1_000;
 /// Most ports of a service; a service with more is refused.
 pub const MAX_SERVICE_PORTS: usize = 64;
 /// Most localities of a port that are summed up; further ones are left out.
 pub const MAX_LOCALITIES: usize = 64;
-/// Most endpoints that a summary may claim; a greater one is refused.
-const MAX_BEHIND: u32 = 1_000_000;
 /// Most gateways of one cluster that are told to a peer and taken from one; further ones are left out.
 pub const MAX_GATEWAYS: usize = 64;
 
@@ -88,8 +80,8 @@ pub struct Peer {
     pub exports: ExportLog,
     /// Up to which revision it has confirmed that.
     pub acked: u64,
-    /// How many of its objects were refused since the process started.
-    pub refused: u64,
+    /// What was refused of it since the process started.
+    pub refusals: Refusals,
     /// The services that it has withdrawn last, and when.
     pub withdrawn: VecDeque<(Name, Moment)>,
     /// Services that it says have no endpoints any more, before it has said all: believed once it has.
@@ -150,7 +142,7 @@ impl Peer {
             gateways: Vec::new(),
             exports: ExportLog::new(epoch),
             acked: 0,
-            refused: 0,
+            refusals: Refusals::default(),
             withdrawn: VecDeque::new(),
             unsettled: BTreeMap::new(),
         }
@@ -276,21 +268,23 @@ impl Peer {
 
     /// Checks a service and takes it. What is wrong with single endpoints is told in the refusals; the rest is taken.
     /// Returns also whether that is a change.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         name: &Name,
         service: v1::ExportedService,
+        check: &Check<'_>,
+        limits: &Limits,
     ) -> Result<(bool, Vec<Refusal>), Refusal> {
         let object = format!("service {name}");
         let limit = |reason: String| Refusal::new(RefusalKind::Limit, &object, reason);
         let old = self.services.get(name).map_or(0, |imported| count(&imported.service));
-        if !self.services.contains_key(name) && self.services.len() >= MAX_SERVICES {
-            return Err(limit(format!("more than {MAX_SERVICES} services")));
+        if !self.services.contains_key(name) && self.services.len() >= limits.services {
+            return Err(limit(format!("more than {} services", limits.services)));
         }
-        let (service, refusals) = check_service(&self.identity.trust_domain, name, service)?;
+        let (service, refusals) = check_service(check, name, service)?;
         let total = self.endpoint_total - old + count(&service);
-        if total > MAX_ENDPOINTS {
-            return Err(limit(format!("more than {MAX_ENDPOINTS} endpoints in all")));
+        if total > limits.endpoints {
+            return Err(limit(format!("more than {} endpoints in all", limits.endpoints)));
         }
         let changed = self.service(name).is_none_or(|old| **old != service);
         self.endpoint_total = total;
@@ -353,171 +347,6 @@ impl Peer {
     }
 }
 
-/// Whether a peer's service has a name that can be taken at all.
-pub fn check_name(service: &v1::ExportedService) -> Result<Name, Refusal> {
-    for part in [&service.namespace, &service.name] {
-        check_dns_label(part).map_err(|error| {
-            let shown: String = part.chars().take(64).collect();
-            Refusal::new(RefusalKind::Malformed, format!("service {shown}"), error.to_string())
-        })?;
-    }
-    Ok(Name::new(&service.namespace, &service.name))
-}
-
-/// The gateways that a peer names, as far as they are addresses, and what is refused.
-pub fn check_gateways(mut addresses: Vec<String>) -> (Vec<String>, Vec<Refusal>) {
-    let mut refusals = Vec::new();
-    addresses.retain(|address| {
-        let valid = address.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
-        if !valid && refusals.is_empty() {
-            refusals.push(Refusal::new(RefusalKind::Malformed, "gateways", "an address is not IP:PORT"));
-        }
-        valid
-    });
-    addresses.sort();
-    addresses.dedup();
-    if addresses.len() > MAX_GATEWAYS {
-        addresses.truncate(MAX_GATEWAYS);
-        refusals.push(Refusal::new(RefusalKind::Limit, "gateways", format!("more than {MAX_GATEWAYS}")));
-    }
-    (addresses, refusals)
-}
-
 fn count(service: &v1::ExportedService) -> usize {
     service.endpoints.iter().map(|list| list.endpoints.len()).sum()
-}
-
-fn check_service(
-    trust_domain: &TrustDomain,
-    name: &Name,
-    mut service: v1::ExportedService,
-) -> Result<(v1::ExportedService, Vec<Refusal>), Refusal> {
-    let object = format!("service {name}");
-    if service.ports.len() > MAX_SERVICE_PORTS {
-        let reason = format!("more than {MAX_SERVICE_PORTS} ports");
-        return Err(Refusal::new(RefusalKind::Limit, object, reason));
-    }
-    for port in &service.ports {
-        let valid = (1..=65535).contains(&port.port)
-            && (port.name.is_empty() || check_dns_label(&port.name).is_ok())
-            && port.app_protocol.len() <= 253;
-        if !valid {
-            return Err(Refusal::new(RefusalKind::Malformed, object, "a port is not valid"));
-        }
-    }
-    // Only of use on the link itself.
-    service.revision = 0;
-    let mut refusals = Vec::new();
-    service.endpoints.retain(|list| service.ports.iter().any(|port| port.port == list.port));
-    service.endpoints.sort_by_key(|list| list.port);
-    service.endpoints.dedup_by_key(|list| list.port);
-    for list in &mut service.endpoints {
-        list.endpoints.retain_mut(|endpoint| match check_endpoint(trust_domain, endpoint) {
-            Ok(()) => true,
-            Err((kind, reason)) => {
-                // One of a kind is enough to tell.
-                if !refusals.iter().any(|refusal: &Refusal| refusal.kind == kind) {
-                    refusals.push(Refusal::new(kind, &object, reason));
-                }
-                false
-            }
-        });
-        list.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
-        list.endpoints.dedup_by(|a, b| a.id == b.id);
-        if list.endpoints.len() > MAX_ENDPOINTS_PER_PORT {
-            list.endpoints.truncate(MAX_ENDPOINTS_PER_PORT);
-            let reason = format!("more than {MAX_ENDPOINTS_PER_PORT} endpoints behind a port");
-            refusals.push(Refusal::new(RefusalKind::Limit, &object, reason));
-        }
-        list.summaries = check_summaries(&object, std::mem::take(&mut list.summaries), &mut refusals);
-    }
-    Ok((service, refusals))
-}
-
-/// The summaries of one port that can be believed: each locality once.
-fn check_summaries(
-    object: &str,
-    mut summaries: Vec<v1::Summary>,
-    refusals: &mut Vec<Refusal>,
-) -> Vec<v1::Summary> {
-    let place = |summary: &v1::Summary| {
-        let place = summary.locality.clone().unwrap_or_default();
-        (place.region, place.zone)
-    };
-    let refuse = |kind, reason: String| Refusal::new(kind, object, reason);
-    summaries.retain_mut(|summary| {
-        summary.cluster.clear();
-        let (region, zone) = place(summary);
-        let heaviest = u64::from(summary.total) * u64::from(MAX_WEIGHT);
-        let adds_up = summary.healthy <= summary.total && summary.healthy_weight <= summary.total_weight;
-        let fits = summary.total <= MAX_BEHIND
-            && summary.total_weight <= heaviest
-            && region.len().max(zone.len()) <= 253
-            && adds_up;
-        if !fits && refusals.is_empty() {
-            refusals.push(refuse(RefusalKind::Malformed, "a summary that does not add up".into()));
-        }
-        fits
-    });
-    summaries.sort_by_key(place);
-    summaries.dedup_by_key(|summary| place(summary));
-    if summaries.len() > MAX_LOCALITIES {
-        summaries.truncate(MAX_LOCALITIES);
-        refusals.push(refuse(RefusalKind::Limit, format!("more than {MAX_LOCALITIES} localities of a port")));
-    }
-    summaries
-}
-
-/// Checks one endpoint, and takes away what is this side's to say.
-fn check_endpoint(
-    trust_domain: &TrustDomain,
-    endpoint: &mut v1::Endpoint,
-) -> Result<(), (RefusalKind, &'static str)> {
-    let malformed = |reason| (RefusalKind::Malformed, reason);
-    let identity = SpiffeId::parse(&endpoint.spiffe_id)
-        .map_err(|_| malformed("an endpoint without a valid identity"))?;
-    if identity.trust_domain() != trust_domain {
-        return Err((RefusalKind::Identity, "an endpoint of a trust domain that is not the peer's own"));
-    }
-    // Ids are unique over all clusters because each begins with its cluster's trust domain.
-    let own_id = endpoint.id.strip_prefix(trust_domain.as_str()).is_some_and(|rest| rest.starts_with('/'));
-    if !own_id || endpoint.id.len() > 512 {
-        return Err((
-            RefusalKind::Identity,
-            "an endpoint whose id does not begin with the peer's trust domain",
-        ));
-    }
-    if !is_opaque_sni(&endpoint.sni) {
-        return Err(malformed("an endpoint without a valid SNI"));
-    }
-    let reachable = endpoint.address.is_empty()
-        || endpoint.address.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
-    if !reachable || endpoint.target_port > 65535 || endpoint.target_port == 0 {
-        return Err(malformed("an endpoint with an address or port that is not valid"));
-    }
-    if v1::Health::try_from(endpoint.health).is_err() {
-        return Err(malformed("an endpoint of unknown health"));
-    }
-    if endpoint.labels.get(LANE_LABEL).is_some_and(|lane| Lane::parse(lane).is_err()) {
-        return Err(malformed("an endpoint in a lane that is not a DNS label"));
-    }
-    if !endpoint.hostname.is_empty() && check_dns_label(&endpoint.hostname).is_err() {
-        return Err(malformed("an endpoint whose hostname is not a DNS label"));
-    }
-    let labels_fit = endpoint.labels.len() <= MAX_LABELS
-        && endpoint.labels.iter().all(|(key, value)| key.len().max(value.len()) <= MAX_LABEL_BYTES);
-    let locality = endpoint.locality.clone().unwrap_or_default();
-    let texts_fit =
-        [&locality.region, &locality.zone, &endpoint.network].iter().all(|text| text.len() <= 253);
-    if !labels_fit || !texts_fit || endpoint.weight > MAX_WEIGHT {
-        return Err((
-            RefusalKind::Limit,
-            "an endpoint with too many labels, too long texts or too great a weight",
-        ));
-    }
-    endpoint.via.clear();
-    endpoint.cluster.clear();
-    endpoint.exported = false;
-    endpoint.stale = false;
-    Ok(())
 }

@@ -5,38 +5,20 @@ use std::{
     sync::Arc,
 };
 
+use prost::Message;
 use tombolo_core::model::opaque_sni;
 use tombolo_proto::v1;
 
 use super::{Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, crossing::cross};
+
+/// Most bytes of one service as a peer is told of it; a link takes 4 MiB.
+const MAX_EXPORT: usize = 3 << 20;
 
 /// A service in one scope, before it has its virtual address.
 pub(super) struct Computed {
     pub ports: Vec<v1::ServicePort>,
     pub endpoints: Vec<v1::EndpointList>,
     pub headless: bool,
-}
-
-/// Who contributes to a service of the cluster set.
-struct Contribution {
-    /// Seconds since the Unix epoch; unknown is the youngest.
-    created: i64,
-    cluster: String,
-    headless: bool,
-    ports: Vec<v1::ServicePort>,
-    endpoints: BTreeMap<u32, Vec<v1::Endpoint>>,
-    summaries: BTreeMap<u32, Vec<v1::Summary>>,
-}
-
-/// Two clusters disagree about a port of the same service, or about whether it is headless: the older export wins (Multi-Cluster Services).
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Conflict {
-    /// The service, `NAMESPACE/NAME`.
-    pub service: String,
-    /// The cluster that was not followed.
-    pub cluster: String,
-    /// What they disagree about.
-    pub reason: String,
 }
 
 impl Index {
@@ -120,53 +102,6 @@ impl Index {
         }
     }
 
-    /// `SVC.NS.svc.clusterset.local`: this cluster's endpoints if it exports the service, and those imported from peers.
-    pub(super) fn clusterset(
-        &self,
-        name: &Name,
-        local: Option<&Computed>,
-    ) -> (Option<Computed>, Vec<Conflict>) {
-        let mut contributions = Vec::new();
-        if let (Some(local), Some(created)) = (local, self.configuration.exports.get(name)) {
-            contributions.push(Contribution {
-                created: known(*created),
-                cluster: self.settings.cluster.to_string(),
-                headless: local.headless,
-                ports: local.ports.clone(),
-                endpoints: local.endpoints.iter().map(|l| (l.port, l.endpoints.clone())).collect(),
-                summaries: BTreeMap::new(),
-            });
-        }
-        for (cluster, peer) in &self.peers {
-            contributions.extend(self.import(name, cluster, peer));
-        }
-        if contributions.is_empty() {
-            return (None, Vec::new());
-        }
-        // Both sides order them in the same way, so that they agree without asking.
-        contributions.sort_by(|a, b| (a.created, &a.cluster).cmp(&(b.created, &b.cluster)));
-        let (computed, conflicts) = merge(name, contributions);
-        (Some(computed), conflicts)
-    }
-
-    fn import(&self, name: &Name, cluster: &Arc<str>, peer: &Peer) -> Option<Contribution> {
-        let service = peer.service(name)?;
-        let policy = Self::policy(&self.configuration, cluster, peer)?;
-        if peer.ended.is_some() || !policy.import.cover(&name.namespace, &name.name) {
-            return None;
-        }
-        let list =
-            |list: &v1::EndpointList| (list.port, peer.endpoints(cluster, &self.settings.network, list));
-        Some(Contribution {
-            created: known(service.created_unix),
-            cluster: cluster.to_string(),
-            headless: service.headless,
-            ports: service.ports.clone(),
-            endpoints: service.endpoints.iter().map(list).collect(),
-            summaries: service.endpoints.iter().map(|l| (l.port, peer.summaries(cluster, l))).collect(),
-        })
-    }
-
     /// What each peer is told of this service; none if it is not to know. Peers on one network are told the same.
     pub(super) fn exports<'a>(
         &'a self,
@@ -190,15 +125,20 @@ impl Index {
         let before = self.peers.values().find_map(told);
         let before = |port| before.as_ref().and_then(|told| told.endpoints.iter().find(|l| l.port == port));
         let list = |list: &v1::EndpointList| cross(list, network, before(list.port), capacity);
-        v1::ExportedService {
+        let spec = self.configuration.exports.get(name);
+        let mut export = v1::ExportedService {
             revision: 0,
             namespace: name.namespace.to_string(),
             name: name.name.to_string(),
             ports: local.ports.clone(),
             endpoints: local.endpoints.iter().map(list).collect(),
-            created_unix: self.configuration.exports.get(name).copied().unwrap_or(0),
+            created_unix: spec.map_or(0, |spec| spec.created),
             headless: local.headless,
-        }
+            labels: spec.map(|spec| spec.labels.clone().into_iter().collect()).unwrap_or_default(),
+            annotations: spec.map(|spec| spec.annotations.clone().into_iter().collect()).unwrap_or_default(),
+        };
+        fit(&mut export);
+        export
     }
 
     /// The gateways that peers are told of: those that live and are not going away.
@@ -218,63 +158,24 @@ impl Index {
     }
 }
 
+/// A message that is larger than a peer takes would end the link each time: of what is too large only a part is told.
+fn fit(export: &mut v1::ExportedService) {
+    while export.encoded_len() > MAX_EXPORT {
+        let most = export.endpoints.iter().map(|list| list.endpoints.len()).max().unwrap_or(0) / 2;
+        tracing::warn!(
+            service = format!("{}/{}", export.namespace, export.name),
+            "too large for the link: {most} endpoints of a port are told"
+        );
+        export.endpoints.iter_mut().for_each(|list| list.endpoints.truncate(most));
+        if most == 0 {
+            return;
+        }
+    }
+}
+
 /// Whether labels have all that a selector asks for.
-fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
-/// An unknown creation is younger than every known one.
-fn known(created: i64) -> i64 {
-    if created > 0 { created } else { i64::MAX }
-}
-
-fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Conflict>) {
-    let mut ports: Vec<v1::ServicePort> = Vec::new();
-    let mut lists: BTreeMap<u32, (BTreeMap<String, v1::Endpoint>, Vec<v1::Summary>)> = BTreeMap::new();
-    let mut conflicts = Vec::new();
-    let headless = contributions.first().is_some_and(|oldest| oldest.headless);
-    for contribution in contributions {
-        let Contribution { cluster, ports: theirs, mut endpoints, mut summaries, .. } = contribution;
-        if contribution.headless != headless {
-            let reason = if headless { "headless" } else { "not headless" };
-            let reason = format!("the service is {reason} in an older export");
-            conflicts.push(Conflict { service: name.to_string(), cluster: cluster.clone(), reason });
-        }
-        for port in theirs {
-            if let Err(reason) = agree(&ports, &port) {
-                let service = name.to_string();
-                conflicts.push(Conflict { service, cluster: cluster.clone(), reason });
-                continue;
-            }
-            let (list, behind) = lists.entry(port.port).or_default();
-            for endpoint in endpoints.remove(&port.port).unwrap_or_default() {
-                list.insert(endpoint.id.clone(), endpoint);
-            }
-            behind.extend(summaries.remove(&port.port).unwrap_or_default());
-            if !ports.iter().any(|known| known.port == port.port) {
-                ports.push(port);
-            }
-        }
-    }
-    ports.sort_by_key(|port| port.port);
-    let list = |(port, (endpoints, summaries)): (u32, (BTreeMap<_, _>, _))| v1::EndpointList {
-        port,
-        endpoints: endpoints.into_values().collect(),
-        summaries,
-    };
-    (Computed { ports, endpoints: lists.into_iter().map(list).collect(), headless }, conflicts)
-}
-
-/// Whether a port fits those of older exports.
-fn agree(older: &[v1::ServicePort], port: &v1::ServicePort) -> Result<(), String> {
-    if let Some(same) = older.iter().find(|known| known.port == port.port) {
-        if same.name != port.name || same.app_protocol != port.app_protocol {
-            return Err(format!("port {} has another name or protocol in an older export", port.port));
-        }
-    } else if !port.name.is_empty() && older.iter().any(|known| known.name == port.name) {
-        return Err(format!("the port name {} is another port in an older export", port.name));
-    }
-    Ok(())
 }
 
 impl Peer {

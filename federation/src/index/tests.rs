@@ -31,6 +31,7 @@ pub(crate) mod kit {
             restart_grace: GRACE,
             peer_lease: PEER_LEASE,
             peer_drop: PEER_DROP,
+            on_loopback: false,
         }
     }
 
@@ -79,10 +80,15 @@ pub(crate) mod kit {
             export: patterns(&["*"]),
             import: patterns(import),
             lease: LeasePolicy::default(),
+            network: None,
+            limits: Limits::default(),
         };
         Arc::new(Configuration {
             services: services.iter().map(|app| service(app)).collect(),
-            exports: exports.iter().map(|app| (Name::new("shop", app), 100)).collect(),
+            exports: exports
+                .iter()
+                .map(|app| (Name::new("shop", app), ExportSpec { created: 100, ..ExportSpec::default() }))
+                .collect(),
             peers: [("west".to_owned(), policy)].into(),
             ..Configuration::default()
         })
@@ -137,6 +143,7 @@ pub(crate) mod kit {
             endpoints: vec![v1::EndpointList { port: 80, endpoints, ..Default::default() }],
             created_unix: 200,
             headless: false,
+            ..Default::default()
         }
     }
 
@@ -335,7 +342,10 @@ fn on_one_network_an_imported_endpoint_is_reached_directly() {
     let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
     let endpoint = v1::Endpoint { network: "east".into(), ..remote_endpoint("west.example", "ledger-1") };
     let service = exported("ledger", vec![endpoint]);
-    test.does(peer(PeerEvent::Service { session: 1, service }));
+    let claimed = test.applies(peer(PeerEvent::Service { session: 1, service: service.clone() }));
+    assert_eq!(claimed[0].kind, RefusalKind::Address, "a peer on another network has nothing on ours");
+    test.does(peer(PeerEvent::Hello { session: 2, epoch: "w-1".into(), network: "east".into() }));
+    test.does(peer(PeerEvent::Service { session: 2, service }));
     let Some((_, Resource::EndpointSet(set))) = test.index.published(Kind::EndpointSet).next() else {
         panic!("not published");
     };
@@ -533,6 +543,37 @@ fn the_older_export_wins_a_conflict_and_it_is_shown() {
 }
 
 #[test]
+fn exports_of_several_clusters_are_merged_and_the_oldest_says_what_cannot_be() {
+    let mut test = Test::with_west(configured(&["ledger"], &["ledger"], &["ledger"]));
+    let name = Name::new("shop", "ledger");
+    let mut theirs = exported("ledger", vec![remote_endpoint("west.example", "ledger-1")]);
+    theirs.ports.push(v1::ServicePort { name: "admin".into(), port: 81, app_protocol: "tcp".into() });
+    theirs.labels.insert("team".into(), "west".into());
+    theirs.annotations.insert("note".into(), "west".into());
+    test.does(peer(PeerEvent::Service { session: 1, service: theirs.clone() }));
+    let kinds =
+        |test: &Test| -> Vec<&str> { test.index.conflicts_of(&name).iter().map(|c| c.kind).collect() };
+    let import = test.index.import(&name).unwrap();
+    assert_eq!(import.clusters, ["east", "west"], "by age");
+    let ports: Vec<_> = import.ports.iter().map(|(name, port, _)| (name.as_str(), *port)).collect();
+    assert_eq!(ports, [("http", 80), ("admin", 81)], "the ports of both");
+    assert!(import.vip_index > 0 && !import.headless && import.labels.is_empty());
+    assert_eq!(kinds(&test), ["LabelsConflict", "AnnotationsConflict"]);
+    // The other one's is older: what it says holds, and the conflict is shown all the same.
+    (theirs.created_unix, theirs.headless) = (50, true);
+    test.does(peer(PeerEvent::Service { session: 1, service: theirs }));
+    let import = test.index.import(&name).unwrap();
+    assert_eq!((import.clusters, import.headless), (vec!["west".to_owned(), "east".to_owned()], true));
+    assert_eq!((import.labels["team"].as_str(), import.annotations["note"].as_str()), ("west", "west"));
+    assert_eq!(kinds(&test), ["TypeConflict", "LabelsConflict", "AnnotationsConflict"]);
+    assert_eq!(test.index.told_to(&name).map(|cluster| &**cluster).collect::<Vec<_>>(), ["west"]);
+    assert_eq!(test.index.import_names().collect::<Vec<_>>(), std::slice::from_ref(&name));
+    test.does(peer(PeerEvent::Withdrawn { session: 1, name: name.clone() }));
+    assert_eq!(test.index.import(&name).unwrap().clusters, ["east"]);
+    assert!(kinds(&test).is_empty());
+}
+
+#[test]
 fn a_revoked_peer_vouches_for_nobody_and_can_be_linked_again() {
     for revoke in [PeerEvent::Revoked, PeerEvent::Left { session: 1 }] {
         let mut test = Test::with_west(configured(&["checkout"], &["checkout"], &["*"]));
@@ -576,7 +617,7 @@ fn too_much_of_a_peer_is_refused_and_the_last_good_stays() {
     let refusals = test.applies(peer(PeerEvent::Service { session: 1, service }));
     assert_eq!(refusals[0].kind, RefusalKind::Limit);
     test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
-    assert_eq!(test.index.peer("west").unwrap().refused, 1);
+    assert_eq!(test.index.peer("west").unwrap().refusals.total(), 1);
     let many = (0..1_001).map(|n| remote_endpoint("west.example", &format!("l-{n}"))).collect();
     let refusals = test.applies(peer(PeerEvent::Service { session: 1, service: exported("ledger", many) }));
     assert_eq!(refusals[0].kind, RefusalKind::Limit);

@@ -8,17 +8,17 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, Interval, interval},
+    time::{Instant, Interval, interval, sleep_until},
 };
 use tokio_stream::{Stream, StreamExt};
 use tombolo_proto::v1::{
     self, Ack, BundleTaken, Hello, LinkMessage, Ping, Pong, Refused, Synced, link_message::Message,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::{LIMIT, LinkStats};
+use super::{LIMIT, LinkStats, pace::Pace};
 use crate::{
-    index::{Event, Name, PeerEvent, Refusal, RefusalKind, Session, Update},
+    index::{Event, Limits, Name, PeerEvent, Refusal, RefusalKind, Session, Update},
     running::stopped,
     state::State,
 };
@@ -115,6 +115,8 @@ impl Link {
         }
         let mut ping: Interval = interval(PING);
         let (mut heard, mut sent, mut pings) = (Instant::now(), Instant::now(), 0);
+        let mut pace = Pace::new(self.limits(), Instant::now());
+        let mut paused: Option<Instant> = None;
         let out = self.out.clone();
         self.greet()?;
         loop {
@@ -134,16 +136,30 @@ impl Link {
                     self.stats.sent(&message);
                     permit.send(Ok(message));
                 }
-                message = incoming.next() => {
+                message = incoming.next(), if paused.is_none() => {
                     heard = Instant::now();
                     match message {
                         Some(Ok(message)) => {
-                            self.stats.received(&message);
+                            let bytes = self.stats.received(&message);
                             self.take(message.message)?;
+                            let pause = pace.took(bytes, heard);
+                            if !pause.is_zero() {
+                                self.stats.throttled(pause);
+                                paused = Some(heard + pause);
+                            }
                         }
-                        Some(Err(status)) => return broken(status.message()),
+                        Some(Err(status)) => {
+                            if status.code() == Code::OutOfRange {
+                                self.state.apply(self.peer(PeerEvent::TooLarge { session: self.session }));
+                            }
+                            return broken(status.message());
+                        }
                         None => return broken("the peer has ended the link"),
                     }
+                }
+                () = sleep_until(paused.unwrap_or(heard)), if paused.is_some() => {
+                    // Its silence was ours.
+                    (paused, heard) = (None, Instant::now());
                 }
                 Ok(()) = exports.changed(), if self.told.is_some() && self.updates.is_empty() => self.tell()?,
                 Ok(()) = peers.changed() => if self.is_revoked() {
@@ -151,7 +167,8 @@ impl Link {
                 },
                 Ok(()) = bundle.changed() => self.answer(Message::Bundle(self.state.own_bundle()))?,
                 _ = ping.tick() => {
-                    if heard.elapsed() > SILENCE {
+                    pace.limit(self.limits());
+                    if paused.is_none() && heard.elapsed() > SILENCE {
                         return broken("the peer is silent");
                     }
                     if sent.elapsed() > SILENCE {
@@ -167,6 +184,10 @@ impl Link {
 
     fn peer(&self, event: PeerEvent) -> Event {
         Event::Peer { cluster: Arc::clone(&self.cluster), event }
+    }
+
+    fn limits(&self) -> Limits {
+        self.state.with_index(|index| index.limits_of(&self.cluster))
     }
 
     fn is_revoked(&self) -> bool {
@@ -316,11 +337,11 @@ impl Link {
         if refusal.object == LINK && refusal.kind == RefusalKind::Outdated {
             return broken(refusal.reason);
         }
-        tracing::warn!(peer = %self.cluster, %refusal, "not taken from the peer");
-        self.refusals += 1;
+        self.refusals = self.refusals.saturating_add(1);
         if self.refusals > MAX_REFUSALS {
             return Ok(());
         }
+        tracing::warn!(peer = %self.cluster, %refusal, "not taken from the peer");
         self.answer(Message::Refused(Refused { object: refusal.object, reason: refusal.reason }))
     }
 }

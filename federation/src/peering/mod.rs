@@ -3,7 +3,11 @@
 //! The side that used the token opens the link. Both sides say the same things on it, see [`link`].
 
 mod dial;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile;
 mod link;
+mod pace;
 mod stats;
 
 use std::{

@@ -18,6 +18,8 @@ pub struct LinkStats {
     pub received_bytes: AtomicU64,
     /// How long the last question took to be answered, in microseconds; 0: none was yet.
     pub round_trip_micros: AtomicU64,
+    /// For how long nothing was read, as the peer had said too much, in microseconds.
+    pub throttled_micros: AtomicU64,
 }
 
 impl LinkStats {
@@ -27,10 +29,17 @@ impl LinkStats {
         self.sent_bytes.fetch_add(message.encoded_len() as u64, Relaxed);
     }
 
-    /// A message came.
-    pub fn received(&self, message: &LinkMessage) {
+    /// A message came. Returns its bytes.
+    pub fn received(&self, message: &LinkMessage) -> usize {
+        let bytes = message.encoded_len();
         self.received_messages.fetch_add(1, Relaxed);
-        self.received_bytes.fetch_add(message.encoded_len() as u64, Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Relaxed);
+        bytes
+    }
+
+    /// Nothing is read for so long.
+    pub fn throttled(&self, pause: std::time::Duration) {
+        self.throttled_micros.fetch_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// A question was answered after this time.

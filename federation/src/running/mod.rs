@@ -253,6 +253,12 @@ fn addresses(options: &Options, bound: SocketAddr) -> Result<Vec<String>, StartE
     }
 }
 
+/// `HOST:PORT` on this machine alone.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 fn build(
     options: &Options,
     bounds: &Bounds,
@@ -281,6 +287,7 @@ fn build(
         restart_grace: millis(bounds.restart_grace),
         peer_lease: millis(bounds.peer_lease),
         peer_drop: millis(bounds.peer_drop),
+        on_loopback: addresses.iter().all(|address| is_loopback(address)),
     };
     let index = Index::new(settings, saved.index, clock.now());
     let (documents, problems) = Documents::restore(saved.generation, !options.config.is_empty());

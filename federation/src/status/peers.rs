@@ -12,15 +12,20 @@
 //! | `roundTripMillis` | of the last question over the link, and its answer |
 //! | `sentBytes`, `receivedBytes`, `sentMessages`, `receivedMessages` | over its links since the process started |
 //! | `imported`, `exported`, `refused` | services; what was not taken of what it said |
+//! | `refusedByKind` | the same by kind: `malformed`, `policy`, `identity`, `address`, `limit`, `outdated` |
+//! | `throttledSeconds` | for how long its link was read more slowly than it spoke, by its `limits` |
 //! | `gateways` | its mesh listeners |
 //! | `deprioritizeAfterSeconds`, `dropAfterSeconds` | its lease |
 //!
 //! `show` has besides: `network`, `addresses`, `dials` (this side opens the link), `bundle`, and `services[]` with `state`
-//! (as above; `withdrawn` ones are told for a while), `since` and `endpoints`.
+//! (as above; `withdrawn` ones are told for a while), `since` and `endpoints`; `refusals[]`, the latest eight.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use serde_json::{Value, json};
@@ -58,6 +63,7 @@ pub fn show(state: &State, name: &str) -> Option<Value> {
             "roots": roots.map(|root| hex(&tls::fingerprint(root))).collect::<Vec<_>>(),
         });
         shown["services"] = services(peer).into();
+        shown["refusals"] = refusals(peer).into();
         Some(shown)
     })
 }
@@ -73,7 +79,7 @@ pub fn gauge(state: &State) {
                 connected: peer.is_connected(index.lease_of(name), now),
                 lag: if peer.ended.is_some() { 0.0 } else { seconds(peer.contact.lag(now)) },
                 services: [peer.service_count(), peer.exports.len()],
-                refused: peer.refused,
+                refused: peer.refusals.by_kind(),
                 ..PeerStatus::default()
             };
             (Arc::clone(name), status)
@@ -84,6 +90,7 @@ pub fn gauge(state: &State) {
         let stats = state.link_stats(&name);
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let status = PeerStatus {
+            throttled: count(&stats.throttled_micros) as f64 / 1e6,
             round_trip: count(&stats.round_trip_micros) as f64 / 1e6,
             bytes: [count(&stats.received_bytes), count(&stats.sent_bytes)],
             messages: [count(&stats.received_messages), count(&stats.sent_messages)],
@@ -109,7 +116,9 @@ fn summary(state: &State, index: &Index, name: &str, peer: &Peer, now: Moment) -
         "roundTripMillis": (micros > 0).then_some(micros as f64 / 1000.0),
         "imported": peer.service_count(),
         "exported": peer.exports.len(),
-        "refused": peer.refused,
+        "refused": peer.refusals.total(),
+        "refusedByKind": peer.refusals.by_kind().into_iter().filter(|(_, count)| *count > 0).collect::<BTreeMap<_, _>>(),
+        "throttledSeconds": stats.throttled_micros.load(Relaxed) as f64 / 1e6,
         "gateways": peer.gateways,
         "sentMessages": stats.sent_messages.load(Relaxed),
         "sentBytes": stats.sent_bytes.load(Relaxed),
@@ -128,6 +137,14 @@ fn summary(state: &State, index: &Index, name: &str, peer: &Peer, now: Moment) -
         status["lagSeconds"] = 0.into();
     }
     status
+}
+
+fn refusals(peer: &Peer) -> Vec<Value> {
+    let latest = peer.refusals.latest().map(|(when, refusal)| {
+        let (object, kind) = (&refusal.object, refusal.kind.as_str());
+        json!({ "object": object, "kind": kind, "reason": refusal.reason, "last": rfc3339(*when) })
+    });
+    latest.collect()
 }
 
 fn services(peer: &Peer) -> Vec<Value> {

@@ -35,8 +35,9 @@ use tombolo_core::{
     telemetry::{AccessLog, Sink, SpanSettings, Spans, Telemetry},
 };
 use tombolo_proto::v1::{
-    ApplyRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest, RotateRequest,
-    StatusRequest, apply_request::File, operator_client::OperatorClient,
+    ApplyRequest, DeleteRequest, GetRequest, JoinTokenRequest, PeerJoinRequest, PeerTokenRequest,
+    RotateRequest, StatusRequest, apply_request::File, delete_request::Named,
+    operator_client::OperatorClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -290,6 +291,14 @@ impl Cluster {
         let files = vec![File { name: "test.yaml".into(), text: documents.into() }];
         let request = ApplyRequest { files, author: "test".into(), ..Default::default() };
         let answer = self.operator().await.apply(request).await.unwrap().into_inner();
+        assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+    }
+
+    /// `tombolo delete KIND/NAME -n NAMESPACE`.
+    pub async fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        let named = Named { kind: kind.into(), namespace: namespace.into(), name: name.into() };
+        let request = DeleteRequest { named: vec![named], author: "test".into(), ..Default::default() };
+        let answer = self.operator().await.delete(request).await.unwrap().into_inner();
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
     }
 

@@ -11,10 +11,10 @@ use super::{BackendRef, ServicePortSpec, TargetPort};
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceExport {
-    /// Only in later versions of the API; not used.
+    /// Labels of the ServiceImport; of several clusters' the oldest export's.
     #[serde(default)]
     pub exported_labels: BTreeMap<String, String>,
-    /// As above.
+    /// Its annotations, likewise.
     #[serde(default)]
     pub exported_annotations: BTreeMap<String, String>,
 }
@@ -391,6 +391,30 @@ pub struct Peer {
     /// For how long what it said is good while it is silent.
     #[serde(default)]
     pub lease: PeerLease,
+    /// The network that it is on. A link on which it says another one is refused; any where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// How much it may say.
+    #[serde(default)]
+    pub limits: PeerLimits,
+}
+
+/// How much is taken from a peer. What is beyond it is refused, and read more slowly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerLimits {
+    /// Services, 1 to 100,000; 10,000 where it is not said. A further one is refused.
+    #[serde(default)]
+    pub services: Option<u32>,
+    /// Endpoints over all services, 1 to 1,000,000; 100,000 where it is not said. A service that exceeds it is refused.
+    #[serde(default)]
+    pub endpoints: Option<u32>,
+    /// Messages on its link, 10 to 100,000; 2,000 where it is not said. More are read later.
+    #[serde(default)]
+    pub messages_per_second: Option<u32>,
+    /// Their bytes, 65,536 to 1,000,000,000; 16,777,216 where it is not said. More are read later.
+    #[serde(default)]
+    pub bytes_per_second: Option<u32>,
 }
 
 /// For how long what a peer said is good while it is silent.

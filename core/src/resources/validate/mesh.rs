@@ -7,8 +7,8 @@ use crate::{
     model::{SpiffeId, TrustDomain, check_dns_label},
     resources::{
         kinds::{
-            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PeerLease, PolicyFrom, PolicyTo,
-            ServicePatterns, Split, TextMatchType, TextRule, Workload,
+            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PeerLease, PeerLimits, PolicyFrom,
+            PolicyTo, ServicePatterns, Split, TextMatchType, TextRule, Workload,
         },
         parse_duration,
     },
@@ -269,6 +269,21 @@ pub(super) fn peer(c: &mut Checker, peer: &Peer) {
         c.at(field, |c| service_patterns(c, patterns));
     }
     c.at("lease", |c| peer_lease(c, &peer.lease));
+    c.at("limits", |c| peer_limits(c, &peer.limits));
+}
+
+fn peer_limits(c: &mut Checker, limits: &PeerLimits) {
+    let fields = [
+        ("services", limits.services, 1..=100_000),
+        ("endpoints", limits.endpoints, 1..=1_000_000),
+        ("messagesPerSecond", limits.messages_per_second, 10..=100_000),
+        ("bytesPerSecond", limits.bytes_per_second, 65_536..=1_000_000_000),
+    ];
+    for (field, value, bounds) in fields {
+        let Some(value) = value.filter(|value| !bounds.contains(value)) else { continue };
+        let hint = format!("use {} to {}", bounds.start(), bounds.end());
+        c.at(field, |c| c.fail(format!("{value} is out of bounds"), &hint));
+    }
 }
 
 /// Both within a second and 30 days, the first not longer than the second.

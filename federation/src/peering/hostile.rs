@@ -1,0 +1,230 @@
+//! A peer in the wrong hands, over the real protocol: what it must not say is refused, counted and shown, and nobody else
+//! notices.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+use tombolo_core::{
+    model::{SpiffeId, TrustDomain},
+    telemetry::{AccessLog, Telemetry},
+};
+use tombolo_proto::v1::{
+    self, ApplyRequest, GetRequest, PeerShowRequest, PeerTokenRequest, apply_request::File,
+    link_message::Message, operator_client::OperatorClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    Options, Running, start,
+    testing::{FakeLink, FakePeer},
+};
+
+const DOCUMENTS: &str = "
+apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: { name: west }
+spec:
+  trustDomain: west.example
+  import: { services: [{ namespace: bank, name: '*' }] }
+  limits: { services: 3, messagesPerSecond: 50 }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: { name: north }
+spec: { trustDomain: north.example, import: { services: [{ namespace: bank, name: '*' }] } }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: { name: south }
+spec: { trustDomain: south.example, network: elsewhere }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: ours, namespace: bank }
+spec: { ports: [{ port: 80 }] }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Workload
+metadata: { name: ours, namespace: bank }
+spec: { address: 192.0.2.80, ports: [{ port: 80 }], services: [ours] }
+";
+
+struct East {
+    _running: Running,
+    _state: tempfile::TempDir,
+    telemetry: Arc<Telemetry>,
+    operator: OperatorClient<Channel>,
+}
+
+impl East {
+    async fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
+        let options = Options {
+            cluster: "east".into(),
+            trust_domain: TrustDomain::parse("east.example").unwrap(),
+            state_dir: state.path().join("controller"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: Vec::new(),
+            config: Vec::new(),
+            network: "east".into(),
+            acme_dns_hook: None,
+            admin: None,
+            telemetry: Arc::clone(&telemetry),
+        };
+        let running = start(options).await.unwrap();
+        let endpoint = Endpoint::from_shared(format!("unix://{}", running.socket.display())).unwrap();
+        let mut operator = OperatorClient::new(endpoint.connect().await.unwrap());
+        let files = vec![File { name: "east.yaml".into(), text: DOCUMENTS.into() }];
+        let answer = operator.apply(ApplyRequest { files, ..Default::default() }).await.unwrap().into_inner();
+        assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+        Self { _running: running, _state: state, telemetry, operator }
+    }
+
+    async fn link(&mut self, peer: &FakePeer) -> FakeLink {
+        let request = PeerTokenRequest { ttl_seconds: 60, uses: 1 };
+        let token = self.operator.peer_token(request).await.unwrap().into_inner().token;
+        let (token, info) = peer.join(&token).await;
+        peer.link(&token, &info, "1").await
+    }
+
+    async fn peer(&mut self, name: &str) -> Value {
+        let shown = self.operator.peer_show(PeerShowRequest { cluster: name.into() }).await.unwrap();
+        serde_json::from_str(&shown.into_inner().json).unwrap()
+    }
+
+    /// Ids of all endpoints of other clusters.
+    async fn endpoints(&mut self) -> Vec<String> {
+        let request = GetRequest { kind: "endpoints".into(), ..Default::default() };
+        let got = self.operator.get(request).await.unwrap().into_inner().documents_json;
+        let sets: Vec<Value> = got.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        let lists = sets.iter().flat_map(|set| set["ports"].as_array().unwrap());
+        let endpoints = lists.flat_map(|list| list["endpoints"].as_array().unwrap());
+        let ids = endpoints.map(|endpoint| endpoint["id"].as_str().unwrap().to_owned());
+        ids.filter(|id| !id.starts_with("east.example/")).collect()
+    }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
+fn synced(revision: u64) -> Message {
+    Message::Synced(v1::Synced { revision, full: false })
+}
+
+fn gateways(addresses: &[&str]) -> Message {
+    let mesh_addresses = addresses.iter().map(ToString::to_string).collect();
+    Message::Gateways(v1::Gateways { revision: 1, mesh_addresses })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_compromised_peer_may_not_say_is_refused_counted_and_shown() {
+    let mut east = East::start().await;
+    let west = FakePeer::new("west");
+    let mut link = east.link(&west).await;
+    let good = west.endpoint("bank", "ledger", 0);
+    // Somebody else's identity, our network, our addresses, absurd weights: each beside one that is good.
+    let mut foreign = west.endpoint("bank", "ledger", 1);
+    foreign.spiffe_id = SpiffeId::controller(&TrustDomain::parse("east.example").unwrap()).to_string();
+    let mut here = west.endpoint("bank", "ledger", 2);
+    (here.network, here.address) = ("east".into(), "192.0.2.99:80".into());
+    let mut heavy = west.endpoint("bank", "ledger", 3);
+    heavy.weight = u32::MAX;
+    let mut long = west.endpoint("bank", "ledger", 4);
+    long.id.push_str(&"x".repeat(600));
+    let mut ours = west.endpoint("bank", "ledger", 5);
+    ours.address = "192.0.2.80:80".into();
+    let all = vec![good.clone(), foreign, here, heavy, long, ours];
+    link.say(Message::Service(west.service("bank", "ledger", all))).await;
+    // What is not imported from it, names that are none, and more than it may have.
+    link.say(Message::Service(west.service("shop", "checkout", vec![west.endpoint("shop", "checkout", 0)])))
+        .await;
+    link.say(Message::Service(west.service("bank", &"n".repeat(300), Vec::new()))).await;
+    for name in ["a", "b", "c"] {
+        link.say(Message::Service(west.service("bank", name, vec![west.endpoint("bank", name, 0)]))).await;
+    }
+    link.say(gateways(&["198.51.100.1:15443", "192.0.2.80:80", "0.0.0.0:1", "224.0.0.1:1", "[::]:1", "x:1"]))
+        .await;
+    link.say(synced(1)).await;
+    assert!(soon("the end", link.is_taken(1)).await);
+
+    assert_eq!(east.endpoints().await, ["west.example/bank/a-0/8080", &good.id], "the third is one too many");
+    let shown = east.peer("west").await;
+    assert_eq!(shown["gateways"], serde_json::json!(["198.51.100.1:15443"]), "{shown}");
+    let by_kind = &shown["refusedByKind"];
+    for (kind, least) in [("identity", 1), ("address", 2), ("limit", 3), ("policy", 1), ("malformed", 2)] {
+        assert!(by_kind[kind].as_u64() >= Some(least), "{kind}: {by_kind}");
+        let metric = format!("tombolo_peer_refused_total{{peer=\"west\",kind=\"{kind}\"}}");
+        let found = || east.telemetry.encode().lines().any(|line| line.starts_with(&metric));
+        soon(&metric, async {
+            while !found() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+    let reasons: Vec<&str> = shown["refusals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|refusal| refusal["reason"].as_str().unwrap())
+        .collect();
+    assert!(reasons.contains(&"more than 3 services"), "{reasons:?}");
+
+    // One message that is larger than any may be ends the link, and nothing that was taken is lost by it.
+    let mut huge = west.service("bank", "ledger", Vec::new());
+    huge.annotations.insert("x".into(), "y".repeat(5 << 20));
+    link.say(Message::Service(huge)).await;
+    assert!(soon("the end of the link", link.hears(|_| None::<()>)).await.is_none());
+    let shown = east.peer("west").await;
+    assert_eq!(shown["refusals"].as_array().unwrap().last().unwrap()["object"], "message", "{shown}");
+    assert_eq!(east.endpoints().await.len(), 2);
+
+    // A peer that is not on the network that its document names has no link.
+    let south = FakePeer::new("south");
+    let mut link = east.link(&south).await;
+    assert!(soon("no link", link.hears(|_| None::<()>)).await.is_none());
+    assert_eq!(east.peer("south").await["refusedByKind"]["policy"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_too_much_is_read_slowly_and_others_are_not() {
+    let mut east = East::start().await;
+    let (west, north) = (FakePeer::new("west"), FakePeer::new("north"));
+    let (mut flooding, mut quiet) = (east.link(&west).await, east.link(&north).await);
+    let mut service = 0;
+    let out = flooding.out.clone();
+    // As fast as it can.
+    let flood = tokio::spawn(async move {
+        loop {
+            service += 1;
+            let endpoint = west.endpoint("bank", "ledger", service);
+            let message = Message::Service(west.service("bank", "ledger", vec![endpoint]));
+            if out.send(v1::LinkMessage { message: Some(message) }).await.is_err() {
+                return;
+            }
+        }
+    });
+    let drained = tokio::spawn(async move { flooding.hears(|_| None::<()>).await });
+    let since = Instant::now();
+    while east.peer("west").await["throttledSeconds"].as_f64() < Some(0.5) {
+        assert!(since.elapsed() < Duration::from_secs(20), "it is not slowed down");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (before, since) = (east.peer("west").await["receivedMessages"].as_u64().unwrap(), Instant::now());
+    for revision in 1..=20 {
+        let endpoint = north.endpoint("bank", "other", revision as usize);
+        quiet.say(Message::Service(north.service("bank", "other", vec![endpoint]))).await;
+        quiet.say(synced(revision)).await;
+        assert!(timeout(Duration::from_secs(1), quiet.is_taken(revision)).await.unwrap(), "{revision}");
+    }
+    tokio::time::sleep_until(since + Duration::from_secs(1)).await;
+    let after = east.peer("west").await["receivedMessages"].as_u64().unwrap();
+    let most = 60.0 * since.elapsed().as_secs_f64() + 1.0;
+    assert!((after - before) as f64 <= most, "{} messages in {:?}", after - before, since.elapsed());
+    assert_eq!(east.peer("north").await["throttledSeconds"], 0.0);
+    flood.abort();
+    drained.abort();
+}
