@@ -9,7 +9,7 @@ use tombolo_core::{
     balance::Pools,
     decide::{Bind, BindKey, ListenerProtocol, explain_edge},
     lifecycle::admin::{Page, Pages},
-    member::{Question, QuestionError, shares, view},
+    member::{Question, QuestionError, explain_service, shares, view},
     model::Snapshot,
     quota::Quotas,
 };
@@ -63,6 +63,11 @@ impl GatewayPages {
     /// The socket is found by the URL's scheme and port: the configured port, or the one that is really bound.
     fn explain(&self, query: &str) -> Page {
         let served = self.served.load();
+        match explain_service(&served.state.snapshot, &self.pools, query) {
+            Some(Ok(shown)) => return Page::json(&shown),
+            Some(Err(error)) => return bad(&error),
+            None => {}
+        }
         match Question::parse(query) {
             Ok(question) => match find(&served, &question) {
                 Some(bind) => {

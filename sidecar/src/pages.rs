@@ -9,7 +9,7 @@ use tombolo_core::{
     balance::Pools,
     decide::{Caller, explain_authorize, explain_mesh},
     lifecycle::admin::{Page, Pages},
-    member::{Question, shares, view},
+    member::{Question, explain_service, shares, view},
     model::{Scope, ServiceKey, Snapshot, SpiffeId},
     quota::Quotas,
 };
@@ -84,6 +84,11 @@ impl SidecarPages {
     /// A URL of a service explains an outbound request; one of `inbound.local` a call to the application's port, by the
     /// `identity` that is given.
     fn explain(&self, query: &str) -> Page {
+        match explain_service(&self.snapshot.load(), &self.pools, query) {
+            Some(Ok(shown)) => return Page::json(&shown),
+            Some(Err(error)) => return Page::error(StatusCode::BAD_REQUEST, error),
+            None => {}
+        }
         let question = match Question::parse(query) {
             Ok(question) => question,
             Err(error) => return Page::error(StatusCode::BAD_REQUEST, error),

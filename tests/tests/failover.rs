@@ -155,3 +155,126 @@ async fn a_gateway_serves_from_peers_when_its_own_endpoints_die() {
     println!("{count} requests, none failed; the slowest took {slowest:?}");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
+
+const FRONT: (&str, &str) = ("shop", "front");
+
+/// A release of the service `shop` to its callers: the arm `v2` by header, and the lane `blue`.
+fn release(when_unavailable: &str) -> String {
+    format!(
+        "apiVersion: tombolo.dev/v1alpha1
+kind: GrayRelease
+metadata: {{name: shop, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Service, name: shop}}]
+  arms:
+    - {{name: v2, backendRefs: [{{name: shop, port: 7080, labels: {{version: v2}}}}]}}
+    - {{name: blue, lane: blue, backendRefs: [{{name: shop, port: 7080}}]}}
+  rules: [{{arm: v2, headers: [{{name: x-gray, value: v2}}]}}]
+  whenUnavailable: {when_unavailable}
+---
+"
+    )
+}
+
+/// Callers are sidecars. Whose arm or lane has nobody left here gets the same one in another cluster, or stable here, as the
+/// release says; and stable here where there is none anywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arms_and_lanes_are_found_in_another_cluster_or_stable_is_taken_here() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    let own = [shop(), peer("west", ""), release("otherCluster")];
+    east.apply(&own.concat()).await;
+    west.apply(&[shop(), peer("east", "")].concat()).await;
+    let names = ["stable", "v2-here", "v2-there", "blue-there", "front"];
+    let mut apps = Vec::new();
+    for name in names {
+        apps.push(App::new(name).await);
+    }
+    let (of_v2, blue) = ([SHOP[0], ("version", "v2")], [SHOP[0], ("tombolo.dev/lane", "blue")]);
+    let _stable = east.sidecar("shop", "shop", "shop-1", &[SHOP[0], ("version", "v1")], &apps[0]).await;
+    let _here = east.sidecar("shop", "shop", "shop-2", &of_v2, &apps[1]).await;
+    let _there = west.sidecar("shop", "shop", "shop-2", &of_v2, &apps[2]).await;
+    let _blue = west.sidecar("shop", "shop", "shop-3", &blue, &apps[3]).await;
+    let _gateway = west.gateway().await;
+    let mut front = east.sidecar(FRONT.0, FRONT.1, "front-1", &[], &apps[4]).await;
+    east.peer_with(&west).await;
+    let calls = front.outbound("cluster/shop/shop").await;
+    let gray = || get(calls, "shop", "/", &[("x-gray", "v2")]);
+    let in_lane = || get(calls, "shop", "/", &[("baggage", "tombolo.lane=blue")]);
+
+    until("the arm", gray, says("v2-here")).await;
+    until("the lane in another cluster", in_lane, says("blue-there")).await;
+    apps[1].kill();
+    until("the same arm in another cluster", gray, says("v2-there")).await;
+    for _ in 0..20 {
+        assert!(says("stable")(&get(calls, "shop", "/", &[]).await), "nobody else is sent there");
+    }
+
+    east.apply(&release("stable")).await;
+    until("stable here", gray, says("stable")).await;
+    until("the baseline here", in_lane, says("stable")).await;
+
+    east.apply(&release("otherCluster")).await;
+    until("the same arm again", gray, says("v2-there")).await;
+    until("the lane again", in_lane, says("blue-there")).await;
+    apps[2].kill();
+    apps[3].kill();
+    until("stable here, as no cluster has the arm", gray, says("stable")).await;
+    until("the baseline, as no cluster has the lane", in_lane, says("stable")).await;
+}
+
+/// What a peer says that it can take is held by its callers, and what is over is told apart from what has failed. `explain`
+/// shows why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_gets_no_more_than_it_can_take() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    east.apply(&[shop(), peer("west", "")].concat()).await;
+    let limit = "apiVersion: tombolo.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: takes, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: shop}], capacity: {requestsPerSecond: 50}}
+---
+";
+    west.apply(&[shop(), peer("east", ""), limit.into()].concat()).await;
+    let (app, own) = (App::new("west").await, App::new("front").await);
+    let _west = west.sidecar("shop", "shop", "shop-1", &SHOP, &app).await;
+    let gateway = west.gateway().await;
+    let mut front = east.sidecar(FRONT.0, FRONT.1, "front-1", &[], &own).await;
+    east.peer_with(&west).await;
+    let calls = front.outbound("clusterset/shop/shop").await;
+    until("the other cluster", || get(calls, "shop", "/", &[]), says("west")).await;
+
+    let begun = Instant::now();
+    let (mut served, mut shed) = (0_u32, 0_u32);
+    while begun.elapsed() < Duration::from_secs(4) {
+        match get(calls, "shop", "/", &[]).await.unwrap().status {
+            StatusCode::OK => served += 1,
+            StatusCode::SERVICE_UNAVAILABLE => shed += 1,
+            other => panic!("{other}"),
+        }
+    }
+    println!("{served} served and {shed} shed in {:?}", begun.elapsed());
+    // 50 a second, and half a second's worth saved up.
+    assert!((30..=250).contains(&served) && shed > 0, "{served} served, {shed} shed");
+    front.logged("what was shed", |line| line["status"] == 503 && line["reason"] == "peer_capacity").await;
+
+    let admin = front.running.addresses().admin.unwrap();
+    let answer = get(admin, "admin", "/explain?service=shop/shop&scope=clusterset", &[]).await.unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let port = &shown["ports"][0];
+    assert_eq!(shown["peers"][0]["cluster"], "west", "{shown}");
+    assert_eq!(
+        (&port["tiers"][0]["name"], &port["tiers"][0]["sharePercent"]),
+        (&"peer 1".into(), &100.0.into())
+    );
+    assert_eq!(port["tiers"][0]["capacities"]["west"], 50);
+    assert_eq!(port["tiers"][0]["endpoints"][0]["seen"], "healthy");
+    assert_eq!(port["gateways"][0]["address"], gateway.running.mesh().unwrap().to_string());
+    assert_eq!(port["gateways"][0]["standing"], "up");
+    assert!(port["gateways"][0]["roundTripMs"].as_f64().is_some_and(|ms| ms > 0.0));
+    let why = port["next"]["why"].as_str().unwrap();
+    assert!(port["next"]["tier"] == "peer 1" || why.starts_with("503 peer_capacity"), "{port}");
+    let shown: tombolo_core::member::ServiceShown = serde_json::from_value(shown).unwrap();
+    println!("{shown}");
+    let wrong = get(admin, "admin", "/explain?service=shop", &[]).await.unwrap();
+    assert_eq!((wrong.status, wrong.body.contains("NAMESPACE/NAME")), (StatusCode::BAD_REQUEST, true));
+}

@@ -9,7 +9,7 @@ use http::{Method, Uri};
 
 use tombolo_core::{
     decide::{self, SnapshotAvailability},
-    member::Question,
+    member::{Question, ServiceShown},
     model::Snapshot,
     resources,
 };
@@ -38,20 +38,44 @@ pub struct ExplainArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Instead of a request: how requests for this service are shared over tiers, endpoints and gateways, and where the next one
+    /// goes
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "admin", conflicts_with_all = ["method", "headers"])]
+    service: Option<String>,
+    /// Which of the service's names: `cluster` for this cluster's endpoints, `clusterset` for those of all
+    #[arg(long, value_enum, default_value_t = NameScope::Cluster, requires = "service")]
+    scope: NameScope,
+    /// For requests in this lane
+    #[arg(long, requires = "service")]
+    lane: Option<String>,
     /// e.g. GET
-    method: Method,
+    #[arg(required_unless_present = "service", requires = "url")]
+    method: Option<Method>,
     /// With scheme and host, e.g. `https://shop.example.test/buy?x=1`
-    url: Uri,
+    url: Option<Uri>,
+}
+
+/// A scope of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum NameScope {
+    Cluster,
+    Clusterset,
 }
 
 /// Says where the request would go.
 pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
-    if args.url.host().is_none() {
+    if let (Some(service), Some(admin)) = (&args.service, args.admin) {
+        return ask_service(admin, service, &args).await;
+    }
+    let (Some(method), Some(url)) = (&args.method, &args.url) else {
+        return Err(Failure::usage("give a method and a URL, or --service with --admin"));
+    };
+    if url.host().is_none() {
         return Err(Failure::usage(
             "give the whole URL with scheme and host, e.g. https://shop.example.test/buy",
         ));
     }
-    let mut question = Question::new(args.method.as_str(), &args.url.to_string()).map_err(usage)?;
+    let mut question = Question::new(method.as_str(), &url.to_string()).map_err(usage)?;
     for field in &args.headers {
         question.add_header(field).map_err(usage)?;
     }
@@ -64,6 +88,30 @@ pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
 
 fn usage(error: impl std::fmt::Display) -> Failure {
     Failure::usage(error.to_string())
+}
+
+/// The running proxy says how it balances a service, and picks as it would for a request.
+async fn ask_service(address: SocketAddr, service: &str, args: &ExplainArgs) -> Result<(), Failure> {
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-/".contains(c));
+    if !plain(service) || !args.lane.as_deref().is_none_or(plain) {
+        return Err(Failure::usage("--service takes NAMESPACE/NAME, --lane a DNS label"));
+    }
+    let scope = if args.scope == NameScope::Clusterset { "clusterset" } else { "cluster" };
+    let lane = args.lane.as_ref().map(|lane| format!("&lane={lane}")).unwrap_or_default();
+    let asked = admin::get(address, &format!("/explain?service={service}&scope={scope}{lane}")).await;
+    let (status, body) = asked.map_err(Failure::new)?;
+    if status != 200 {
+        return Err(Failure::new(body.trim_end().to_owned()));
+    }
+    if args.output == Output::Json {
+        println!("{}", body.trim_end());
+        return Ok(());
+    }
+    let shown: ServiceShown = serde_json::from_str(&body).map_err(|error| {
+        Failure::new(format!("the proxy is of another version ({error}); use --output json"))
+    })?;
+    println!("{}", shown.to_string().trim_end());
+    Ok(())
 }
 
 /// The running proxy decides by what it has in force.

@@ -292,6 +292,14 @@ impl Subset {
         })
     }
 
+    pub(super) fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.tiers.iter().flat_map(|tier| &tier.members)
     }
@@ -350,7 +358,7 @@ impl Subset {
 }
 
 /// What a tier can carry, and whether some of it may be probed.
-fn capacity(tier: &Tier, now: u64) -> (Capacity, bool) {
+pub(super) fn capacity(tier: &Tier, now: u64) -> (Capacity, bool) {
     let (mut capacity, mut listed) = (Capacity::default(), 0.0);
     let mut probes = false;
     for member in

@@ -20,6 +20,7 @@ mod outliers;
 mod pools;
 mod ranks;
 mod rng;
+mod showing;
 mod state;
 mod tiers;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub use checking::{Check, Seen};
 pub use pools::{Pick, Placement, Pools};
 pub use ranks::PeerSeen;
+pub use showing::{EndpointShown, GatewayShown, NextShown, PortShown, TierShown};
 
 /// As time is counted here.
 fn nanos_of(duration: Duration) -> u64 {

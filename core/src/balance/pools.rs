@@ -65,7 +65,7 @@ type Found = Option<(Arc<Member>, bool)>;
 #[derive(Debug)]
 pub struct Pick {
     members: Arc<Members>,
-    member: Arc<Member>,
+    pub(super) member: Arc<Member>,
     probe: bool,
     connected: bool,
     origin: Instant,

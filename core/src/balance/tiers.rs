@@ -26,7 +26,7 @@ pub(super) struct Capacity {
 
 impl Capacity {
     /// The part of all load that it can carry.
-    fn carries(&self, rules: &Localities) -> f64 {
+    pub(super) fn carries(&self, rules: &Localities) -> f64 {
         if self.healthy <= 0.0 || self.total <= 0.0 {
             return 0.0;
         }
@@ -106,6 +106,11 @@ impl Shares {
         }
         self.version.store(version, Relaxed);
         self.at.store(now.max(1), Relaxed);
+    }
+
+    /// Of a tier.
+    pub(super) fn share(&self, tier: usize) -> f64 {
+        self.load().get(tier).copied().unwrap_or_default()
     }
 
     /// True if this tier could carry more than its share.

@@ -170,6 +170,7 @@ impl Request<'_> {
         let target = of_session.map_or_else(|| arm.targets.pick(self.caller.random), Ok);
         if let Ok(target) = target
             && self.is_available(&target.backend, lane)
+            && !self.is_lane_elsewhere(course, release, target, lane)
         {
             gray.lane = lane.cloned();
             return self.send(course, target, filters, gray);
@@ -183,8 +184,17 @@ impl Request<'_> {
                 self.to_stable(course, stable, gray)
             }
             (WhenUnavailable::OtherCluster, Ok(target)) => {
+                let backend = self.elsewhere(course, target);
+                if self.is_nowhere(&backend, lane) {
+                    trace.lost(
+                        || format!("arm {} in other clusters", arm.name),
+                        "no endpoint of it is healthy",
+                    );
+                    gray.arm = Some(release.stable.clone());
+                    return self.to_stable(course, stable, gray);
+                }
                 gray.lane = lane.cloned();
-                self.send_elsewhere(course, target, filters, gray)
+                self.decided(course, backend, filters, gray)
             }
             (WhenUnavailable::Fail, _) | (WhenUnavailable::OtherCluster, Err(_)) => {
                 refuse(course, StatusCode::SERVICE_UNAVAILABLE, "arm_unavailable")
@@ -234,20 +244,36 @@ impl Request<'_> {
         })
     }
 
-    /// To the same service in all clusters. Sent there even if nothing is known to be healthy: a proxy learns of a
-    /// service's endpoints by using it.
-    fn send_elsewhere(
-        &self,
-        course: Course<'_>,
-        target: &Target,
-        filters: &Arc<Filters>,
-        gray: Grayness,
-    ) -> Outcome {
+    /// The same service in all clusters.
+    fn elsewhere(&self, course: Course<'_>, target: &Target) -> Backend {
         let mut backend = self.resolve(course, target);
         if let Backend::Service { service, .. } = &mut backend {
             service.scope = Scope::Clusterset;
         }
-        self.decided(course, backend, filters, gray)
+        backend
+    }
+
+    /// True if it is known that no cluster can serve it. Of a service whose endpoints are not known yet that is not so: a
+    /// proxy learns of them by using it.
+    fn is_nowhere(&self, backend: &Backend, lane: Option<&Lane>) -> bool {
+        let Backend::Service { service, port, .. } = backend else { return false };
+        let entry = self.snapshot.services.get(service);
+        let is_known = entry.is_none_or(|entry| entry.endpoints.contains_key(port));
+        is_known && !self.is_available(backend, lane)
+    }
+
+    /// True if the lane has healthy endpoints in other clusters alone, and the release prefers those to the baseline here.
+    fn is_lane_elsewhere(
+        &self,
+        course: Course<'_>,
+        release: &Release,
+        target: &Target,
+        lane: Option<&Lane>,
+    ) -> bool {
+        release.when_unavailable == WhenUnavailable::OtherCluster
+            && lane.is_some()
+            && !self.avail.is_available(&target.backend, lane)
+            && self.avail.is_available(&self.elsewhere(course, target), lane)
     }
 
     /// The answer to a preflight, if this is one and a CORS filter answers it.

@@ -76,14 +76,7 @@ impl Question {
 
     /// Reads the query of the admin page.
     pub fn parse(query: &str) -> Result<Self, QuestionError> {
-        let fields: Vec<(String, String)> = query
-            .split('&')
-            .filter(|field| !field.is_empty())
-            .map(|field| {
-                let (name, value) = field.split_once('=').unwrap_or((field, ""));
-                Ok((decode(name)?, decode(value)?))
-            })
-            .collect::<Result<_, QuestionError>>()?;
+        let fields = fields(query)?;
         let one = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let url = one("url").ok_or_else(|| refuse("url is missing".into()))?;
         let mut question = Self::new(one("method").unwrap_or("GET"), url)?;
@@ -159,6 +152,21 @@ impl Question {
             random: self.random,
             now,
         }
+    }
+}
+
+/// Names and values of a query.
+pub(super) fn fields(query: &str) -> Result<Vec<(String, String)>, QuestionError> {
+    let field = |field: &str| {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        Ok((decode(name)?, decode(value)?))
+    };
+    query.split('&').filter(|field| !field.is_empty()).map(field).collect()
+}
+
+impl QuestionError {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
     }
 }
 

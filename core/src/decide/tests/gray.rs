@@ -102,12 +102,44 @@ fn an_arm_that_is_down_is_replaced_as_the_release_says() {
         assert_eq!(stable.lane, None, "who is not on the arm is not in its lane");
         assert_eq!(local(of(backend, "whenUnavailable: fail")), (503, "arm_unavailable"));
     }
-    let other = forward(of(NONE, "whenUnavailable: otherCluster"));
-    assert_eq!(to(&other), "clusterset/shop/checkout:80 version=v9");
+}
+
+/// The same arm in another cluster; only where it is known that there is none, stable here.
+#[test]
+fn an_arm_that_is_down_may_be_served_by_another_cluster() {
+    let mut snapshot = with(&release(OF_RULE, NONE, "whenUnavailable: otherCluster"));
+    let far = ServiceKey::parse("clusterset/shop/checkout").unwrap();
+    let stable = forward(forced().edge(&snapshot));
     assert_eq!(
-        (other.arm.as_deref(), other.reason, other.lane),
-        (Some("v2"), ArmReason::Unavailable, lane("v2"))
+        (to(&stable).as_str(), stable.lane),
+        ("cluster/shop/checkout:80", None),
+        "there is no such service"
     );
+    let mut entry = (*snapshot.services[&ServiceKey::parse("cluster/shop/checkout").unwrap()]).clone();
+    entry.key = far.clone();
+    let endpoints = std::mem::take(&mut entry.endpoints);
+    snapshot.services.insert(far.clone(), Arc::new(entry.clone()));
+    let goes_there = |snapshot: &Snapshot| {
+        let other = forward(forced().edge(snapshot));
+        assert_eq!(to(&other), "clusterset/shop/checkout:80 version=v9");
+        let how = (other.arm.as_deref(), other.reason, other.lane);
+        assert_eq!(how, (Some("v2"), ArmReason::Unavailable, lane("v2")));
+    };
+    goes_there(&snapshot);
+    // Its endpoints are known, and none is of the arm.
+    entry.endpoints = endpoints.clone();
+    snapshot.services.insert(far.clone(), Arc::new(entry.clone()));
+    let stable = forward(forced().edge(&snapshot));
+    assert_eq!((to(&stable).as_str(), stable.arm.as_deref()), ("cluster/shop/checkout:80", Some("stable")));
+    assert_eq!(stable.unavailable.as_deref(), Some("v2"));
+    // One is.
+    let one = endpoints[&80].first().map(|endpoint| {
+        let labels = [("version".into(), "v9".into())].into();
+        Arc::new(crate::model::Endpoint { labels, id: "far".into(), lane: None, ..(**endpoint).clone() })
+    });
+    entry.endpoints.insert(80, one.into_iter().collect());
+    snapshot.services.insert(far, Arc::new(entry));
+    goes_there(&snapshot);
 }
 
 #[test]

@@ -421,7 +421,7 @@ pub struct PeerLimits {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerLease {
-    /// Then its endpoints are used last; 30 s where it is not said.
+    /// Then its endpoints are used last, if its gateways fail as well; 30 s where it is not said.
     #[serde(default)]
     pub deprioritize_after: Option<String>,
     /// Then they are dropped; 24 h where it is not said.
