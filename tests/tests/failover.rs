@@ -12,6 +12,7 @@ use std::{
 
 use http::StatusCode;
 use tokio::{sync::watch, task::JoinSet};
+use tombolo_tests::Running;
 use world::{Answer, App, Cluster, get, public, service, soon, until};
 
 /// Everything is exported to this peer, and everything that it offers is imported.
@@ -104,6 +105,14 @@ impl Load {
         until(name, answered, |(count, _)| *count >= 200).await;
     }
 
+    /// How long the slowest took since this was last asked.
+    fn slowest(&self) -> Duration {
+        let mut done = self.done.lock().unwrap();
+        let slowest = done.iter_mut().map(|done| std::mem::take(&mut done.took)).max();
+        drop(done);
+        slowest.unwrap_or_default()
+    }
+
     /// Ends; no request may have failed. How long the slowest took, and how many there were.
     async fn end(mut self) -> (Duration, usize) {
         self.stop.send_replace(true);
@@ -154,6 +163,66 @@ async fn a_gateway_serves_from_peers_when_its_own_endpoints_die() {
     let (slowest, count) = load.end().await;
     println!("{count} requests, none failed; the slowest took {slowest:?}");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+fn signal(process: &mut Running, signal: &str) {
+    let id = process.child().id().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+}
+
+/// Gateways and sidecars of the peers are processes. One of two gateways is frozen, then the whole cluster is killed: both
+/// under load, and no request fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_gateway_and_a_cluster_that_is_killed_fail_no_request() {
+    let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
+    let south = Cluster::start("south").await;
+    let own = [everywhere(public("shop")), shop(), peer("west", "order: 1"), peer("south", "order: 2")];
+    east.apply(&own.concat()).await;
+    west.apply(&[shop(), peer("east", "")].concat()).await;
+    south.apply(&[shop(), peer("east", "")].concat()).await;
+    let (app, other) = (App::new("west").await, App::new("south").await);
+    let mut killed = vec![
+        west.process("gateway", "gateway-1", None).await,
+        west.process("gateway", "gateway-2", None).await,
+        west.process("sidecar", "shop-1", Some(("shop", &app))).await,
+    ];
+    let _south = south.process("sidecar", "shop-1", Some(("shop", &other))).await;
+    let _gateway = south.process("gateway", "gateway", None).await;
+    let mut gateway = east.gateway().await;
+    east.peer_with(&west).await;
+    east.peer_with(&south).await;
+    let edge = gateway.listener(80).await;
+    until("the first peer", || get(edge, "shop.example", "/", &[]), says("west")).await;
+    let up =
+        |peer: &str| gateway.metric(&format!("tombolo_peer_gateways{{peer=\"{peer}\",standing=\"up\"}}"));
+    until("all gateways", async || (up("west"), up("south")), |up| *up == (2, 1)).await;
+
+    let load = Load::start(edge, "shop.example");
+    load.goes_to("west").await;
+    signal(&mut killed[0], "-STOP");
+    until("it is found out", async || up("west"), |up| *up == 1).await;
+    load.goes_to("west").await;
+    signal(&mut killed[0], "-CONT");
+    until("it is back", async || up("west"), |up| *up == 2).await;
+    load.goes_to("west").await;
+    let frozen = load.slowest();
+    signal(&mut killed[1], "-TERM");
+    until("it drains", async || up("west"), |up| *up == 1).await;
+    load.goes_to("west").await;
+    let drained = load.slowest();
+    for process in &mut killed {
+        signal(process, "-KILL");
+    }
+    app.kill();
+    load.goes_to("south").await;
+    let died = load.slowest();
+    let (_, count) = load.end().await;
+    println!(
+        "{count} requests, none failed; the slowest took {frozen:?} at a frozen gateway, {drained:?} at a draining one, {died:?} at a dead cluster"
+    );
+    let second = Duration::from_secs(1);
+    let fast = frozen < second * 5 / 2 && drained < second && died < second * 2;
+    assert!(fast, "{frozen:?}, {drained:?}, {died:?}");
 }
 
 const FRONT: (&str, &str) = ("shop", "front");
@@ -275,6 +344,14 @@ spec: {targetRefs: [{kind: Service, name: shop}], capacity: {requestsPerSecond: 
     assert!(port["next"]["tier"] == "peer 1" || why.starts_with("503 peer_capacity"), "{port}");
     let shown: tombolo_core::member::ServiceShown = serde_json::from_value(shown).unwrap();
     println!("{shown}");
+    let explain = move || {
+        let mut command =
+            tombolo_tests::command(["explain", "--service", "shop/shop", "--scope", "clusterset"]);
+        command.arg("--admin").arg(admin.to_string()).output().unwrap()
+    };
+    let said = tokio::task::spawn_blocking(explain).await.unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("peer 1    west") && said.contains("west takes 50 requests a second"), "{said}");
     let wrong = get(admin, "admin", "/explain?service=shop", &[]).await.unwrap();
     assert_eq!((wrong.status, wrong.body.contains("NAMESPACE/NAME")), (StatusCode::BAD_REQUEST, true));
 }

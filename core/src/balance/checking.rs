@@ -56,7 +56,8 @@ impl Pools {
             if !members.state.is_used(nanos_of(USED), now) {
                 continue;
             }
-            for member in members.checked() {
+            // Of one behind gateways that are down a check would say nothing.
+            for member in members.checked().into_iter().filter(|member| member.is_reachable()) {
                 let next = member.health.checks.due(rules, now, self.rng.fraction());
                 if let Some(next) = next.filter(|next| *next <= now) {
                     let (service, port) = pool.key().clone();
@@ -124,6 +125,9 @@ impl Check {
 
     /// Says how it ended. Whether the endpoint is well, where that has changed.
     pub fn finish(mut self, well: bool, now: Instant, pools: &Pools) -> Option<bool> {
+        if !well && !self.member.is_reachable() {
+            return None;
+        }
         self.ended = true;
         let health = &self.member.health;
         let change = health.checks.ended(&self.rules, well)?;

@@ -52,6 +52,8 @@ pub struct Pools {
     pub(super) pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
     /// Some service has health checks.
     pub(super) checks: AtomicBool,
+    /// Some endpoint is behind a gateway.
+    pub(super) far: AtomicBool,
     pub(super) rng: Rng,
     origin: Instant,
     /// The latest time that was passed in; so that availability is judged without a clock.
@@ -83,6 +85,7 @@ impl Pools {
             ranks: ArcSwap::default(),
             pools: DashMap::default(),
             checks: AtomicBool::new(false),
+            far: AtomicBool::new(false),
             rng: Rng::new(seed),
             origin,
             latest: AtomicU64::new(0),
@@ -119,6 +122,7 @@ impl Pools {
             snapshot.services.get(key).is_some_and(|entry| entry.endpoints.contains_key(port))
         });
         self.paths.forget_unused();
+        self.far.store(self.pools.iter().any(|pool| !pool.load().ways.is_empty()), Relaxed);
         self.checks.store(self.pools.iter().any(|pool| pool.load().policy.check.is_some()), Relaxed);
     }
 

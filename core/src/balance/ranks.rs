@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -178,6 +178,9 @@ impl Pools {
 
     /// The probes that are to be made by now, `most` of them: of gateways in front of endpoints of services that are used.
     pub fn due_probes(&self, now: Instant, most: usize) -> Vec<Probe> {
+        if !self.far.load(Relaxed) {
+            return Vec::new();
+        }
         let mut gateways: BTreeMap<SocketAddr, Arc<Gateway>> = BTreeMap::new();
         for pool in &self.pools {
             let members = pool.load();

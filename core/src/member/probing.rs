@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often it is looked for probes that are due.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(100);
 /// Probes at a time, of one process; more wait for their turn.
 const AT_ONCE: usize = 32;
 /// How often clusters are ordered by what was measured.

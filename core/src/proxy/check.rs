@@ -85,7 +85,11 @@ impl MeshUpstream {
         {
             address.set_port(port);
         }
-        Ok(self.connect(endpoint, address, protocol, asked.tls, None).await?)
+        let connecting = self.connect(endpoint, address, protocol, asked.tls, None).await;
+        Ok(connecting.inspect_err(|error| {
+            // Of an endpoint, checks say for themselves how it stands; of a gateway, this does.
+            let _of_the_endpoint = self.judge(endpoint, address, error.failure());
+        })?)
     }
 
     async fn ask(

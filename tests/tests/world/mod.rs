@@ -192,6 +192,9 @@ async fn respond(
 
 // --- Clusters ---
 
+/// Each sidecar has a range of its own.
+static RANGES: AtomicU8 = AtomicU8::new(100);
+
 /// One cluster.
 pub struct Cluster {
     pub name: &'static str,
@@ -332,6 +335,42 @@ impl Cluster {
         self.operator().await.peer_join(PeerJoinRequest { token }).await.unwrap();
     }
 
+    /// A gateway, or a sidecar beside an application, as a process of its own, which a test may stop or kill.
+    pub async fn process(&self, what: &str, name: &str, app: Option<(&str, &App)>) -> tombolo_tests::Running {
+        let account = if what == "gateway" { ("tombolo-system", "gateway") } else { ("shop", "shop") };
+        let options = self.join(account.0, account.1, name).await;
+        let token = JoinTokenRequest {
+            namespace: account.0.into(),
+            account: account.1.into(),
+            ttl_seconds: 60,
+            uses: 1,
+        };
+        let token = self.operator().await.join_token(token).await.unwrap().into_inner().token;
+        let mut command = tombolo_tests::command([what, "--access-log", "off", "--log", "error"]);
+        command.args(["--controller", &options.controllers[0], "--join-token", &token]);
+        command.arg("--state-dir").arg(&options.state_dir);
+        match app {
+            None => command.args(["--name", name, "--mesh-listen", "127.0.0.1:0", "--address", "127.0.0.1"]),
+            Some((service, app)) => command.args([
+                "--workload",
+                name,
+                "--label",
+                &format!("app={service}"),
+                "--app-port",
+                &format!("{}=http", app.address.port()),
+                "--inbound-listen",
+                "127.0.0.1:0",
+                "--outbound-range",
+                &format!("127.{}.0.0/16", RANGES.fetch_add(1, Ordering::Relaxed)),
+                "--dns-listen",
+                "127.0.0.1:0",
+                "--resolver",
+                "127.0.0.1:9",
+            ]),
+        };
+        tombolo_tests::Running::start(command.stdout(std::process::Stdio::null()))
+    }
+
     async fn join(&self, namespace: &str, account: &str, state: &str) -> JoinOptions {
         let token = match &self.controller {
             None => None,
@@ -387,8 +426,6 @@ impl Cluster {
         labels: &[(&str, &str)],
         app: &App,
     ) -> Proxy<tombolo_sidecar::Running> {
-        // Each sidecar of this process has a range of its own.
-        static RANGES: AtomicU8 = AtomicU8::new(100);
         let range = RANGES.fetch_add(1, Ordering::Relaxed);
         let join = self.join(namespace, account, workload).await;
         let ports = vec![(app.address.port(), "http".to_string())];

@@ -132,3 +132,29 @@ fn what_other_rules_found_out_is_forgotten() {
     town.pools.apply(&ruled(ServicePolicy::default(), many(2)), town.now);
     assert!(town.serves("e0"), "there are no checks any more");
 }
+
+#[test]
+fn what_a_gateway_keeps_from_being_asked_says_nothing_of_the_endpoint() {
+    let gateway: std::net::SocketAddr = ([192, 0, 2, 1], 1).into();
+    let far = Endpoint { reach: Reach::Via(Arc::from([gateway])), ..far("w") };
+    let mut town = under(checked(None), vec![far]);
+    town.ids(1);
+    town.check_for(3, &[]);
+    town.now += Duration::from_secs(2);
+    let under_way = town.pools.due_checks(town.now, 10);
+    assert_eq!(under_way.len(), 1);
+    for _ in 0..2 {
+        town.pools.paths().failed(gateway, town.now);
+    }
+    for check in under_way {
+        assert_eq!(check.finish(false, town.now, &town.pools), None);
+    }
+    town.now += Duration::from_secs(2);
+    assert!(town.pools.due_checks(town.now, 10).is_empty(), "nobody is asked");
+    for _ in 0..2 {
+        town.pools.paths().answered(gateway, town.now);
+    }
+    assert!(town.serves("w"));
+    assert_eq!(town.check(&["w"]), 1);
+    assert!(town.serves("w"), "that was its first failure");
+}

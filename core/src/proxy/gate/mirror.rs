@@ -195,7 +195,8 @@ impl Copy {
                 let connection = match connection {
                     Ok(connection) => connection,
                     Err(error) => {
-                        pick.finish(TryResult::ConnectFailure, begun.elapsed(), Instant::now());
+                        let result = self.upstream.judge(pick.endpoint(), address, error.failure());
+                        pick.finish(result, begun.elapsed(), Instant::now());
                         return Err(error.into());
                     }
                 };

@@ -260,7 +260,15 @@ impl MeshUpstream {
     ) -> Result<Connection, DialError> {
         let generation = self.generations.current()?;
         let config = generation.config(name.identity, protocol)?;
-        let (made, expires) = dial::mesh(address, name.sni, config, protocol, limit, &self.tenures).await?;
+        let dialing = dial::mesh(address, name.sni, config, protocol, limit, &self.tenures);
+        let (made, expires) = match self.cut_of(address) {
+            None => dialing.await?,
+            // A kernel took the connection, and the gateway turns out to have stopped.
+            Some(cut) => tokio::select! {
+                made = dialing => made?,
+                () = cut => return Err(DialError::Silence(address)),
+            },
+        };
         if let Some(expires) = expires {
             generation.made(name.identity, expires);
         }

@@ -97,7 +97,7 @@ impl Client {
                     return answer;
                 }
                 Err(error) => {
-                    place.done(TryResult::ConnectFailure);
+                    place.done(ways.upstream.judge(&endpoint, address, error.failure()));
                     avoid.push(endpoint.id.clone());
                     failed = error.into();
                 }
