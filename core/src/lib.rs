@@ -14,5 +14,6 @@ pub mod paths;
 pub mod proxy;
 pub mod quota;
 pub mod resources;
+pub mod spiffe;
 pub mod telemetry;
 pub mod tls;

@@ -13,6 +13,7 @@ mod peering;
 mod quota;
 mod running;
 mod server;
+mod spiffe;
 mod state;
 mod status;
 mod store;
@@ -22,4 +23,5 @@ pub mod testing;
 mod traffic;
 
 pub use running::{Bounds, Options, Running, StartError, start, start_with};
+pub use spiffe::{BundleListener, Pace};
 pub use store::StoreError;

@@ -111,6 +111,7 @@ pub struct State {
     bundle: watch::Sender<u64>,
     /// As many as there were peers, whose number is bounded.
     links: Mutex<BTreeMap<String, Arc<LinkStats>>>,
+    foreign: Mutex<Vec<serde_json::Value>>,
     unproven: Semaphore,
     sessions: AtomicU64,
     credentials: ArcSwap<Credentials>,
@@ -189,6 +190,7 @@ impl State {
             peers: watch::Sender::new(0),
             bundle: watch::Sender::new(0),
             links: Mutex::default(),
+            foreign: Mutex::default(),
             unproven: Semaphore::new(MAX_UNPROVEN),
             sessions: AtomicU64::new(0),
             credentials: ArcSwap::new(parts.credentials),
@@ -322,6 +324,21 @@ impl State {
     /// Changes with each change of this cluster's own bundle.
     pub fn bundle_changes(&self) -> watch::Receiver<u64> {
         self.bundle.subscribe()
+    }
+
+    /// Keeps something; it reaches the disk soon.
+    pub fn save(&self, write: Write) {
+        self.store.save([write]);
+    }
+
+    /// How the bundles are that come from endpoints, for the status.
+    pub fn show_foreign(&self, shown: Vec<serde_json::Value>) {
+        *locked(&self.foreign) = shown;
+    }
+
+    /// What was shown of them last.
+    pub fn foreign(&self) -> Vec<serde_json::Value> {
+        locked(&self.foreign).clone()
     }
 
     /// What goes over the links with a peer.
@@ -506,7 +523,7 @@ fn trust_of(index: &Index, own: &TrustBundle) -> Arc<TrustBundles> {
 }
 
 /// A bundle for the wire.
-fn bundle_message(bundle: &TrustBundle) -> v1::TrustBundle {
+pub fn bundle_message(bundle: &TrustBundle) -> v1::TrustBundle {
     v1::TrustBundle {
         trust_domain: bundle.trust_domain.to_string(),
         roots_der: bundle.roots.iter().map(|root| root.to_vec().into()).collect(),

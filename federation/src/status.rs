@@ -10,6 +10,7 @@
 //! | `workloads[]`, `gateways[]` | what is registered; `connected`: its stream is open, else its lease runs out |
 //! | `peers[]` | see [`peers`] |
 //! | `ca` | of the certificate authority: `phase` of a rotation (`steady`, `published`, `signing`), `sequence` and `roots` (SHA-256) of the bundle, `signing` (the root that signs), while the next root is published `waitingFor` and `leadSecondsLeft`, while the old one is still trusted `retiresInSeconds` |
+//! | `bundles[]` | trust bundles that come from SPIFFE endpoints: `state` `held`, `failing` (the last good one is in force, `error` says why there is no newer one) or `missing`; a bundle that comes over a link counts before them |
 //! | `conflicts[]` | services about which clusters disagree, and whose word did not count |
 
 pub mod peers;
@@ -48,6 +49,7 @@ pub fn status(state: &State, discovery: &DeltaServer) -> Value {
             "gateways": gateways(index),
             "peers": peers,
             "ca": authority,
+            "bundles": state.foreign(),
             "conflicts": index.conflicts().collect::<Vec<_>>(),
         })
     })

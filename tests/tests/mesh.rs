@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use tombolo_core::{
     identity::{Credentials, Store, testing::FakeCa},
     model::{TrustBundles, TrustDomain, opaque_sni},
+    spiffe::Document,
     tls,
 };
 use world::{App, Cluster, get, public, service, soon, until};
@@ -514,6 +515,46 @@ async fn a_clusters_root_is_replaced_and_no_request_fails_also_while_its_peer_is
     load.goes_on().await;
     let (requests, failures) = load.end().await;
     assert!(failures.is_empty(), "{} of {requests} failed: {:?}", failures.len(), failures.first());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_of_a_trust_domain_whose_bundle_is_given_comes_in_where_a_policy_says_so() {
+    let east = Cluster::start("east").await;
+    let ca = FakeCa::new("north.example");
+    let bundle = Document { bundle: ca.bundle(), has_sequence: true, refresh_hint: None }.print();
+    let north = format!(
+        "apiVersion: tombolo.dev/v1alpha1
+kind: Peer
+metadata: {{name: north}}
+spec:
+  trustDomain: north.example
+  bundleEndpoint:
+    url: https://127.0.0.1:9/
+    profile: https_spiffe
+    spiffeId: spiffe://north.example/spire/server
+    bundle: '{bundle}'
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: north, namespace: shop}}
+spec:
+  selector: {{app: checkout}}
+  rules: [{{from: {{spiffeIds: ['spiffe://north.example/ns/shop/sa/friend']}}}}]
+"
+    );
+    east.apply(&[service("shop", "checkout"), north].concat()).await;
+    let app = App::new("checkout").await;
+    let checkout = east.sidecar("shop", "checkout", "checkout-1", &[("app", "checkout")], &app).await;
+    let inbound = checkout.running.addresses().inbound;
+    let domain = TrustDomain::parse("east.example").unwrap();
+    let name = opaque_sni(&domain, "shop", "checkout-1", app.address.port());
+    let friend = || knock(inbound, &name, &east, ca.credentials("shop", "friend"));
+    let served = |answer: &Option<String>| answer.as_ref().is_some_and(|a| a.starts_with("HTTP/1.1 200"));
+    until("who is named is served", friend, served).await;
+    let other = knock(inbound, &name, &east, ca.credentials("shop", "other")).await;
+    assert!(other.is_some_and(|answer| answer.starts_with("HTTP/1.1 403")), "who is not is refused");
+    let impostor = FakeCa::new("north.example").credentials("shop", "friend");
+    assert_eq!(knock(inbound, &name, &east, impostor).await, None, "of another authority");
 }
 
 async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use tombolo_core::model::TrustDomain;
-use tombolo_federation::Options;
+use tombolo_federation::{BundleListener, Options};
 
 use super::process::{self, Common};
 use crate::failure::Failure;
@@ -32,6 +32,16 @@ pub struct ControllerArgs {
     /// Addresses of one network reach each other directly; peers on another go through gateways
     #[arg(long, default_value = "")]
     network: String,
+    /// Serve the trust bundle here over HTTPS, for SPIFFE federation: with the controller's own certificate
+    /// (https_spiffe), or with --bundle-cert (https_web)
+    #[arg(long, value_name = "ADDR")]
+    bundle_listen: Option<SocketAddr>,
+    /// The certificate of the bundle endpoint, PEM, with its chain
+    #[arg(long, value_name = "FILE", requires_all = ["bundle_listen", "bundle_key"])]
+    bundle_cert: Option<PathBuf>,
+    /// The key of --bundle-cert, PEM
+    #[arg(long, value_name = "FILE", requires = "bundle_cert")]
+    bundle_key: Option<PathBuf>,
     /// The command that writes DNS records for ACME's dns-01, run as COMMAND add|remove NAME VALUE
     #[arg(long, value_name = "COMMAND")]
     acme_dns_hook: Option<PathBuf>,
@@ -54,6 +64,9 @@ pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
         advertise: args.advertise.iter().map(ToString::to_string).collect(),
         config: args.config,
         network: args.network,
+        bundle_endpoint: args
+            .bundle_listen
+            .map(|listen| BundleListener { listen, web: args.bundle_cert.zip(args.bundle_key) }),
         acme_dns_hook: args.acme_dns_hook,
         admin: args.common.admin,
         telemetry,

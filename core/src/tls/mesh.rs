@@ -42,6 +42,16 @@ pub fn controller_server(
     server(credentials.certified_key(), &trust, alpn, false)
 }
 
+/// A server's configuration that shows `credentials` to anybody and asks for nothing: for what is public. TLS 1.2 and 1.3.
+pub fn public_server(credentials: &Credentials, alpn: &[&str]) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Own(Arc::clone(credentials.certified_key()))));
+    config.alpn_protocols = protocols(alpn);
+    Ok(Arc::new(config))
+}
+
 /// A client's configuration that shows `credentials` and takes only a server that is `expected`: an id, one of several,
 /// or anyone of a trust domain.
 pub fn mesh_client(

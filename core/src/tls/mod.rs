@@ -25,7 +25,7 @@ pub use backend::backend_client;
 pub use clients::ClientValidation;
 pub use edge::{EdgeCertificate, EdgeCertificateError, EdgeCertificates, edge_server};
 pub use leaf::{Leaf, LeafError};
-pub use mesh::{controller_server, mesh_client, mesh_server};
+pub use mesh::{controller_server, mesh_client, mesh_server, public_server};
 pub use pinned::bootstrap_client;
 pub use roots::check_bundle;
 pub use verify::{ChainError, Expected, MAX_CHAIN, PeerError, check_chain};

@@ -1,6 +1,9 @@
 //! From documents to what the index and the proxies need of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tombolo_core::{
@@ -213,6 +216,7 @@ fn peers(resources: &ResourceSet) -> BTreeMap<String, PeerPolicy> {
             lease: lease(&peer.spec.lease),
             network: peer.spec.network.clone(),
             limits: Limits::said(&peer.spec.limits),
+            bundle_endpoint: peer.spec.bundle_endpoint.clone().map(Arc::new),
         };
         all.insert(key.name.clone(), policy);
     }

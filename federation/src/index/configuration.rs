@@ -1,10 +1,10 @@
 //! What the index needs to know of a generation of configuration.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use tombolo_core::{
     model::TrustDomain,
-    resources::kinds::{CapacitySpec, PeerLimits, ServicePatterns, ServicePortSpec},
+    resources::kinds::{BundleEndpoint, CapacitySpec, PeerLimits, ServicePatterns, ServicePortSpec},
 };
 use tombolo_proto::v1;
 
@@ -88,6 +88,8 @@ pub struct PeerPolicy {
     pub network: Option<String>,
     /// How much is taken from it.
     pub limits: Limits,
+    /// Where its bundle is served, if no link leads to it.
+    pub bundle_endpoint: Option<Arc<BundleEndpoint>>,
 }
 
 /// How much is taken from a peer.

@@ -70,6 +70,8 @@ pub enum Event {
     Configured(Arc<Configuration>),
     /// This cluster's own bundle.
     OwnBundle(v1::TrustBundle),
+    /// The bundles of trust domains that no link leads to: all of them.
+    ForeignBundles(Vec<v1::TrustBundle>),
     /// A workload registered, changed, or sent its heartbeat.
     Registered {
         /// The stream it came on.

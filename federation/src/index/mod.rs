@@ -105,6 +105,8 @@ pub struct Index {
     settings: Settings,
     configuration: Arc<Configuration>,
     own_bundle: Option<v1::TrustBundle>,
+    /// Of trust domains that no link leads to.
+    foreign: Vec<v1::TrustBundle>,
     registrations: Leases<Arc<Registration>>,
     gateways: Leases<Gateway>,
     own: OwnAddresses,
@@ -152,6 +154,7 @@ impl Index {
             vips: Vips::restore(restored.vips),
             configuration: Arc::default(),
             own_bundle: None,
+            foreign: Vec::new(),
             published: Published::default(),
             conflicts: BTreeMap::new(),
             dirty: Dirty { everything: true, ..Dirty::default() },
@@ -187,6 +190,11 @@ impl Index {
             }
             Event::OwnBundle(bundle) => {
                 self.own_bundle = Some(bundle);
+                self.dirty.bundles = true;
+                Ok(Vec::new())
+            }
+            Event::ForeignBundles(bundles) => {
+                self.foreign = bundles;
                 self.dirty.bundles = true;
                 Ok(Vec::new())
             }

@@ -67,7 +67,8 @@ impl Index {
 
     fn publish_bundles(&mut self, changes: &mut Changes) {
         let peers = self.peers.values().filter(|peer| peer.ended.is_none()).map(|peer| &peer.identity.bundle);
-        let bundles = peers.chain(&self.own_bundle);
+        // A later one takes the place of an earlier one: what a link says counts before what an endpoint does.
+        let bundles = self.foreign.iter().chain(peers).chain(&self.own_bundle);
         let bundles = bundles.map(|b| (b.trust_domain.clone(), Resource::TrustBundle(b.clone()))).collect();
         self.published.replace(Kind::TrustBundle, bundles, &mut changes.resources);
     }

@@ -82,6 +82,7 @@ pub(crate) mod kit {
             lease: LeasePolicy::default(),
             network: None,
             limits: Limits::default(),
+            bundle_endpoint: None,
         };
         Arc::new(Configuration {
             services: services.iter().map(|app| service(app)).collect(),

@@ -69,6 +69,7 @@ impl East {
             advertise: Vec::new(),
             config: Vec::new(),
             network: "east".into(),
+            bundle_endpoint: None,
             acme_dns_hook: None,
             admin: None,
             telemetry: Arc::clone(&telemetry),

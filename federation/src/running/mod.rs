@@ -37,6 +37,7 @@ use crate::{
     ordering,
     peering::Peering,
     quota::Quota,
+    spiffe::{self, BundleListener, Kept, Pace, Sources},
     state::{Clock, State, StateParts, Tokens},
     status,
     store::{Saved, Store, StoreError},
@@ -67,6 +68,8 @@ pub struct Bounds {
     /// What the clocks of a cluster may differ by: an old root stays in the bundle for this longer than any certificate
     /// that it has signed.
     pub skew: Duration,
+    /// How often endpoints of foreign bundles are asked, whatever they say.
+    pub bundles: Pace,
     /// How often files of configuration are looked at.
     pub look: Duration,
     /// When certificates that could not be ordered are tried for again.
@@ -84,6 +87,7 @@ impl Default for Bounds {
             quota_lease: Duration::from_secs(10),
             certificate: DEFAULT_TTL,
             skew: Duration::from_secs(300),
+            bundles: Pace { least: Duration::from_secs(10), most: Duration::from_secs(24 * 3600) },
             look: Duration::from_secs(1),
             patience: Patience::default(),
         }
@@ -107,6 +111,8 @@ pub struct Options {
     pub config: Vec<PathBuf>,
     /// The network; empty: one of its own, named as the cluster.
     pub network: String,
+    /// Where this cluster's trust bundle is served to others (SPIFFE Federation); none: nowhere.
+    pub bundle_endpoint: Option<BundleListener>,
     /// The command that writes DNS records for ACME's `dns-01`, run as `COMMAND add|remove NAME VALUE`.
     pub acme_dns_hook: Option<PathBuf>,
     /// Where the admin pages are; none: nowhere.
@@ -154,6 +160,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where its admin pages are.
     pub admin: Option<SocketAddr>,
+    /// Where the trust bundle is served.
+    pub bundle_endpoint: Option<SocketAddr>,
     /// The operators' socket.
     pub socket: PathBuf,
     stop: watch::Sender<bool>,
@@ -204,18 +212,29 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
     let building = (options.clone(), readiness.clone());
     // The store, the authority's key and the kept documents are read from the disk.
     let built = tokio::task::spawn_blocking(move || build(&building.0, &bounds, address, alive)).await;
-    let state = built.map_err(|_| StoreError::Abandoned)??;
+    let (state, kept) = built.map_err(|_| StoreError::Abandoned)??;
     let (stop, stopped) = watch::channel(false);
     let discovery = DeltaServer::new(Arc::clone(&state.resources), state.trust_domain.clone());
-    let running = |socket, admin| Running { address, admin, socket, stop, ended };
+    let running =
+        |socket, admin, bundle_endpoint| Running { address, admin, bundle_endpoint, socket, stop, ended };
 
     let (kept_in, hook) = (options.state_dir.clone(), options.acme_dns_hook.clone());
     ordering::begin(&state, discovery.clone(), kept_in, hook, bounds.patience, stopped.clone()).await;
     tasks::follow_files(&state, options.config.clone(), bounds.look, stopped.clone()).await;
+    let sources = Sources::begin(Arc::clone(&state), bounds.bundles, kept);
     // From here on answers are the whole truth.
     state.resources.set_synced();
     published.done();
     tokio::spawn(tasks::keep_time(Arc::clone(&state), TICK, stopped.clone()));
+    tokio::spawn(sources.follow(stopped.clone()));
+    let bundle_endpoint = match options.bundle_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let place = endpoint.listen.to_string();
+            let bound = spiffe::serve(endpoint, Arc::clone(&state), stopped.clone()).await;
+            Some(bound.map_err(failed("the bundle endpoint", place))?)
+        }
+    };
     let renewing = tasks::renew(Arc::clone(&state), stopped.clone());
     tokio::spawn(renewing);
     tokio::spawn(tasks::rotate(Arc::clone(&state), discovery.clone(), stopped.clone()));
@@ -235,7 +254,7 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
             Some(bound.map_err(failed("the admin listener", place.to_string()))?)
         }
     };
-    Ok(running(socket, admin))
+    Ok(running(socket, admin, bundle_endpoint))
 }
 
 /// Resolves when the controller is told to stop.
@@ -264,7 +283,7 @@ fn build(
     bounds: &Bounds,
     bound: SocketAddr,
     alive: mpsc::Sender<()>,
-) -> Result<Arc<State>, StartError> {
+) -> Result<(Arc<State>, Kept), StartError> {
     let addresses = addresses(options, bound)?;
     let (store, content) = Store::open(&options.state_dir)?;
     let saved = Saved::read(content);
@@ -309,5 +328,5 @@ fn build(
     })?;
     (0..saved.damaged).for_each(|_| state.telemetry.bad_input("saved_record"));
     state.tell(&problems);
-    Ok(state)
+    Ok((state, saved.bundles))
 }

@@ -44,10 +44,12 @@ pub enum Table {
     Imports,
     /// Books of tokens, by kind.
     Tokens,
+    /// Bundles that come from endpoints, by trust domain.
+    Bundles,
 }
 
 impl Table {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Generations,
         Self::Vips,
         Self::Registrations,
@@ -55,6 +57,7 @@ impl Table {
         Self::Peers,
         Self::Imports,
         Self::Tokens,
+        Self::Bundles,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -66,6 +69,7 @@ impl Table {
             Self::Peers => "peers",
             Self::Imports => "imports",
             Self::Tokens => "tokens",
+            Self::Bundles => "bundles",
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     ca::JoinTokens,
     config::Generation,
     index::{Ended, Gateway, Moment, Name, PeerIdentity, Registration, Restored, Save, SavedPeer},
+    spiffe::Kept,
     state::PeerTokens,
 };
 
@@ -32,6 +33,8 @@ pub struct Saved {
     pub join_tokens: JoinTokens,
     /// Tokens for peers.
     pub peer_tokens: PeerTokens,
+    /// Bundles from endpoints, by trust domain, as they were written.
+    pub bundles: Kept,
     /// Records that do not decode.
     pub damaged: usize,
 }
@@ -202,6 +205,7 @@ impl Saved {
                 saved.generation = generation;
             });
         }
+        saved.bundles = rows(Table::Bundles);
         let mut books = rows(Table::Tokens);
         if let Some(value) = books.remove(JOIN) {
             saved.take(Table::Tokens, JOIN, json(&value), |saved, book| saved.join_tokens = book);

@@ -397,6 +397,9 @@ pub struct Peer {
     /// How much it may say.
     #[serde(default)]
     pub limits: PeerLimits,
+    /// Where its trust bundle is served (SPIFFE Federation), for a peer that no link leads to: SPIRE, another mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<BundleEndpoint>,
 }
 
 /// How much is taken from a peer. What is beyond it is refused, and read more slowly.
@@ -415,6 +418,37 @@ pub struct PeerLimits {
     /// Their bytes, 65,536 to 1,000,000,000; 16,777,216 where it is not said. More are read later.
     #[serde(default)]
     pub bytes_per_second: Option<u32>,
+}
+
+/// Where a trust bundle is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BundleEndpoint {
+    /// An `https` URL.
+    pub url: String,
+    /// How who answers is verified.
+    pub profile: BundleProfile,
+    /// With `https_spiffe`: who has to answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<String>,
+    /// With `https_web`: the authorities that vouch for the endpoint, in PEM; the machine's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificates: Option<String>,
+    /// The bundle to begin with, as a SPIFFE document (a JWK Set). `https_spiffe` needs it: by it the first answer is
+    /// verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+}
+
+/// How who serves a bundle is verified (SPIFFE Federation, section 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BundleProfile {
+    /// By its host's name and the authorities of the web.
+    #[serde(rename = "https_web")]
+    Web,
+    /// By its SPIFFE ID and the bundle that is held.
+    #[serde(rename = "https_spiffe")]
+    Spiffe,
 }
 
 /// For how long what a peer said is good while it is silent.

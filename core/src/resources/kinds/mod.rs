@@ -39,10 +39,10 @@ pub use gateway_tls::{
 pub use grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule};
 pub use jwt::{ClaimHeaderSpec, JwksConfigMap, JwksSpec, JwtProviderSpec, JwtSpec, TokenSourceSpec};
 pub use mesh::{
-    Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, CookieRule, ForcedRule,
-    GrayRelease, GrayTargetRef, Metric, MetricName, Peer, PeerLease, PeerLimits, PolicyFrom, PolicyRule,
-    PolicyTo, Selector, ServiceExport, ServiceImport, ServicePattern, ServicePatterns, Split, SplitKey,
-    TextMatchType, TextRule, WhenUnavailable, Workload, WorkloadPortSpec,
+    Analysis, AnalysisStep, Arm, AuthorizationAction, AuthorizationPolicy, BundleEndpoint, BundleProfile,
+    CookieRule, ForcedRule, GrayRelease, GrayTargetRef, Metric, MetricName, Peer, PeerLease, PeerLimits,
+    PolicyFrom, PolicyRule, PolicyTo, Selector, ServiceExport, ServiceImport, ServicePattern,
+    ServicePatterns, Split, SplitKey, TextMatchType, TextRule, WhenUnavailable, Workload, WorkloadPortSpec,
 };
 pub use route::{
     BackendRef, CookieConfig, CookieLifetime, Cors, Filter, FilterType, Fraction, HeaderFilter,

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
 use super::{common::Checker, routes::backend_ref, traffic::duration};
 use crate::{
     model::{SpiffeId, TrustDomain, check_dns_label},
     resources::{
         kinds::{
-            Analysis, AuthorizationPolicy, GrayRelease, MetricName, Peer, PeerLease, PeerLimits, PolicyFrom,
-            PolicyTo, ServicePatterns, Split, TextMatchType, TextRule, Workload,
+            Analysis, AuthorizationPolicy, BundleEndpoint, BundleProfile, GrayRelease, MetricName, Peer,
+            PeerLease, PeerLimits, PolicyFrom, PolicyTo, ServicePatterns, Split, TextMatchType, TextRule,
+            Workload,
         },
         parse_duration,
     },
+    spiffe::{Document, parse_url},
 };
 
 /// The arm that every release has.
@@ -270,6 +274,9 @@ pub(super) fn peer(c: &mut Checker, peer: &Peer) {
     }
     c.at("lease", |c| peer_lease(c, &peer.lease));
     c.at("limits", |c| peer_limits(c, &peer.limits));
+    if let (Some(endpoint), Ok(domain)) = (&peer.bundle_endpoint, TrustDomain::parse(&peer.trust_domain)) {
+        c.at("bundleEndpoint", |c| bundle_endpoint(c, endpoint, &domain));
+    }
 }
 
 fn peer_limits(c: &mut Checker, limits: &PeerLimits) {
@@ -283,6 +290,43 @@ fn peer_limits(c: &mut Checker, limits: &PeerLimits) {
         let Some(value) = value.filter(|value| !bounds.contains(value)) else { continue };
         let hint = format!("use {} to {}", bounds.start(), bounds.end());
         c.at(field, |c| c.fail(format!("{value} is out of bounds"), &hint));
+    }
+}
+
+fn bundle_endpoint(c: &mut Checker, endpoint: &BundleEndpoint, domain: &TrustDomain) {
+    if let Err(reason) = parse_url(&endpoint.url) {
+        c.at("url", |c| c.fail(reason, "write one such as https://spire.example:8443/"));
+    }
+    let by_id = endpoint.profile == BundleProfile::Spiffe;
+    let needed = "https_spiffe needs it, https_web has none";
+    c.at("spiffeId", |c| c.require(endpoint.spiffe_id.is_some() == by_id, "belongs to https_spiffe", needed));
+    c.at("caCertificates", |c| {
+        let fits = endpoint.ca_certificates.is_none() || !by_id;
+        c.require(fits, "belongs to https_web", "remove it: https_spiffe verifies by the bundle");
+    });
+    if let Some(pem) = &endpoint.ca_certificates {
+        let any = CertificateDer::pem_slice_iter(pem.as_bytes()).any(|certificate| certificate.is_ok());
+        c.at("caCertificates", |c| c.require(any, "holds no certificate", "paste them as PEM"));
+    }
+    if let Some(id) = &endpoint.spiffe_id {
+        let own = id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+        let of = own.and_then(|own| TrustDomain::parse(own).ok());
+        c.at("spiffeId", |c| {
+            c.require(
+                of.is_some() && id.len() <= 2048,
+                "is no SPIFFE ID",
+                "write spiffe://TRUST-DOMAIN/PATH",
+            );
+        });
+        c.at("bundle", |c| {
+            let begins = endpoint.bundle.is_some() || of.as_ref() != Some(domain);
+            c.require(begins, "is missing", "https_spiffe verifies the first answer by it: paste what the peer shows as its bundle, e.g. `spire-server bundle show -format spiffe`");
+        });
+    }
+    if let Some(bundle) = &endpoint.bundle
+        && let Err(error) = Document::parse(bundle.as_bytes(), domain)
+    {
+        c.at("bundle", |c| c.fail(error, "paste a SPIFFE bundle: a JWK Set with keys of use x509-svid"));
     }
 }
 
