@@ -1,5 +1,8 @@
 //! What the end-to-end tests share: finding the binary, running it, waiting for conditions.
 
+pub mod netns;
+pub mod processes;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},

@@ -8,7 +8,7 @@ use std::sync::{
 use super::{health::Standing, maglev::Maglev, members::Member, nanos_of, rng::Rng, tiers::Capacity};
 use crate::{
     decide::{Algorithm, ServicePolicy},
-    model::EndpointHealth,
+    model::{EndpointHealth, Reach},
 };
 
 /// How far down to look.
@@ -28,6 +28,7 @@ pub(super) enum Depth {
 pub(super) struct Choosing<'a> {
     pub(super) policy: &'a ServicePolicy,
     pub(super) avoid: &'a [Arc<str>],
+    pub(super) around: &'a [Arc<str>],
     pub(super) rng: &'a Rng,
     pub(super) hash: Option<u64>,
     /// From 0 to 1, drawn once a request: whose turn it is among tiers.
@@ -47,11 +48,18 @@ impl Choosing<'_> {
             EndpointHealth::Unhealthy => false,
         };
         let full = self.policy.breaker.per_endpoint.is_some_and(|most| member.health.in_flight() >= most);
+        let elsewhere = depth > Depth::Healthy || !self.is_behind(member);
         listed
             && by_discovery
+            && elsewhere
             && !full
             && !self.avoid.contains(&member.endpoint.id)
             && !self.closed.contains(&member.endpoint.cluster)
+    }
+
+    /// True if it is behind what gave this request no answer.
+    fn is_behind(&self, member: &Member) -> bool {
+        self.around.contains(&member.endpoint.cluster) && matches!(member.endpoint.reach, Reach::Via(_))
     }
 
     fn fits(&self, member: &Member, depth: Depth) -> bool {

@@ -216,8 +216,8 @@ impl Pools {
         // Somebody is healthy, but full: that is no reason to ask one that is not.
         let depths = if closed.is_empty() { &depths[..] } else { &depths[..1] };
         [wanted.avoid, none].into_iter().find_map(|avoid| {
-            let (policy, rng, hash) = (&members.policy, &self.rng, wanted.hash);
-            let choosing = Choosing { policy, avoid, rng, hash, point, closed, now };
+            let (policy, around, rng, hash) = (&members.policy, wanted.around, &self.rng, wanted.hash);
+            let choosing = Choosing { policy, avoid, around, rng, hash, point, closed, now };
             let at = |depth| subsets.iter().find_map(|subset| subset.pick(depth, &choosing, &members.state));
             depths.iter().copied().find_map(at)
         })
@@ -296,6 +296,10 @@ impl Pick {
 impl Picked for Pick {
     fn endpoint(&self) -> &Arc<Endpoint> {
         Pick::endpoint(self)
+    }
+
+    fn is_probe(&self) -> bool {
+        self.probe
     }
 
     fn connected(&mut self) {

@@ -121,7 +121,16 @@ impl Pools {
         at: Instant,
     ) -> Option<PortShown> {
         let labels = Labels::new();
-        let wanted = Wanted { service, port, labels: &labels, lane, prefer: None, hash: None, avoid: &[] };
+        let wanted = Wanted {
+            service,
+            port,
+            labels: &labels,
+            lane,
+            prefer: None,
+            hash: None,
+            avoid: &[],
+            around: &[],
+        };
         let picked = self.pick(&wanted, at).map(|pick| Arc::clone(&pick.member));
         let members = self.members(service, port)?;
         let now = self.nanos(at);

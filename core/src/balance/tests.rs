@@ -82,6 +82,15 @@ impl Town {
     }
 
     fn pick(&self, lane: Option<&str>, avoid: &[&str]) -> Result<Pick, &'static str> {
+        self.pick_around(lane, avoid, &[])
+    }
+
+    fn pick_around(
+        &self,
+        lane: Option<&str>,
+        avoid: &[&str],
+        around: &[Arc<str>],
+    ) -> Result<Pick, &'static str> {
         let lane = lane.map(|lane| Lane::parse(lane).unwrap());
         let avoid: Vec<Arc<str>> = avoid.iter().map(|id| (*id).into()).collect();
         let (service, labels) = (key(), Labels::new());
@@ -93,6 +102,7 @@ impl Town {
             prefer: None,
             hash: None,
             avoid: &avoid,
+            around,
         };
         self.pools.pick(&wanted, self.now)
     }
@@ -262,6 +272,7 @@ fn labels_choose_a_subset() {
         prefer: None,
         hash: None,
         avoid: &[],
+        around: &[],
     };
     for _ in 0..50 {
         assert_eq!(&*town.pools.pick(&wanted, town.now).unwrap().endpoint().id, "two");

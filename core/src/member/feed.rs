@@ -124,6 +124,7 @@ mod tests {
             prefer: None,
             hash: None,
             avoid: &[],
+            around: &[],
         };
         feeder.pools().pick(&wanted, Instant::now()).is_ok()
     }

@@ -32,6 +32,8 @@ pub struct Wanted<'a> {
     pub hash: Option<u64>,
     /// Ids of endpoints that have failed this request already: taken only where no other is left.
     pub avoid: &'a [Arc<str>],
+    /// Clusters through whose gateways a try of this request got no answer: what is behind gateways of them comes last.
+    pub around: &'a [Arc<str>],
 }
 
 /// Picks endpoints: `balance`, as the engine sees it.
@@ -45,6 +47,11 @@ pub trait Picker: Send + Sync + 'static {
 pub trait Picked: Send + Sync {
     /// The endpoint.
     fn endpoint(&self) -> &Arc<Endpoint>;
+    /// It was ejected, and this request is to find out whether it answers again.
+    fn is_probe(&self) -> bool {
+        false
+    }
+
     /// There is a connection: the request does not wait for one any more.
     fn connected(&mut self) {}
     /// Says how it went; `latency` is the time to the response's head, or to the failure.

@@ -165,7 +165,8 @@ impl Tunnels {
             let begun = Instant::now();
             // Raw bytes carry no lane.
             let hash = Some(hash_of_address(client.peer.ip()));
-            let wanted = Wanted { service, port, labels, lane: None, prefer: None, hash, avoid: &avoid };
+            let wanted =
+                Wanted { service, port, labels, lane: None, prefer: None, hash, avoid: &avoid, around: &[] };
             let mut pick = self.picker.pick(&wanted, begun)?;
             if avoid.contains(&pick.endpoint().id) {
                 break;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde_json::Value;
 use tombolo_tests::{Running, wait_until};
 
+use crate::net;
 use crate::world::{LONG, World};
 
 /// Knows two names, one of them with more records than fit into a packet, and writes down what it is asked.
@@ -72,7 +73,7 @@ fn world() -> Option<(World, Resolver, Running)> {
     let app = world.net.start("client", &["python3", script.to_str().unwrap()]);
     let host = ["--label", "group=each"];
     world.captured(&[&host[..], &["--resolver", "10.77.0.1:53"]].concat(), &host, &[]);
-    world.net.resolv_conf("client", SEARCH);
+    net::resolv_conf(&world.net, "client", SEARCH);
     wait_until("both hosts", LONG, || {
         dig(&world, &["+short", "each.shop.svc.cluster.local"]).lines().count() == 2
     });

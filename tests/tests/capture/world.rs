@@ -4,17 +4,16 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use tombolo_tests::{Running, tombolo, wait_until};
+pub use tombolo_tests::processes::LONG;
+use tombolo_tests::{netns::Net, processes::Processes, tombolo, wait_until};
 
-use crate::net::{self, Net};
+use crate::net;
 
-/// Nothing may take longer, however busy the machine is.
-pub const LONG: Duration = Duration::from_secs(60);
 /// The user of the sidecars.
 const USER: u32 = 1337;
 
@@ -79,7 +78,7 @@ pub struct World {
     pub net: Net,
     state: tempfile::TempDir,
     binary: PathBuf,
-    running: Vec<(String, Running)>,
+    running: Processes,
     /// Of the server's application, for its sidecar.
     pub ports: Vec<&'static str>,
 }
@@ -90,14 +89,13 @@ impl World {
         let mut world = Self::with(&["client", "server"])?;
         world.start_app("server");
         let redis = ["redis-server", "--save", "", "--protected-mode", "no", "--bind", "0.0.0.0"];
-        let redis = world.net.start("server", &redis);
-        world.running.push(("redis".into(), redis));
+        world.running.add("redis", world.net.start("server", &redis));
         Some(world)
     }
 
     /// A controller in the hub, and machines on which nothing runs.
     pub fn with(machines: &[&str]) -> Option<Self> {
-        let net = Net::new(machines)?;
+        let net = net::bridged(machines)?;
         let state = tempfile::tempdir().unwrap();
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
         // Where the sidecars' user can read it.
@@ -105,7 +103,8 @@ impl World {
         if fs::hard_link(tombolo(), &binary).is_err() {
             fs::copy(tombolo(), &binary).unwrap();
         }
-        let mut world = Self { net, state, binary, running: Vec::new(), ports: PORTS.to_vec() };
+        let running = Processes::new(state.path());
+        let mut world = Self { net, state, binary, running, ports: PORTS.to_vec() };
         world.start_controller();
         Some(world)
     }
@@ -116,28 +115,14 @@ impl World {
 
     /// Starts the controller, with what an earlier one has kept.
     pub fn start_controller(&mut self) {
-        let listen = format!("{}:15010", Net::address(1));
+        let listen = format!("{}:15010", net::address(1));
         let state = self.path("controller");
         let documents = self.path("documents.yaml");
         fs::write(&documents, DOCUMENTS).unwrap();
         let mut command = self.net.command("hub", self.binary.to_str().unwrap());
         command.args(["controller", "--cluster", "east", "--trust-domain", "east.test", "--listen", &listen]);
         command.arg("--state-dir").arg(&state).arg("--config").arg(&documents);
-        self.spawn("controller", &mut command);
-    }
-
-    /// Starts a process and waits until it says that it is ready.
-    fn spawn(&mut self, name: &str, command: &mut Command) {
-        let log = self.path(&format!("{name}.log"));
-        let (out, error) =
-            (fs::File::create(&log).unwrap(), fs::File::options().append(true).open(&log).unwrap());
-        let running = Running::start(command.stdout(out).stderr(error).stdin(Stdio::null()));
-        self.running.push((name.into(), running));
-        let deadline = Instant::now() + LONG;
-        while !read(&log).contains("ready") {
-            assert!(Instant::now() < deadline, "{name} is not ready: {}", read(&log));
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
+        self.running.spawn("controller", &mut command);
     }
 
     /// Starts the application of a machine.
@@ -174,7 +159,7 @@ impl World {
             command.args(["--app-port", port]);
         }
         command.arg("--state-dir").arg(&state).arg("--access-log").arg(state.join("access")).args(more);
-        self.spawn(&format!("{machine}-sidecar"), &mut command);
+        self.running.spawn(&format!("{machine}-sidecar"), &mut command);
     }
 
     /// `tombolo sidecar init` in a machine; what it printed.
@@ -229,30 +214,23 @@ impl World {
         let script = self.path(name);
         fs::write(&script, source).unwrap();
         let known_as = format!("{machine}-{}", name.split('.').next().unwrap_or_default());
-        let log = fs::File::create(self.path(&format!("{known_as}.log"))).unwrap();
         let mut command = self.net.command(machine, interpreter);
-        let errors = log.try_clone().unwrap();
-        let running = Running::start(command.arg(script).args(more).stdout(log).stderr(errors));
-        self.running.push((known_as, running));
+        self.running.begin(&known_as, command.arg(script).args(more));
     }
 
     /// Sends a signal to a process: `MACHINE-app`, `MACHINE-sidecar`, `controller`.
     pub fn signal(&mut self, name: &str, signal: &str) {
-        let (_, process) = self.running.iter_mut().find(|(known, _)| known == name).expect("it runs");
-        net::run(&format!("kill -{signal} {}", process.child().id()));
+        self.running.signal(name, signal);
     }
 
     /// Kills a process.
     pub fn kill(&mut self, name: &str) {
-        self.running.retain(|(known, _)| known != name);
+        self.running.kill(name);
     }
 
     /// Tells a process to end, and waits for it.
     pub fn stop(&mut self, name: &str) {
-        self.signal(name, "TERM");
-        let (_, process) = self.running.iter_mut().find(|(known, _)| known == name).expect("it runs");
-        wait_until(&format!("the end of {name}"), LONG, || process.child().try_wait().unwrap().is_some());
-        self.kill(name);
+        self.running.stop(name);
     }
 
     fn command<const N: usize>(&self, line: [&str; N]) -> String {
@@ -295,8 +273,7 @@ impl World {
              s.bind(('to-{machine}', 0))\nf = open('{}', 'wb', buffering=0)\nwhile True: f.write(s.recv(65536))\n",
             file.display()
         );
-        let watching = self.net.start("hub", &["python3", "-c", &script]);
-        self.running.push(("watching".into(), watching));
+        self.running.add("watching", self.net.start("hub", &["python3", "-c", &script]));
         wait_until("a packet capture", LONG, || file.exists());
         file
     }

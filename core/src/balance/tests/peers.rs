@@ -49,6 +49,21 @@ impl Sea {
 }
 
 #[test]
+fn what_is_behind_gateways_that_gave_no_answer_comes_last() {
+    let all = vec![behind("west", "w1", &[1]), behind("west", "w2", &[2]), behind("north", "n", &[3])];
+    let sea = Sea::new(all);
+    let says = |avoid: &[&str], around: &[&str]| {
+        let around: Vec<Arc<str>> = around.iter().map(|cluster| (*cluster).into()).collect();
+        let pick = |_| sea.town.pick_around(None, avoid, &around).unwrap().endpoint().id.to_string();
+        (0..40).map(pick).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(says(&["n"], &[]), ["w1", "w2"]);
+    assert_eq!(says(&["w1"], &["west"]), ["n"], "another cluster, not another gateway");
+    assert_eq!(says(&["w1", "n"], &["west"]), ["w2"], "nobody else is left");
+    assert_eq!(says(&["w1", "n"], &["west", "north"]), ["w2"]);
+}
+
+#[test]
 fn clusters_are_fallen_back_on_one_after_the_other_by_round_trip() {
     let all = vec![behind("west", "w", &[1]), behind("south", "s", &[2]), behind("north", "n", &[3])];
     let mut sea = Sea::new(all);

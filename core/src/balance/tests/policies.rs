@@ -42,6 +42,7 @@ fn hashed(town: &Town, hash: u64) -> String {
         prefer: None,
         hash: Some(hash),
         avoid: &[],
+        around: &[],
     };
     town.pools.pick(&wanted, town.now).unwrap().endpoint().id.to_string()
 }
@@ -103,6 +104,7 @@ impl Town {
             prefer: None,
             hash: Some(at * 0x9E37_79B9),
             avoid: &[],
+            around: &[],
         };
         self.pools.pick(&wanted, self.now).unwrap().finish(TryResult::ConnectFailure, MS, self.now);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use h2::Reason;
 use http::Method;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource};
+use pingora_error::{Error, ErrorSource, ErrorType};
 
 use pingora_http::ResponseHeader;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     decide::{Backend, Decision, Timeouts, endpoint_key},
-    model::{AppProtocol, Endpoint, Transport},
+    model::{AppProtocol, Endpoint, Reach, Transport},
     proxy::{
         DialError, MeshProtocol, MeshUpstream, Picker, TryResult, Wanted,
         upstream::{CONNECT_TIMEOUT, ConnectFailure, plaintext_peer},
@@ -42,6 +42,7 @@ pub(super) fn next(
     context.tries.made = context.tries.made.saturating_add(1);
     context.tries.begun = Some(now);
     context.tries.discarded = false;
+    context.tries.latency = None;
     let peer = peer.map(|peer| timed(peer, context, &decision, now, upgrade));
     context.decision = Some(decision);
     // What made the tries before fail says more than that no endpoint is left.
@@ -82,10 +83,10 @@ fn peer(
                 // Another gateway to the endpoint that was picked before.
                 Some(pick) => pick.endpoint().clone(),
                 None => {
-                    let avoid = &context.tries.avoid;
+                    let (avoid, around) = (&context.tries.avoid, &context.tries.around);
                     let prefer = decision.sticky.as_ref().and_then(|sticky| sticky.endpoint(unix_time()));
                     let hash = decision.hash;
-                    let wanted = Wanted { service, port: *port, labels, lane, prefer, hash, avoid };
+                    let wanted = Wanted { service, port: *port, labels, lane, prefer, hash, avoid, around };
                     let pick = picker.pick(&wanted, Instant::now());
                     let pick = pick.map_err(|reason| Failure::new(503, reason))?;
                     context.tries.addresses.clear();
@@ -162,7 +163,9 @@ pub(super) fn connect_failed(context: &mut Context, upstream: &MeshUpstream, err
         let failed = ConnectFailure::of(error.etype());
         result = upstream.judge(pick.endpoint(), address, failed);
         let other = upstream.address(pick.endpoint(), &context.tries.addresses, 0).is_some();
-        if failed != ConnectFailure::Endpoint && other && context.may_try_again() {
+        // Where time was lost already, what is behind other gateways comes first.
+        let at_once = !matches!(error.etype(), ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout);
+        if failed != ConnectFailure::Endpoint && at_once && other && context.may_try_again() {
             return true;
         }
     }
@@ -254,6 +257,11 @@ pub(super) fn end_try(context: &mut Context, result: TryResult) {
     let Some(pick) = context.tries.pick.take() else { return };
     if result != TryResult::Success {
         context.tries.avoid.push(pick.endpoint().id.clone());
+        if context.tries.latency.is_none() && matches!(pick.endpoint().reach, Reach::Via(_)) {
+            context.tries.around.push(pick.endpoint().cluster.clone());
+        }
+        // One at most, so that a service of ejected endpoints is not asked on and on.
+        context.tries.probed |= pick.is_probe();
     }
     let now = Instant::now();
     let so_far = context.tries.begun.map(|begun| now.saturating_duration_since(begun)).unwrap_or_default();

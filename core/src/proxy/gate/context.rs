@@ -80,6 +80,10 @@ pub(in crate::proxy) struct Tries {
     pub begun_with: bool,
     /// Endpoints that have failed.
     pub avoid: Vec<Arc<str>>,
+    /// Clusters through whose gateways no answer came.
+    pub around: Vec<Arc<str>>,
+    /// One of them was a probe of an ejected endpoint, which costs the request nothing.
+    pub probed: bool,
     /// The place held for the current try.
     pub pick: Option<Box<dyn Picked>>,
     /// Addresses tried for the picked endpoint.
@@ -207,9 +211,15 @@ impl Context {
         self.deadline.is_some_and(|deadline| now >= deadline)
     }
 
+    /// True if the present try is the one that finds out whether an ejected endpoint answers again.
+    pub fn is_probing(&self) -> bool {
+        !self.tries.probed && self.tries.pick.as_ref().is_some_and(|pick| pick.is_probe())
+    }
+
     /// True if one more try is allowed by number and time.
     pub fn may_try_again(&self) -> bool {
         let allowed = self.decision.as_ref().map_or(0, |decision| decision.retry.attempts);
-        self.tries.made <= allowed && !self.is_late(Instant::now())
+        let probed = self.tries.probed || self.is_probing();
+        self.tries.made <= allowed.saturating_add(u8::from(probed)) && !self.is_late(Instant::now())
     }
 }

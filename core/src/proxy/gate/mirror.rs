@@ -186,6 +186,7 @@ impl Copy {
                     prefer: None,
                     hash: None,
                     avoid: &[],
+                    around: &[],
                 };
                 let mut pick = self.picker.pick(&wanted, begun)?;
                 let address = self.upstream.address(pick.endpoint(), &[], random()).ok_or("no address")?;

@@ -80,12 +80,13 @@ impl Gate {
         }
     }
 
-    /// True if one more try is within the service's budget.
-    fn may_spend(&self, context: &Context) -> bool {
+    /// True if one more try is within the service's budget. After a probe of an ejected endpoint it costs nothing.
+    fn may_spend(&self, context: &Context, probing: bool) -> bool {
         let decision = context.decision.as_deref();
-        decision.is_none_or(|decision| {
-            self.budgets.retry(&decision.backend, decision.retry.budget, Instant::now())
-        })
+        probing
+            || decision.is_none_or(|decision| {
+                self.budgets.retry(&decision.backend, decision.retry.budget, Instant::now())
+            })
     }
 
     /// Where to try next, after the pause that belongs there.
@@ -266,7 +267,9 @@ impl ProxyHttp for Gate {
         }
         let status = response.status.as_u16();
         context.tries.latency = context.tries.begun.map(|begun| begun.elapsed());
-        if attempt::wants_other(context, response, &sent(session)) && self.may_spend(context) {
+        if attempt::wants_other(context, response, &sent(session))
+            && self.may_spend(context, context.is_probing())
+        {
             context.tries.discarded = true;
             let mut error = Error::explain(ErrorType::HTTPStatus(status), "tried again for its status");
             error.as_up();
@@ -356,9 +359,10 @@ impl ProxyHttp for Gate {
             attempt::end_try(context, TryResult::Failure);
             true
         } else {
+            let probing = context.is_probing();
             let free = attempt::is_unprocessed(&error) || context.tries.is_untouched();
             attempt::broke(context, &self.upstream, &error, &Sent { reused, ..sent(session) })
-                && (free || self.may_spend(context))
+                && (free || self.may_spend(context, probing))
         };
         error.set_retry(again);
         error

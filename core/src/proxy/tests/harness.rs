@@ -181,6 +181,9 @@ impl Picked for Held {
     fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
+    fn is_probe(&self) -> bool {
+        self.endpoint.labels.contains_key("ejected")
+    }
     fn finish(self: Box<Self>, result: TryResult, _latency: Duration, _now: Instant) {
         self.finished.lock().unwrap().push((self.endpoint.id.to_string(), result));
     }

@@ -93,6 +93,30 @@ async fn tries_are_counted() {
 }
 
 #[tokio::test]
+async fn a_probe_of_an_ejected_endpoint_costs_no_try() {
+    let app = App::named("app").await;
+    let ejected = |mut endpoint: crate::model::Endpoint| {
+        endpoint.labels.insert("ejected".into(), "".into());
+        endpoint
+    };
+    let list =
+        [ejected(plain(nobody().await)), plain(nobody().await), plain(nobody().await), plain(app.address)];
+    let proxy = Setup::default().forwards(forward()).with(list);
+    assert_eq!(status(&get(proxy.edge().address(), "").await), 200);
+    assert_eq!(proxy.logged().await.tries, 4);
+
+    let many = [
+        ejected(plain(nobody().await)),
+        ejected(plain(nobody().await)),
+        plain(nobody().await),
+        plain(nobody().await),
+        plain(app.address),
+    ];
+    let proxy = Setup::default().forwards(forward()).with(many);
+    assert_eq!(status(&get(proxy.edge().address(), "").await), 503, "but one at most");
+}
+
+#[tokio::test]
 async fn a_broken_exchange_is_tried_again_only_if_idempotent() {
     let app = App::named("app").await;
     let proxy = Setup::default().forwards(forward()).with([plain(rude().await), plain(app.address)]);

@@ -71,8 +71,16 @@ impl Client {
         let mut avoid: Vec<Arc<str>> = Vec::new();
         let mut failed: Error = "no endpoint".into();
         for _ in 0..TRIES {
-            let wanted =
-                Wanted { service, port, labels, lane: None, prefer: None, hash: None, avoid: &avoid };
+            let wanted = Wanted {
+                service,
+                port,
+                labels,
+                lane: None,
+                prefer: None,
+                hash: None,
+                avoid: &avoid,
+                around: &[],
+            };
             let begun = Instant::now();
             let pick = match ways.picker.pick(&wanted, begun) {
                 Ok(pick) if !avoid.contains(&pick.endpoint().id) => pick,

@@ -1,0 +1,166 @@
+//! Steps: something happens under load, and is held to its budget.
+
+use std::{
+    fmt::Write,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tombolo_tests::wait_until;
+
+use crate::{
+    calls::{Call, Callers, now},
+    net::outside,
+    world::{LONG, SERVERS, World, sidecar},
+};
+
+/// So many calls in a row of each stream, all as they should be, and a step is over.
+const SETTLED: usize = 40;
+/// Who takes longer than this is not as it should be.
+const QUICK: Duration = Duration::from_millis(500);
+
+/// What a step may cost, for each stream of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Requests that failed. An answer of which a part is missing has failed as well.
+    pub failed: usize,
+    /// The slowest.
+    pub slowest: Duration,
+    /// From the beginning until all is as it should be, for good.
+    pub settles: Duration,
+}
+
+/// Nothing is to be seen of it but for a try on another endpoint: under a second more.
+pub const UNSEEN: Budget =
+    Budget { failed: 0, slowest: Duration::from_millis(1500), settles: Duration::from_secs(2) };
+
+/// Two worlds at a time would each be slow on account of the other.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// The world under load, and what its steps have cost.
+pub struct Scene {
+    pub world: World,
+    _alone: MutexGuard<'static, ()>,
+    streams: Vec<Callers>,
+    table: String,
+}
+
+impl Scene {
+    /// Callers in the mesh (by DNS name, captured) and from outside (at the public gateway), all served in their own
+    /// cluster.
+    pub fn new() -> Option<Self> {
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut world = World::new()?;
+        let mesh = Callers::start(&mut world, "mesh", "east-client", "server.shop.svc.clusterset.local", 80);
+        let public = Callers::start(&mut world, "public", "wan", &outside("east"), 8000);
+        let scene = Self { world, _alone: alone, streams: vec![mesh, public], table: String::new() };
+        for one in crate::world::CLUSTERS {
+            for other in crate::world::CLUSTERS.into_iter().filter(|other| *other != one) {
+                scene
+                    .world
+                    .peer_is(one, other, "there", |peer| peer["state"] == "synced" && peer["imported"] == 1);
+            }
+        }
+        scene.settle(now(), &|call| call.said == "east-1");
+        Some(scene)
+    }
+
+    /// Something happens; then all calls are to be answered by these servers, quickly.
+    pub fn step(&mut self, name: &str, budget: Budget, servers: &[&str], act: impl FnOnce(&mut World)) {
+        assert!(servers.iter().all(|server| SERVERS.contains(server)));
+        let begun = now();
+        act(&mut self.world);
+        let done = now();
+        self.settle(done, &|call| servers.contains(&call.said.as_str()));
+        let as_it_should =
+            |call: &Call| call.is_ok() && call.took < QUICK && servers.contains(&call.said.as_str());
+        self.account(name, budget, begun, &as_it_should);
+    }
+
+    /// Something is the matter, and goes on: so many calls of each stream meanwhile have to keep within the budget, but for
+    /// the time until all is well.
+    pub fn meanwhile(&mut self, name: &str, budget: Budget, calls: usize, act: impl FnOnce(&mut World)) {
+        let begun = now();
+        act(&mut self.world);
+        for stream in &self.streams {
+            wait_until("calls", LONG, || stream.since(begun).len() >= calls);
+        }
+        self.account(name, budget, begun, &|_| true);
+    }
+
+    /// Writes down what happened since then, and holds it to the budget.
+    fn account(&mut self, name: &str, budget: Budget, begun: Duration, as_it_should: &dyn Fn(&Call) -> bool) {
+        for stream in &self.streams {
+            let calls = stream.since(begun);
+            let last_bad = calls.iter().filter(|call| !as_it_should(call)).map(Call::ended).max();
+            let settled = last_bad.unwrap_or(begun).saturating_sub(begun);
+            let failed: Vec<_> = calls.iter().filter(|call| !call.is_ok()).collect();
+            let slowest = calls.iter().map(|call| call.took).max().unwrap_or_default();
+            let line = format!(
+                "{name:44} {:6} {:5} calls {:3} failed  slowest {:5} ms  settled in {:5} ms",
+                stream.name,
+                calls.len(),
+                failed.len(),
+                slowest.as_millis(),
+                settled.as_millis(),
+            );
+            eprintln!("{line}");
+            writeln!(self.table, "{line}").unwrap();
+            let is_kept =
+                failed.len() <= budget.failed && slowest <= budget.slowest && settled <= budget.settles;
+            assert!(is_kept, "{name}: over {budget:?}\n{}\n{failed:#?}\n{}", self.table, self.logs());
+        }
+    }
+
+    /// Waits until the last calls of each stream, begun since then, are as wanted and quick.
+    fn settle(&self, then: Duration, wanted: &dyn Fn(&Call) -> bool) {
+        for stream in &self.streams {
+            let settled = || {
+                let calls = stream.since(then);
+                let last = calls.iter().rev().filter(|call| call.begun >= then).take(SETTLED);
+                let good = last.filter(|call| call.is_ok() && call.took < QUICK && wanted(call)).count();
+                good == SETTLED
+            };
+            let deadline = std::time::Instant::now() + LONG;
+            while !settled() {
+                if std::time::Instant::now() > deadline {
+                    let calls = stream.since(then);
+                    let last = &calls[calls.len().saturating_sub(5)..];
+                    panic!("{}: does not settle: {last:#?}\n{}\n{}", stream.name, self.table, self.logs());
+                }
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+    }
+
+    /// Waits until a server has answered in a stream.
+    pub fn answers(&self, server: &str, then: Duration) -> Duration {
+        let first = |stream: &Callers| stream.since(then).into_iter().find(|call| call.said == server);
+        let mesh = &self.streams[0];
+        wait_until(&format!("an answer of {server}"), LONG, || first(mesh).is_some());
+        first(mesh).unwrap().ended().saturating_sub(then)
+    }
+
+    /// What is worth knowing where a step has failed.
+    fn logs(&self) -> String {
+        let mut text = String::new();
+        let access = |name: &str| self.world.path(&format!("{name}-sidecar")).join("access");
+        let log = |name: &str| self.world.processes.log(name);
+        for file in [
+            log("east-controller"),
+            log("east-gateway"),
+            log(&sidecar("east-client")),
+            self.world.path("east-gateway.access"),
+            access("east-client"),
+            access("east-1"),
+            access("west-1"),
+        ] {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines = log.lines().filter(|line| !line.contains(",\"status\":200,"));
+            let lines: Vec<&str> = lines.collect::<Vec<_>>().into_iter().rev().take(15).collect();
+            let lines: Vec<&str> = lines.into_iter().rev().collect();
+            writeln!(text, "== {}\n{}", file.display(), lines.join("\n")).unwrap();
+        }
+        text
+    }
+}
