@@ -144,13 +144,25 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
     };
     tokio::select! {
         () = running.ready() => {
-            let listeners: Vec<_> = running.listeners().values().map(ToString::to_string).collect();
-            lifecycle::say(format_args!("tombolo gateway ready: listening on {}", listeners.join(", ")));
+            lifecycle::say(format_args!("tombolo gateway ready: {}", opened(&running)));
             lifecycle::notify_ready();
         }
         () = stop.signalled() => {}
     }
     running.finished().await
+}
+
+/// Where it listens, for people.
+fn opened(running: &Running) -> String {
+    let public: Vec<_> = running.listeners().values().map(ToString::to_string).collect();
+    let public = match public.as_slice() {
+        [] => "no Gateway has a listener here yet".to_owned(),
+        addresses => format!("listening on {}", addresses.join(", ")),
+    };
+    match running.mesh() {
+        Some(mesh) => format!("{public}; for peers on {mesh}"),
+        None => public,
+    }
 }
 
 /// Starts a gateway. It serves on tasks of its own until `drain` begins, then finishes what runs and ends.
