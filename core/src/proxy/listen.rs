@@ -81,6 +81,8 @@ pub struct ListenStats {
     pub bad_heads: AtomicU64,
     /// Connections closed because their server name is not known here.
     pub unknown_name: AtomicU64,
+    /// Connections of those who only looked whether somebody is here.
+    pub probes: AtomicU64,
 }
 
 impl ListenStats {

@@ -35,7 +35,7 @@ pub type NameTable = Arc<dyn Fn(&str) -> Option<Arc<[SocketAddr]>> + Send + Sync
 
 /// Passes TLS connections on by their server name. What is not TLS, has no name or one that is not in the table, is
 /// closed and counted ([`ListenStats::unknown_name`]). Who ends its side without a word is answered the same way, and looks
-/// whether somebody is here: neither counted nor told of.
+/// whether somebody is here: counted apart ([`ListenStats::probes`]), and not told of.
 pub struct Passthrough {
     table: NameTable,
     observer: Option<Arc<dyn Observer>>,
@@ -85,7 +85,10 @@ impl Passthrough {
         let begun = Instant::now();
         let reading = read_hello(&mut accepted.tcp);
         let hello = match tokio::time::timeout(HELLO_TIME, reading).await {
-            Ok(First::Nothing) => return Ok(()),
+            Ok(First::Nothing) => {
+                ListenStats::count(&accepted.stats.probes);
+                return Ok(());
+            }
             Ok(First::Hello(hello)) => Some(hello),
             Ok(First::Other) | Err(_) => None,
         };

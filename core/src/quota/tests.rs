@@ -98,3 +98,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_share_can_be_held_before_it_is_needed() {
+    let (quotas, limit) = (Quotas::together(), limit(100, 1, 100));
+    for n in 0..120 {
+        quotas.hold(&limit, after(&quotas, f64::from(n)));
+        let held = quotas.uses(after(&quotas, f64::from(n)));
+        assert_eq!(held.len(), 1, "it is not given back");
+        assert!(n == 0 || held[0].demand == 0, "nobody asks for it");
+        quotas.lease("shop/p", WHOLE / 2, 1, after(&quotas, f64::from(n)));
+    }
+    assert_eq!(admitted(&quotas, &limit, 200, 120.0), 50, "what it was told counts at once");
+}

@@ -29,6 +29,7 @@ pub(super) struct ListenerMetrics {
     shown: Vec<Shown>,
     passthrough: Counter,
     unknown_names: Counter,
+    probes: Counter,
     watched: Mutex<Vec<Watched>>,
 }
 
@@ -47,12 +48,18 @@ impl ListenerMetrics {
         show("listener_slow_heads", help, |s| &s.head_timeouts);
         let help = "Connections that ended in a head that is not valid";
         show("listener_bad_heads", help, |s| &s.bad_heads);
-        let (passthrough, unknown_names) = (Counter::default(), Counter::default());
+        let (passthrough, unknown_names, probes) =
+            (Counter::default(), Counter::default(), Counter::default());
         let help = "TLS connections passed on by name";
         registry.register("passthrough_connections", help, passthrough.clone());
         let help = "Connections closed since their name is not known";
         registry.register("passthrough_unknown_names", help, unknown_names.clone());
-        Self { shown, passthrough, unknown_names, watched: Mutex::default() }
+        registry.register(
+            "passthrough_probes",
+            "Peers that looked whether this gateway is here",
+            probes.clone(),
+        );
+        Self { shown, passthrough, unknown_names, probes, watched: Mutex::default() }
     }
 
     /// From now on it is shown. `passthrough`: it passes TLS on by name.
@@ -66,7 +73,7 @@ impl ListenerMetrics {
         let mut all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // A listener that is gone is held here alone; it has nothing new to say.
         all.retain(|l| Arc::strong_count(&l.stats) > 1 || l.passthrough);
-        let (mut passed, mut unknown) = (0, 0);
+        let (mut passed, mut unknown, mut probes) = (0, 0, 0);
         for watched in all.iter() {
             let labels = Labels { listener: watched.listener.clone() };
             for (family, of) in &self.shown {
@@ -75,11 +82,14 @@ impl ListenerMetrics {
             if watched.passthrough {
                 let names = watched.stats.unknown_name.load(Relaxed);
                 unknown += names;
-                passed += watched.stats.accepted.load(Relaxed).saturating_sub(names);
+                let knocks = watched.stats.probes.load(Relaxed);
+                probes += knocks;
+                passed += watched.stats.accepted.load(Relaxed).saturating_sub(names + knocks);
             }
         }
         store(&self.passthrough, passed);
         store(&self.unknown_names, unknown);
+        store(&self.probes, probes);
     }
 }
 

@@ -197,13 +197,15 @@ fn label_sets_are_bounded() {
 fn a_listeners_counters_are_shown() {
     let telemetry = Telemetry::new(AccessLog::off());
     let stats = Arc::new(ListenStats::default());
-    stats.accepted.store(5, Relaxed);
+    stats.accepted.store(9, Relaxed);
     stats.unknown_name.store(2, Relaxed);
+    stats.probes.store(4, Relaxed);
     stats.bad_heads.store(1, Relaxed);
     telemetry.watch_listener("mesh", true, stats.clone());
     let text = telemetry.encode();
     assert!(text.contains("tombolo_passthrough_connections_total 3"), "{text}");
-    assert!(text.contains("tombolo_listener_accepted_total{listener=\"mesh\"} 5"), "{text}");
+    assert!(text.contains("tombolo_passthrough_probes_total 4"), "{text}");
+    assert!(text.contains("tombolo_listener_accepted_total{listener=\"mesh\"} 9"), "{text}");
     assert!(text.contains("tombolo_listener_bad_heads_total{listener=\"mesh\"} 1"), "{text}");
 }
 
