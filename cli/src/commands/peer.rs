@@ -124,7 +124,7 @@ pub async fn run(command: PeerCommand) -> Result<(), Failure> {
             let request = RotateRequest { lead_seconds: lead };
             let answer = common.controller.connect().await?.rotate(request).await.map_err(refused)?;
             common.print(&parse(&answer.into_inner().json)?, |authority| {
-                println!("the next root is published, and signs nothing yet; `tombolo status` shows how far this is");
+                println!("the next root is published; `tombolo status` shows how far its rotation is");
                 print_value(authority, 1);
             });
         }
@@ -180,9 +180,9 @@ fn row(peer: &Value) -> Vec<String> {
     let number = |name: &str| peer.get(name).and_then(Value::as_f64);
     let state = match (peer.get("staleSince"), peer.get("endedBy")) {
         (Some(Value::String(since)), _) => format!("stale since {since}"),
-        (_, Some(Value::String(by))) => {
-            format!("withdrawn by {by}{}", if peer["told"] == false { ", not told yet" } else { "" })
-        }
+        (_, Some(Value::String(by))) if by == "peer" => "withdrawn by the peer".into(),
+        (_, Some(_)) if peer["told"] == false => "withdrawn (revoked here, not told yet)".into(),
+        (_, Some(_)) => "withdrawn (revoked here)".into(),
         _ => text("state"),
     };
     let connected = if peer["connected"] == true { "yes" } else { "no" };
