@@ -25,7 +25,6 @@ use tonic::{Request, Response, Status};
 use crate::{
     ca::{DEFAULT_LEAD, JoinGrant, MAX_LEAD},
     discovery::{Acknowledged, DeltaServer},
-    index::{Kind, Resource},
     peering::Peering,
     state::State,
     status::{self, peers},
@@ -278,14 +277,15 @@ impl OperatorService {
             .to_string()
         };
         self.state.with_index(|index| {
-            let sets = index.published(Kind::EndpointSet).filter_map(|(_, resource)| match resource {
-                Resource::EndpointSet(set) => Some(set),
-                _ => None,
-            });
-            let fits = |set: &&tombolo_proto::v1::EndpointSet| {
-                (namespace.is_empty() || set.namespace == namespace) && (name.is_empty() || set.name == name)
+            let fits = |key: &str| {
+                let mut parts = key.split('/').skip(1);
+                [namespace, name].into_iter().all(|wanted| {
+                    let part = parts.next();
+                    wanted.is_empty() || part == Some(wanted)
+                })
             };
-            sets.filter(fits).map(json).collect()
+            let wanted = index.endpoint_sets().filter(|(key, _)| fits(key));
+            wanted.filter_map(|(key, _)| index.endpoint_set(key)).map(|set| json(&set)).collect()
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use prost_types::Any;
 use rustls::ServerConfig;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
     decide,
     discovery::{Assembly, COOKIE_KEY},
@@ -32,10 +32,7 @@ use crate::{
     ca::{Authorities, JoinTokens, TokenBook},
     config::{self, Documents, Proposal},
     discovery::{ResourceStore, Update},
-    index::{
-        Changes, Configuration, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Resource,
-        Session,
-    },
+    index::{Changes, Configuration, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
     ordering::Ordered,
     peering::LinkStats,
     store::{self, History, Store, StoreError, Write},
@@ -43,6 +40,11 @@ use crate::{
 
 /// Calls at a time of those who have no certificate yet: one more is told to come again.
 const MAX_UNPROVEN: usize = 64;
+
+/// Services that peers changed are published so many at a time: nobody else gets to the index meanwhile.
+const SLICE: usize = 32;
+/// Of a controller's time no more than one part in this and one goes into publishing what peers say.
+const PATIENCE: i64 = 4;
 
 /// Tells [`Moment`]s: the wall clock at the start, counted on by the monotonic one.
 #[derive(Debug)]
@@ -106,6 +108,10 @@ pub struct State {
     documents: ArcSwap<Documents>,
     changing: tokio::sync::Mutex<()>,
     tokens: tokio::sync::Mutex<Tokens>,
+    /// When what peers say may be published again: a [`Moment`].
+    publish_after: AtomicI64,
+    /// Something waits for it.
+    postponed: Notify,
     exports: watch::Sender<u64>,
     peers: watch::Sender<u64>,
     bundle: watch::Sender<u64>,
@@ -186,6 +192,8 @@ impl State {
             documents: ArcSwap::from_pointee(parts.documents),
             changing: tokio::sync::Mutex::default(),
             tokens: tokio::sync::Mutex::new(parts.tokens),
+            publish_after: AtomicI64::new(0),
+            postponed: Notify::new(),
             exports: watch::Sender::new(0),
             peers: watch::Sender::new(0),
             bundle: watch::Sender::new(0),
@@ -235,15 +243,47 @@ impl State {
                 ..
             }
         );
+        let may_wait = !is_about_peers && matches!(&event, Event::Tick | Event::Peer { .. });
+        let most = if is_about_peers { usize::MAX } else { SLICE };
+        let now = self.clock.now();
         let mut index = locked(&self.index);
-        let refusals = index.apply(event, self.clock.now());
-        let changes = index.publish();
-        self.publish(&index, changes);
+        let refusals = index.apply(event, now);
+        if may_wait && now.0 < self.publish_after.load(Relaxed) {
+            // Not before.
+            self.postponed.notify_one();
+        } else {
+            self.publish_some(&mut index, most);
+        }
         drop(index);
         if is_about_peers {
             self.peers.send_modify(|count| *count += 1);
         }
         refusals
+    }
+
+    /// Publishes what has changed, at most so many services. Where that takes its time, what peers say next waits for
+    /// `PATIENCE` times as long: what many say of one service is then published once.
+    fn publish_some(&self, index: &mut Index, most: usize) {
+        let begun = Instant::now();
+        let changes = index.publish_some(most);
+        self.publish(index, changes);
+        let took = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+        if took > 1 {
+            self.publish_after.store(self.clock.now().plus(took.saturating_mul(PATIENCE)).0, Relaxed);
+        }
+        if index.is_unpublished() {
+            self.postponed.notify_one();
+        }
+    }
+
+    /// Publishes what had to wait, as long as there is somebody to wait for it.
+    pub async fn publish_postponed(&self) {
+        loop {
+            self.postponed.notified().await;
+            let pause = self.publish_after.load(Relaxed).saturating_sub(self.clock.now().0);
+            tokio::time::sleep(Duration::from_millis(u64::try_from(pause).unwrap_or(0))).await;
+            self.publish_some(&mut locked(&self.index), SLICE);
+        }
     }
 
     fn publish(&self, index: &Index, changes: Changes) {
@@ -252,7 +292,7 @@ impl State {
             self.resources.apply(changes.resources.into_iter().map(|change| Update {
                 type_url: change.kind.type_url(),
                 name: change.name,
-                value: change.resource.map(|resource| resource.encode()),
+                value: change.encoded,
             }));
         }
         self.store.save(changes.saves.into_iter().map(Write::from));
@@ -482,12 +522,17 @@ impl State {
 fn picture(index: &Index) -> Snapshot {
     let mut assembly = Assembly::new(decide::compile);
     for kind in Kind::ALL {
-        let resource = |(name, resource): (&String, &Resource)| xds::Resource {
+        let resource = |name: &String, value: Vec<u8>| xds::Resource {
             name: name.clone(),
-            resource: Some(Any { type_url: kind.type_url().into(), value: resource.encode() }),
+            resource: Some(Any { type_url: kind.type_url().into(), value }),
             ..Default::default()
         };
-        let resources = index.published(kind).map(resource).collect();
+        let resources = match kind {
+            Kind::EndpointSet => {
+                index.endpoint_sets().map(|(name, set)| resource(name, set.to_vec())).collect()
+            }
+            kind => index.published(kind).map(|(name, found)| resource(name, found.encode())).collect(),
+        };
         let type_url = kind.type_url().into();
         // What a gateway would refuse is not in force there either.
         let _applied = assembly.apply(&DeltaDiscoveryResponse { type_url, resources, ..Default::default() });

@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use prost::bytes::Bytes;
 use prost_types::Any;
 use ring::digest::{SHA256, digest};
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ pub struct Update {
     /// The name.
     pub name: String,
     /// The encoded message; none: it is gone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
 }
 
 /// Resources by type and name. Versions are hashes of the content: the same after a restart, so that a client that comes
@@ -35,13 +36,27 @@ pub struct ResourceStore {
 
 #[derive(Default)]
 pub(super) struct TypeStore {
-    pub(super) resources: BTreeMap<String, Resource>,
+    pub(super) resources: BTreeMap<String, Held>,
+    type_url: &'static str,
     log: VecDeque<(u64, String)>,
     revision: u64,
     forgotten: u64,
 }
 
+/// One resource. The index may hold the same bytes.
+pub(super) struct Held {
+    pub(super) version: String,
+    pub(super) value: Bytes,
+}
+
 impl TypeStore {
+    /// The resource as it is sent.
+    pub(super) fn resource(&self, name: &str, held: &Held) -> Resource {
+        let any = Any { type_url: self.type_url.to_owned(), value: held.value.to_vec() };
+        let (name, version) = (name.to_owned(), held.version.clone());
+        Resource { name, version, resource: Some(any), ..Default::default() }
+    }
+
     /// The latest change.
     pub(super) fn revision(&self) -> u64 {
         self.revision
@@ -116,10 +131,8 @@ fn set(store: &mut TypeStore, update: Update, revision: u64) -> bool {
             let version = version(&value);
             let same = store.resources.get(&update.name).is_some_and(|held| held.version == version);
             if !same {
-                let resource = Any { type_url: update.type_url.to_owned(), value };
-                let name = update.name.clone();
-                let resource = Resource { name, version, resource: Some(resource), ..Default::default() };
-                store.resources.insert(update.name.clone(), resource);
+                store.type_url = update.type_url;
+                store.resources.insert(update.name.clone(), Held { version, value });
             }
             !same
         }

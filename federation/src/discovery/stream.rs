@@ -201,14 +201,14 @@ impl Subscription {
     /// Adds what the client has to be told of this name. Gives its size.
     fn compare(&mut self, name: &str, held: &TypeStore, response: &mut DeltaDiscoveryResponse) -> usize {
         match held.resources.get(name).filter(|_| self.wants(name)) {
-            Some(resource) => {
-                let told = Told::Version(resource.version.clone());
+            Some(found) => {
+                let told = Told::Version(found.version.clone());
                 if self.told.get(name) == Some(&told) {
                     return 0;
                 }
                 self.told.insert(name.to_owned(), told);
-                response.resources.push(resource.clone());
-                resource.resource.as_ref().map_or(0, |any| any.value.len()) + name.len()
+                response.resources.push(held.resource(name, found));
+                found.value.len() + name.len()
             }
             None => {
                 let by_name = self.names.contains(name);

@@ -19,7 +19,7 @@ const SIDECAR: Viewer = Viewer { is_gateway: false };
 const GATEWAY: Viewer = Viewer { is_gateway: true };
 
 fn update(name: &str, value: Option<&str>) -> Update {
-    let encode = |text: &str| v1::ConfigDocument { json: text.into() }.encode_to_vec();
+    let encode = |text: &str| v1::ConfigDocument { json: text.into() }.encode_to_vec().into();
     Update { type_url: TYPE, name: name.into(), value: value.map(encode) }
 }
 
@@ -189,7 +189,7 @@ fn unsubscribing_ends_it_and_subscribing_again_tells_again() {
 #[test]
 fn edge_certificates_are_for_gateways() {
     let store = ResourceStore::default();
-    let value = Some(v1::EdgeCertificate::default().encode_to_vec());
+    let value = Some(v1::EdgeCertificate::default().encode_to_vec().into());
     store.apply([Update { type_url: type_url::EDGE_CERTIFICATE, name: "shop/cert".into(), value }]);
     store.set_synced();
     for (viewer, seen) in [(SIDECAR, 0), (GATEWAY, 1)] {
@@ -306,7 +306,7 @@ proptest! {
             match event {
                 Event::Set(n, v) => {
                     let change = update(&n.to_string(), Some(&v.to_string()));
-                    truth.insert(n.to_string(), change.value.clone().unwrap());
+                    truth.insert(n.to_string(), change.value.clone().unwrap().to_vec());
                     store.apply([change]);
                 }
                 Event::Remove(n) => {
@@ -448,8 +448,16 @@ mod end_to_end {
         let ports = vec![v1::EndpointList { port: 80, endpoints: vec![endpoint], ..Default::default() }];
         let endpoints = v1::EndpointSet { namespace: "shop".into(), name: name.into(), scope: 1, ports };
         [
-            Update { type_url: type_url::SERVICE, name: key.clone(), value: Some(service.encode_to_vec()) },
-            Update { type_url: type_url::ENDPOINT_SET, name: key, value: Some(endpoints.encode_to_vec()) },
+            Update {
+                type_url: type_url::SERVICE,
+                name: key.clone(),
+                value: Some(service.encode_to_vec().into()),
+            },
+            Update {
+                type_url: type_url::ENDPOINT_SET,
+                name: key,
+                value: Some(endpoints.encode_to_vec().into()),
+            },
         ]
     }
 
@@ -547,7 +555,7 @@ mod end_to_end {
             vip_index: 1,
             ..Default::default()
         };
-        let value = Some(bad.encode_to_vec());
+        let value = Some(bad.encode_to_vec().into());
         let bad = Update { type_url: type_url::SERVICE, name: "cluster/shop/checkout".into(), value };
         store.apply(service("payments").into_iter().chain([bad]));
         until(&discovery, "payments", |d| knows(d, "payments")).await;

@@ -85,8 +85,9 @@ impl Index {
                 annotations: export.annotations.clone(),
             });
         }
-        for (cluster, peer) in &self.peers {
-            contributions.extend(self.contribution(name, cluster, peer));
+        for cluster in self.holders.get(name).into_iter().flatten() {
+            let peer = self.peers.get(cluster);
+            contributions.extend(peer.and_then(|peer| self.contribution(name, cluster, peer)));
         }
         contributions.sort_by(|a, b| (a.created, &a.cluster).cmp(&(b.created, &b.cluster)));
         contributions

@@ -6,9 +6,7 @@ use tombolo_core::model::TrustBundle;
 use tombolo_proto::v1;
 
 use super::{
-    Index, Lease, Limits, Link, Moment, Name, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session,
-    Taken,
-    checks::{Check, check_gateways, check_name},
+    Index, Lease, Limits, Link, Moment, PeerEvent, PeerIdentity, Refusal, RefusalKind, Save, Session, Taken,
     peers::{Ended, Peer},
 };
 
@@ -48,8 +46,7 @@ impl Index {
                 peer.unsettled.remove(&name);
                 if peer.forget(&name) {
                     peer.note_withdrawn(&name, now);
-                    self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), None));
-                    self.dirty.services.insert(name);
+                    self.keep(cluster, name, None);
                 }
                 Ok(Vec::new())
             }
@@ -98,14 +95,19 @@ impl Index {
         }
     }
 
-    fn known(&mut self, cluster: &str) -> Result<&mut Peer, Refusal> {
+    pub(super) fn known(&mut self, cluster: &str) -> Result<&mut Peer, Refusal> {
         let unknown =
             || Refusal::new(RefusalKind::Policy, format!("peer {cluster}"), "there is no such peer");
         self.peers.get_mut(cluster).ok_or_else(unknown)
     }
 
     /// The peer, which has just given a sign of life on its present link.
-    fn heard(&mut self, cluster: &str, session: Session, now: Moment) -> Result<&mut Peer, Refusal> {
+    pub(super) fn heard(
+        &mut self,
+        cluster: &str,
+        session: Session,
+        now: Moment,
+    ) -> Result<&mut Peer, Refusal> {
         let peer = self.known(cluster)?;
         peer.check_session(session)?;
         peer.contact.heard(now);
@@ -164,7 +166,8 @@ impl Index {
                 self.peers.insert(Arc::clone(cluster), peer);
             }
         }
-        self.dirty.everything = true;
+        self.dirty_exports();
+        self.dirty_peer(cluster);
         self.save_peer(cluster);
         Ok(Vec::new())
     }
@@ -202,7 +205,7 @@ impl Index {
         self.heard(cluster, session, now)?;
         if moved {
             // What the peer is told depends on whether it can use addresses.
-            self.dirty.everything = true;
+            self.dirty_exports();
         }
         self.save_peer(cluster);
         Ok(Vec::new())
@@ -234,93 +237,6 @@ impl Index {
         self.dirty.bundles = true;
         self.save_peer(cluster);
         Ok(Vec::new())
-    }
-
-    fn service(
-        &mut self,
-        cluster: &Arc<str>,
-        session: Session,
-        service: v1::ExportedService,
-        now: Moment,
-    ) -> Taken {
-        self.heard(cluster, session, now)?;
-        let (configuration, our_network) =
-            (Arc::clone(&self.configuration), Arc::clone(&self.settings.network));
-        let (own, on_loopback) = (&self.own, self.settings.on_loopback);
-        let Some(peer) = self.peers.get_mut(cluster) else { return Ok(Vec::new()) };
-        let name = check_name(&service)?;
-        if peer.is_unsettled(&name, &service) {
-            peer.unsettled.insert(name, service);
-            return Ok(Vec::new());
-        }
-        peer.unsettled.remove(&name);
-        peer.withdrawn.retain(|(gone, _)| *gone != name);
-        let policy = Self::policy(&configuration, cluster, peer);
-        let limits = policy.map(|policy| policy.limits).unwrap_or_default();
-        let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
-        let check = Check {
-            trust_domain: &trust_domain,
-            its_network: &its_network,
-            our_network: &our_network,
-            own,
-            on_loopback,
-        };
-        let (changed, mut refusals) = peer.take(&name, service, &check, &limits)?;
-        // It is kept all the same: when the policy changes nothing has to be asked for again.
-        if !policy.is_some_and(|policy| policy.import.cover(&name.namespace, &name.name)) {
-            let reason = "the import policy of this side does not accept it";
-            refusals.push(Refusal::new(RefusalKind::Policy, format!("service {name}"), reason));
-        }
-        if let Some(saved) = peer.service(&name).filter(|_| changed).cloned() {
-            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), Some(saved)));
-            self.dirty.services.insert(name);
-        }
-        Ok(refusals)
-    }
-
-    fn summaries(
-        &mut self,
-        cluster: &Arc<str>,
-        session: Session,
-        name: &Name,
-        ports: Vec<v1::EndpointList>,
-        now: Moment,
-    ) -> Taken {
-        let peer = self.heard(cluster, session, now)?;
-        let (changed, refusals) = peer.take_summaries(name, ports)?;
-        if changed {
-            let saved = peer.service(name).cloned();
-            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), saved));
-            self.dirty.services.insert(name.clone());
-        }
-        Ok(refusals)
-    }
-
-    fn peer_gateways(
-        &mut self,
-        cluster: &Arc<str>,
-        session: Session,
-        addresses: Vec<String>,
-        now: Moment,
-    ) -> Taken {
-        let peer = self.heard(cluster, session, now)?;
-        let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
-        let our_network = Arc::clone(&self.settings.network);
-        let check = Check {
-            trust_domain: &trust_domain,
-            its_network: &its_network,
-            our_network: &our_network,
-            own: &self.own,
-            on_loopback: self.settings.on_loopback,
-        };
-        let (addresses, refusals) = check_gateways(&check, addresses);
-        let peer = self.known(cluster)?;
-        if peer.gateways != addresses {
-            peer.gateways = addresses;
-            self.dirty_peer(cluster);
-            self.save_peer(cluster);
-        }
-        Ok(refusals)
     }
 
     fn synced(
@@ -363,7 +279,7 @@ impl Index {
         peer.gateways.clear();
         let gone = peer.forget_all(false);
         self.forgotten(cluster, gone);
-        self.dirty.everything = true;
+        self.dirty_exports();
         self.save_peer(cluster);
         Ok(Vec::new())
     }
@@ -394,20 +310,18 @@ impl Index {
         }
     }
 
-    fn forgotten(&mut self, cluster: &Arc<str>, names: Vec<Name>) {
-        for name in names {
-            self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), None));
-            self.dirty.services.insert(name);
-        }
+    /// Who is told what, and whose roots count, has changed.
+    fn dirty_exports(&mut self) {
+        (self.dirty.exports, self.dirty.bundles, self.dirty.gateways) = (true, true, true);
     }
 
-    fn dirty_peer(&mut self, cluster: &str) {
+    pub(super) fn dirty_peer(&mut self, cluster: &str) {
         if let Some(peer) = self.peers.get(cluster) {
             self.dirty.services.extend(peer.services().map(|(name, _)| name.clone()));
         }
     }
 
-    fn save_peer(&mut self, cluster: &Arc<str>) {
+    pub(super) fn save_peer(&mut self, cluster: &Arc<str>) {
         let now = self.now;
         if let Some(peer) = self.peers.get_mut(cluster) {
             self.saves.push(Save::Peer(Arc::clone(cluster), Box::new(peer.saved(now))));

@@ -13,6 +13,7 @@ mod contact;
 mod crossing;
 mod event;
 mod exports;
+mod holdings;
 mod hosts;
 mod imports;
 mod link;
@@ -30,6 +31,7 @@ use std::{
     sync::Arc,
 };
 
+use prost::bytes::Bytes;
 use tombolo_core::model::TrustDomain;
 use tombolo_proto::v1;
 
@@ -92,8 +94,9 @@ pub struct Restored {
 #[derive(Debug, Clone, Default)]
 struct Dirty {
     everything: bool,
-    namespaces: BTreeSet<Arc<str>>,
     services: BTreeSet<Name>,
+    /// All services that are exported, to whomever.
+    exports: bool,
     documents: bool,
     bundles: bool,
     gateways: bool,
@@ -111,10 +114,16 @@ pub struct Index {
     gateways: Leases<Gateway>,
     own: OwnAddresses,
     peers: BTreeMap<Arc<str>, Peer>,
+    /// Which peers have a service.
+    holders: BTreeMap<Name, Vec<Arc<str>>>,
+    /// Services that some peer is told of.
+    exported: BTreeSet<Name>,
     vips: Vips,
     published: Published,
     conflicts: BTreeMap<Name, Vec<Conflict>>,
     dirty: Dirty,
+    /// The service that was published last of those that were left for later.
+    dirty_after: Option<Name>,
     saves: Vec<Save>,
     /// How many export logs there were.
     logs: u64,
@@ -151,6 +160,8 @@ impl Index {
             gateways,
             own,
             peers: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            exported: BTreeSet::new(),
             vips: Vips::restore(restored.vips),
             configuration: Arc::default(),
             own_bundle: None,
@@ -158,6 +169,7 @@ impl Index {
             published: Published::default(),
             conflicts: BTreeMap::new(),
             dirty: Dirty { everything: true, ..Dirty::default() },
+            dirty_after: None,
             saves: Vec::new(),
             logs: 0,
             now,
@@ -165,6 +177,10 @@ impl Index {
         };
         for (cluster, saved) in restored.peers {
             let epoch = index.next_epoch();
+            for service in &saved.services {
+                let name = Name::new(&service.namespace, &service.name);
+                index.holders.entry(name).or_default().push(Arc::clone(&cluster));
+            }
             index.peers.insert(cluster, Peer::restore(saved, epoch, now, grace));
         }
         index
@@ -241,8 +257,9 @@ impl Index {
         let old =
             old.map_err(|_| Refusal::new(RefusalKind::Outdated, object, "a younger stream registered it"))?;
         self.register_address(new.address, old.as_ref().map(|old| old.address));
-        if old.is_none_or(|old| old != new) {
-            self.dirty.namespaces.insert(Arc::clone(&name.namespace));
+        if old.as_ref().is_none_or(|old| *old != new) {
+            self.dirty_selecting(&new);
+            old.iter().for_each(|old| self.dirty_selecting(old));
             self.saves.push(Save::Registration(name, Some(new)));
         }
         Ok(Vec::new())
@@ -281,9 +298,9 @@ impl Index {
         let expires = now.plus(self.settings.lease);
         if self.registrations.close(name, session, expires)
             && self.registrations.get(name).is_some_and(|registration| registration.draining())
+            && let Some(gone) = self.registrations.remove(name)
         {
-            let gone = self.registrations.remove(name).map(|gone| gone.address);
-            self.registration_gone(name.clone(), gone);
+            self.registration_gone(name.clone(), &gone);
         }
         if self.gateways.close(name, session, expires) && self.gateways.get(name).is_some_and(|g| g.draining)
         {
@@ -292,10 +309,19 @@ impl Index {
         }
     }
 
-    fn registration_gone(&mut self, name: Name, address: Option<SocketAddr>) {
-        address.into_iter().for_each(|address| self.own.remove(address));
-        self.dirty.namespaces.insert(Arc::clone(&name.namespace));
+    fn registration_gone(&mut self, name: Name, gone: &Registration) {
+        self.own.remove(gone.address);
+        self.dirty_selecting(gone);
         self.saves.push(Save::Registration(name, None));
+    }
+
+    /// The services that a workload belongs to have changed.
+    fn dirty_selecting(&mut self, workload: &Registration) {
+        let from = Name::new(&workload.namespace, "");
+        let known = self.configuration.services.range(from..);
+        let inside = known.take_while(|(name, _)| *name.namespace == *workload.namespace);
+        let selecting = inside.filter(|(_, spec)| services::selects(&spec.selector, &workload.labels));
+        self.dirty.services.extend(selecting.map(|(name, _)| name.clone()));
     }
 
     fn gateway_gone(&mut self, name: Name, address: Option<SocketAddr>) {
@@ -306,7 +332,7 @@ impl Index {
 
     fn tick(&mut self, now: Moment) {
         for (name, gone) in self.registrations.expire(now) {
-            self.registration_gone(name, Some(gone.address));
+            self.registration_gone(name, &gone);
         }
         for (name, gone) in self.gateways.expire(now) {
             self.gateway_gone(name, Some(gone.address));
@@ -320,7 +346,17 @@ impl Index {
         }
     }
 
-    /// What was published last, of one kind.
+    /// The endpoints of a service as they were published last, by `SCOPE/NAMESPACE/NAME`.
+    pub fn endpoint_set(&self, name: &str) -> Option<v1::EndpointSet> {
+        self.published.endpoint_set(name)
+    }
+
+    /// All of them, encoded.
+    pub fn endpoint_sets(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.published.endpoint_sets()
+    }
+
+    /// What was published last, of one kind but [`Kind::EndpointSet`].
     pub fn published(&self, kind: Kind) -> impl Iterator<Item = (&String, &Resource)> {
         self.published.of_kind(kind)
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use prost::Message;
 use tombolo_core::identity::testing::FakeCa;
 
 use super::{tests::kit::*, *};
@@ -168,7 +169,9 @@ impl Pair {
                 Save::Registration(name, Some(r)) => drop(self.registrations.insert(name, (*r).clone())),
                 Save::Registration(name, None) => drop(self.registrations.remove(&name)),
                 Save::Peer(_, saved) => self.peer = Some(*saved),
-                Save::Import(_, name, Some(service)) => drop(self.imports.insert(name, (*service).clone())),
+                Save::Import(_, name, Some(service)) => {
+                    drop(self.imports.insert(name, v1::ExportedService::decode(service).unwrap()))
+                }
                 Save::Import(_, name, None) => drop(self.imports.remove(&name)),
                 Save::Gateway(..) => {}
             }
@@ -319,8 +322,8 @@ impl Pair {
                 assert_eq!(found, self.reference.expected(scope, app), "{key}");
             }
         }
-        for (_, resource) in self.index.published(Kind::EndpointSet) {
-            let Resource::EndpointSet(set) = resource else { panic!("another kind") };
+        for (key, _) in self.index.endpoint_sets() {
+            let set = self.index.endpoint_set(key).unwrap();
             for endpoint in set.ports.iter().flat_map(|list| &list.endpoints) {
                 let domain = if endpoint.cluster == "west" { "west.example" } else { "east.example" };
                 assert!(endpoint.spiffe_id.starts_with(&format!("spiffe://{domain}/")), "{endpoint:?}");

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use tombolo_core::discovery::type_url;
 use tombolo_proto::v1;
 
@@ -86,13 +86,13 @@ pub struct Change {
     pub kind: Kind,
     /// Its name within the kind.
     pub name: String,
-    /// As it is now; none: it is gone.
-    pub resource: Option<Resource>,
+    /// The message as it is now; none: it is gone.
+    pub encoded: Option<Bytes>,
 }
 
 impl std::fmt::Debug for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let verb = if self.resource.is_some() { "set" } else { "remove" };
+        let verb = if self.encoded.is_some() { "set" } else { "remove" };
         write!(f, "{verb} {:?} {}", self.kind, self.name)
     }
 }
@@ -108,8 +108,8 @@ pub enum Save {
     Gateway(Name, Option<Gateway>),
     /// A peer without its services.
     Peer(Arc<str>, Box<SavedPeer>),
-    /// A peer's service, or that it is gone.
-    Import(Arc<str>, Name, Option<Arc<v1::ExportedService>>),
+    /// A peer's service, encoded, or that it is gone.
+    Import(Arc<str>, Name, Option<Bytes>),
 }
 
 /// A registered gateway.
@@ -134,26 +134,57 @@ pub struct Changes {
     pub exports: bool,
 }
 
-/// What was published last, by kind and name.
+/// What was published last, by kind and name. Endpoint sets are kept as proxies get them: they are most of it.
 #[derive(Clone, Default)]
-pub(super) struct Published(BTreeMap<(Kind, String), Resource>);
+pub(super) struct Published {
+    resources: BTreeMap<(Kind, String), Resource>,
+    endpoint_sets: BTreeMap<String, Bytes>,
+}
 
 impl Published {
     /// Publishes a resource, or that there is none. What is no change is dropped.
     pub fn put(&mut self, kind: Kind, name: String, resource: Option<Resource>, changes: &mut Vec<Change>) {
+        if kind == Kind::EndpointSet {
+            return self.put_endpoints(name, resource, changes);
+        }
         let key = (kind, name);
         match &resource {
-            Some(new) if self.0.get(&key) == Some(new) => return,
-            Some(new) => drop(self.0.insert(key.clone(), new.clone())),
-            None if self.0.remove(&key).is_none() => return,
+            Some(new) if self.resources.get(&key) == Some(new) => return,
+            Some(new) => drop(self.resources.insert(key.clone(), new.clone())),
+            None if self.resources.remove(&key).is_none() => return,
             None => {}
         }
-        changes.push(Change { kind, name: key.1, resource });
+        let encoded = resource.as_ref().map(|resource| resource.encode().into());
+        changes.push(Change { kind, name: key.1, encoded });
     }
 
-    /// What was published last under this name.
+    fn put_endpoints(&mut self, name: String, resource: Option<Resource>, changes: &mut Vec<Change>) {
+        let encoded = match resource {
+            Some(Resource::EndpointSet(new)) if self.endpoint_set(&name).as_ref() == Some(&new) => return,
+            Some(new) => {
+                let encoded = Bytes::from(new.encode());
+                self.endpoint_sets.insert(name.clone(), encoded.clone());
+                Some(encoded)
+            }
+            None if self.endpoint_sets.remove(&name).is_none() => return,
+            None => None,
+        };
+        changes.push(Change { kind: Kind::EndpointSet, name, encoded });
+    }
+
+    /// What was published last under this name, of all kinds but endpoint sets.
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Resource> {
-        self.0.get(&(kind, name.to_owned()))
+        self.resources.get(&(kind, name.to_owned()))
+    }
+
+    /// The endpoints that were published last under this name.
+    pub fn endpoint_set(&self, name: &str) -> Option<v1::EndpointSet> {
+        v1::EndpointSet::decode(self.endpoint_sets.get(name)?.clone()).ok()
+    }
+
+    /// All endpoint sets, encoded.
+    pub fn endpoint_sets(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.endpoint_sets.iter()
     }
 
     /// Publishes all resources of a kind: those that are not named are gone.
@@ -169,9 +200,9 @@ impl Published {
         }
     }
 
-    /// Everything of one kind.
+    /// Everything of one kind but endpoint sets.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&String, &Resource)> {
         let from = (kind, String::new());
-        self.0.range(from..).take_while(move |((k, _), _)| *k == kind).map(|((_, name), r)| (name, r))
+        self.resources.range(from..).take_while(move |((k, _), _)| *k == kind).map(|((_, name), r)| (name, r))
     }
 }

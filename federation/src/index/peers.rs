@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use prost::{Message, bytes::Bytes};
 use tombolo_proto::v1;
 
 use super::{
@@ -91,10 +92,18 @@ pub struct Peer {
 /// A service of a peer, checked.
 #[derive(Debug, Clone, PartialEq)]
 struct Imported {
-    /// As it was taken: without what was refused of it.
-    service: Arc<v1::ExportedService>,
+    /// As it was taken, without what was refused of it; encoded, as there may be very many: a tenth of the memory.
+    service: Bytes,
+    /// How many endpoints it has.
+    endpoints: usize,
     /// It was named since the link's Hello.
     seen: bool,
+}
+
+impl Imported {
+    fn new(service: &v1::ExportedService, seen: bool) -> Self {
+        Self { service: service.encode_to_vec().into(), endpoints: count(service), seen }
+    }
 }
 
 /// What outlives a restart of what is known of a peer.
@@ -161,7 +170,7 @@ impl Peer {
         for service in saved.services {
             let name = Name::new(&service.namespace, &service.name);
             peer.endpoint_total += count(&service);
-            peer.services.insert(name, Imported { service: Arc::new(service), seen: false });
+            peer.services.insert(name, Imported::new(&service, false));
         }
         peer
     }
@@ -209,14 +218,19 @@ impl Peer {
         }
     }
 
-    /// Its services as they were taken, in the order of their names.
-    pub fn services(&self) -> impl Iterator<Item = (&Name, &Arc<v1::ExportedService>)> {
-        self.services.iter().map(|(name, imported)| (name, &imported.service))
+    /// Its services in the order of their names, with how many endpoints each has.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, usize)> {
+        self.services.iter().map(|(name, imported)| (name, imported.endpoints))
     }
 
-    /// One of its services.
-    pub fn service(&self, name: &Name) -> Option<&Arc<v1::ExportedService>> {
-        self.services.get(name).map(|imported| &imported.service)
+    /// One of its services as it was taken.
+    pub fn service(&self, name: &Name) -> Option<v1::ExportedService> {
+        v1::ExportedService::decode(self.encoded(name)?).ok()
+    }
+
+    /// The same as it is kept.
+    pub fn encoded(&self, name: &Name) -> Option<Bytes> {
+        self.services.get(name).map(|imported| imported.service.clone())
     }
 
     /// How many services it has.
@@ -239,7 +253,7 @@ impl Peer {
     /// Whether a service is said to have lost all its endpoints before everything is said: a peer that is still putting
     /// itself together does not know better.
     pub fn is_unsettled(&self, name: &Name, service: &v1::ExportedService) -> bool {
-        let held = self.service(name).is_some_and(|held| count(held) > 0);
+        let held = self.services.get(name).is_some_and(|held| held.endpoints > 0);
         matches!(self.link, Link::Syncing(_)) && held && count(service) == 0
     }
 
@@ -252,7 +266,7 @@ impl Peer {
     /// Drops a service. True if there was one.
     pub fn forget(&mut self, name: &Name) -> bool {
         let Some(gone) = self.services.remove(name) else { return false };
-        self.endpoint_total -= count(&gone.service);
+        self.endpoint_total -= gone.endpoints;
         true
     }
 
@@ -277,7 +291,7 @@ impl Peer {
     ) -> Result<(bool, Vec<Refusal>), Refusal> {
         let object = format!("service {name}");
         let limit = |reason: String| Refusal::new(RefusalKind::Limit, &object, reason);
-        let old = self.services.get(name).map_or(0, |imported| count(&imported.service));
+        let old = self.services.get(name).map_or(0, |imported| imported.endpoints);
         if !self.services.contains_key(name) && self.services.len() >= limits.services {
             return Err(limit(format!("more than {} services", limits.services)));
         }
@@ -286,9 +300,12 @@ impl Peer {
         if total > limits.endpoints {
             return Err(limit(format!("more than {} endpoints in all", limits.endpoints)));
         }
-        let changed = self.service(name).is_none_or(|old| **old != service);
+        let changed = self.service(name).is_none_or(|old| old != service);
         self.endpoint_total = total;
-        self.services.insert(name.clone(), Imported { service: Arc::new(service), seen: true });
+        match self.services.get_mut(name) {
+            Some(known) if !changed => known.seen = true,
+            _ => drop(self.services.insert(name.clone(), Imported::new(&service, true))),
+        }
         Ok((changed, refusals))
     }
 
@@ -299,23 +316,21 @@ impl Peer {
         ports: Vec<v1::EndpointList>,
     ) -> Result<(bool, Vec<Refusal>), Refusal> {
         let object = format!("service {name}");
-        let Some(imported) = self.services.get_mut(name) else {
-            return Err(Refusal::new(
-                RefusalKind::Outdated,
-                object,
-                "summaries of a service that was not named",
-            ));
+        let Some(mut service) = self.service(name) else {
+            let reason = "summaries of a service that was not named";
+            return Err(Refusal::new(RefusalKind::Outdated, object, reason));
         };
         let (mut changed, mut refusals) = (false, Vec::new());
         for v1::EndpointList { port, summaries, .. } in ports {
             let summaries = check_summaries(&object, summaries, &mut refusals);
-            let known = imported.service.endpoints.iter().position(|list| list.port == port);
-            let Some(known) = known.filter(|at| imported.service.endpoints[*at].summaries != summaries)
-            else {
-                continue;
-            };
-            Arc::make_mut(&mut imported.service).endpoints[known].summaries = summaries;
-            changed = true;
+            let known = service.endpoints.iter_mut().find(|list| list.port == port);
+            if let Some(known) = known.filter(|known| known.summaries != summaries) {
+                known.summaries = summaries;
+                changed = true;
+            }
+        }
+        if let Some(imported) = self.services.get_mut(name).filter(|_| changed) {
+            *imported = Imported::new(&service, imported.seen);
         }
         Ok((changed, refusals))
     }

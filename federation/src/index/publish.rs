@@ -1,6 +1,6 @@
 //! From what is known to what is published: only what changed is computed anew.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use tombolo_proto::v1;
 
@@ -9,7 +9,30 @@ use super::{Changes, Index, Kind, Name, Resource, Save, hosts, services};
 impl Index {
     /// Everything that came of the events since the last call.
     pub fn publish(&mut self) -> Changes {
-        let dirty = std::mem::take(&mut self.dirty);
+        self.publish_some(usize::MAX)
+    }
+
+    /// Whether something is left to be published.
+    pub fn is_unpublished(&self) -> bool {
+        !self.dirty.services.is_empty()
+    }
+
+    /// As [`Self::publish`], but of services of which single ones changed at most so many, in turn; the others are left
+    /// for the next call.
+    pub fn publish_some(&mut self, most: usize) -> Changes {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if !dirty.everything && dirty.services.len() > most {
+            // What this cluster has itself does not wait for what others say.
+            let is_own = |name: &Name| self.configuration.services.contains_key(name);
+            let (own, mut theirs): (BTreeSet<_>, BTreeSet<_>) = dirty.services.into_iter().partition(is_own);
+            let after = self.dirty_after.take().map(|last| theirs.split_off(&last)).unwrap_or_default();
+            let mut turn = after.into_iter().chain(theirs);
+            let now: Vec<Name> = turn.by_ref().take(most).collect();
+            // Those that come after the last one are next.
+            self.dirty_after = now.last().cloned();
+            self.dirty.services = turn.collect();
+            dirty.services = own.into_iter().chain(now).collect();
+        }
         let mut changes = Changes { saves: std::mem::take(&mut self.saves), ..Changes::default() };
         if dirty.everything || dirty.documents {
             self.publish_documents(&mut changes);
@@ -17,7 +40,7 @@ impl Index {
         if dirty.everything || dirty.bundles {
             self.publish_bundles(&mut changes);
         }
-        for name in self.dirty_services(dirty.everything, &dirty.namespaces, dirty.services) {
+        for name in self.dirty_services(dirty.everything, dirty.exports, dirty.services) {
             self.publish_service(&name, &mut changes);
         }
         if dirty.everything || dirty.gateways {
@@ -37,7 +60,7 @@ impl Index {
     fn dirty_services(
         &self,
         everything: bool,
-        namespaces: &BTreeSet<Arc<str>>,
+        exports: bool,
         mut services: BTreeSet<Name>,
     ) -> BTreeSet<Name> {
         if everything {
@@ -45,11 +68,8 @@ impl Index {
             let published = self.published.of_kind(Kind::Service).filter_map(|(key, _)| service_name(key));
             return self.all_names().into_iter().chain(published).collect();
         }
-        for namespace in namespaces {
-            let from = Name::new(namespace, "");
-            let known = self.configuration.services.range(from..);
-            let inside = known.take_while(|(name, _)| name.namespace == *namespace);
-            services.extend(inside.map(|(name, _)| name.clone()));
+        if exports {
+            services.extend(self.configuration.exports.keys().cloned());
         }
         services
     }
@@ -81,13 +101,26 @@ impl Index {
         } else {
             self.conflicts.insert(name.clone(), conflicts);
         }
-        for (cluster, export) in self.exports(name, local.as_ref()) {
+        self.publish_exports(name, local.as_ref(), changes);
+        self.publish_scope(name, v1::Scope::Cluster, local, changes);
+        self.publish_scope(name, v1::Scope::Clusterset, clusterset, changes);
+    }
+
+    fn publish_exports(&mut self, name: &Name, local: Option<&services::Computed>, changes: &mut Changes) {
+        let was_exported = self.exported.remove(name);
+        let local = local.filter(|_| self.configuration.exports.contains_key(name));
+        // Most services are other clusters': nobody is told of those.
+        if local.is_none() && !was_exported {
+            return;
+        }
+        for (cluster, export) in self.exports(name, local) {
+            if export.is_some() {
+                self.exported.insert(name.clone());
+            }
             if let Some(peer) = self.peers.get_mut(&cluster) {
                 changes.exports |= peer.exports.set(name, export, self.now);
             }
         }
-        self.publish_scope(name, v1::Scope::Cluster, local, changes);
-        self.publish_scope(name, v1::Scope::Clusterset, clusterset, changes);
     }
 
     fn publish_scope(

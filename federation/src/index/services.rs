@@ -43,7 +43,8 @@ impl Index {
     /// `SVC.NS.svc.cluster.local`: what the Service document selects here.
     pub(super) fn local(&self, name: &Name) -> Option<Computed> {
         let spec = self.configuration.services.get(name)?;
-        let exported = self.peers.iter().any(|(cluster, peer)| self.exports_to(name, cluster, peer));
+        let exported = self.configuration.exports.contains_key(name)
+            && self.peers.iter().any(|(cluster, peer)| self.exports_to(name, cluster, peer));
         let mut lists: BTreeMap<u32, BTreeMap<String, v1::Endpoint>> = BTreeMap::new();
         for port in &spec.ports {
             let list = lists.entry(port.port.into()).or_default();

@@ -162,8 +162,7 @@ pub(crate) mod kit {
 
     /// Ids and staleness of the endpoints of a published service; none if it is not published.
     pub fn endpoints(index: &Index, key: &str) -> Option<Vec<(String, bool)>> {
-        let (_, resource) = index.published(Kind::EndpointSet).find(|(name, _)| *name == key)?;
-        let Resource::EndpointSet(set) = resource else { panic!("{key} is no endpoint set") };
+        let set = index.endpoint_set(key)?;
         let endpoints = set.ports.iter().flat_map(|list| &list.endpoints);
         Some(endpoints.map(|endpoint| (endpoint.id.clone(), endpoint.stale)).collect())
     }
@@ -233,9 +232,7 @@ fn a_registered_workload_is_an_endpoint_of_the_services_that_select_it() {
     test.does(registered(1, "checkout-1", "checkout"));
     test.sees(LOCAL, &[(ENDPOINT, false)]);
     test.sees("cluster/shop/payments", &[]);
-    let Some((_, Resource::EndpointSet(set))) =
-        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == LOCAL)
-    else {
+    let Some(set) = test.index.endpoint_set(LOCAL) else {
         panic!("not published");
     };
     let endpoint = &set.ports[0].endpoints[0];
@@ -327,9 +324,7 @@ fn a_restart_keeps_registrations_for_a_grace_and_virtual_addresses_for_good() {
 fn an_imported_service_is_reached_through_the_peers_gateways() {
     let test = Test::with_west(configured(&[], &[], &["ledger"]));
     test.sees(REMOTE, &[(REMOTE_ENDPOINT, false)]);
-    let Some((_, Resource::EndpointSet(set))) =
-        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == REMOTE)
-    else {
+    let Some(set) = test.index.endpoint_set(REMOTE) else {
         panic!("not published");
     };
     let endpoint = &set.ports[0].endpoints[0];
@@ -347,7 +342,7 @@ fn on_one_network_an_imported_endpoint_is_reached_directly() {
     assert_eq!(claimed[0].kind, RefusalKind::Address, "a peer on another network has nothing on ours");
     test.does(peer(PeerEvent::Hello { session: 2, epoch: "w-1".into(), network: "east".into() }));
     test.does(peer(PeerEvent::Service { session: 2, service }));
-    let Some((_, Resource::EndpointSet(set))) = test.index.published(Kind::EndpointSet).next() else {
+    let Some(set) = test.index.endpoint_set(REMOTE) else {
         panic!("not published");
     };
     let endpoint = &set.ports[0].endpoints[0];
@@ -423,6 +418,34 @@ fn endpoints_of_foreign_trust_domains_are_refused_and_the_rest_is_taken() {
 }
 
 #[test]
+fn what_is_published_in_slices_is_all_published_in_turn() {
+    let mut test = Test::with_west(configured(&[], &[], &["*"]));
+    let mut names: Vec<String> = Vec::new();
+    for round in 0..3 {
+        for number in 0..10 {
+            let name = format!("s{number}");
+            let endpoint = remote_endpoint("west.example", &format!("{name}-{round}"));
+            let service = exported(&name, vec![endpoint]);
+            test.index.apply(peer(PeerEvent::Service { session: 1, service }), test.now);
+        }
+        // What changes again and again does not keep the others waiting.
+        let changes = test.index.publish_some(4).resources;
+        let sets = changes.into_iter().filter(|change| change.kind == Kind::EndpointSet);
+        names.extend(sets.map(|change| change.name));
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 10, "{names:?}");
+    while test.index.is_unpublished() {
+        test.index.publish_some(4);
+    }
+    for number in 0..10 {
+        let id = format!("west.example/shop/s{number}-2/8080");
+        test.sees(&format!("clusterset/shop/s{number}"), &[(&id, false)]);
+    }
+}
+
+#[test]
 fn the_import_policy_decides_and_may_change_its_mind() {
     let mut test = Test::with_west(configured(&[], &[], &["ledger"]));
     test.does(Event::Configured(configured(&[], &[], &["other"])));
@@ -471,9 +494,7 @@ fn an_exported_service_is_told_to_peers_that_may_see_it() {
         "no address crosses networks"
     );
     assert_eq!(update.gateways.unwrap().mesh_addresses, ["203.0.113.1:15443"]);
-    let Some((_, Resource::EndpointSet(set))) =
-        test.index.published(Kind::EndpointSet).find(|(name, _)| *name == LOCAL)
-    else {
+    let Some(set) = test.index.endpoint_set(LOCAL) else {
         panic!("not published");
     };
     assert!(set.ports[0].endpoints[0].exported, "gateways may pass it on");
@@ -509,8 +530,7 @@ fn what_stands_behind_the_named_is_told_in_one_line_and_published() {
     let (name, session) = (Name::new("shop", "ledger"), 1);
     test.does(peer(PeerEvent::Summaries { session, name: name.clone(), ports: vec![list(300)] }));
     let published = |test: &Test| {
-        let (_, found) = test.index.published(Kind::EndpointSet).find(|(key, _)| *key == REMOTE).unwrap();
-        let Resource::EndpointSet(set) = found else { panic!("not published") };
+        let set = test.index.endpoint_set(REMOTE).unwrap();
         set.ports[0].summaries.iter().map(|s| (s.cluster.clone(), s.healthy)).collect::<Vec<_>>()
     };
     assert_eq!(published(&test), [("west".to_owned(), 300)]);

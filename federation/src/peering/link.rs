@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, Interval, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_stream::{Stream, StreamExt};
 use tombolo_proto::v1::{
@@ -114,6 +114,9 @@ impl Link {
             return farewell(&self.state, &self.cluster, &self.out, incoming).await;
         }
         let mut ping: Interval = interval(PING);
+        // A process that had no time is not a peer that was silent: there is time to read before the next look.
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
         let (mut heard, mut sent, mut pings) = (Instant::now(), Instant::now(), 0);
         let mut pace = Pace::new(self.limits(), Instant::now());
         let mut paused: Option<Instant> = None;
@@ -137,7 +140,7 @@ impl Link {
                     permit.send(Ok(message));
                 }
                 message = incoming.next(), if paused.is_none() => {
-                    heard = Instant::now();
+                    (heard, silent) = (Instant::now(), 0);
                     match message {
                         Some(Ok(message)) => {
                             let bytes = self.stats.received(&message);
@@ -168,7 +171,8 @@ impl Link {
                 Ok(()) = bundle.changed() => self.answer(Message::Bundle(self.state.own_bundle()))?,
                 _ = ping.tick() => {
                     pace.limit(self.limits());
-                    if paused.is_none() && heard.elapsed() > SILENCE {
+                    silent += u64::from(paused.is_none() && heard.elapsed() >= PING);
+                    if silent > SILENCE.as_secs() / PING.as_secs() {
                         return broken("the peer is silent");
                     }
                     if sent.elapsed() > SILENCE {
@@ -250,10 +254,11 @@ impl Link {
     }
 
     fn queue(&mut self, update: Update) {
+        // First: how services are reached.
+        self.updates.extend(update.gateways.map(Message::Gateways));
         self.updates.extend(update.services.into_iter().map(Message::Service));
         self.updates.extend(update.summaries.into_iter().map(Message::Summaries));
         self.updates.extend(update.withdrawn.into_iter().map(Message::Withdrawn));
-        self.updates.extend(update.gateways.map(Message::Gateways));
         let synced = Synced { revision: update.revision, full: update.full };
         self.updates.push_back(Message::Synced(synced));
         self.told = Some(update.revision);

@@ -235,6 +235,7 @@ pub async fn start_with(options: Options, bounds: Bounds) -> Result<Running, Sta
             Some(bound.map_err(failed("the bundle endpoint", place))?)
         }
     };
+    tokio::spawn(tasks::publish_postponed(Arc::clone(&state), stopped.clone()));
     let renewing = tasks::renew(Arc::clone(&state), stopped.clone());
     tokio::spawn(renewing);
     tokio::spawn(tasks::rotate(Arc::clone(&state), discovery.clone(), stopped.clone()));

@@ -82,6 +82,14 @@ pub(super) async fn keep_time(state: Arc<State>, pause: Duration, mut stop: watc
     }
 }
 
+/// Publishes what peers said while there was too much of it, until `stop`.
+pub(super) async fn publish_postponed(state: Arc<State>, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = state.publish_postponed() => {}
+        () = stopped(&mut stop) => {}
+    }
+}
+
 /// Shows the state of things as metrics.
 fn gauge(state: &State) {
     let counts = state.with_index(|index| {

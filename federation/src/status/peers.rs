@@ -149,8 +149,7 @@ fn refusals(peer: &Peer) -> Vec<Value> {
 
 fn services(peer: &Peer) -> Vec<Value> {
     let state = peer.state();
-    let held = peer.services().map(|(name, service)| {
-        let endpoints = service.endpoints.iter().map(|list| list.endpoints.len()).sum::<usize>();
+    let held = peer.services().map(|(name, endpoints)| {
         let mut shown = json!({ "namespace": &*name.namespace, "name": &*name.name, "state": state, "endpoints": endpoints });
         if state == "stale" {
             shown["since"] = rfc3339(peer.contact.last_heard()).into();

@@ -84,7 +84,7 @@ impl From<Save> for Write {
             Save::Import(cluster, name, service) => Self {
                 table: Table::Imports,
                 key: format!("{cluster}/{name}"),
-                value: service.map(|service| service.encode_to_vec()),
+                value: service.map(|service| service.to_vec()),
             },
         }
     }

@@ -9,6 +9,7 @@ mod measure;
 mod proxy;
 mod reload;
 mod rounds;
+mod scale;
 
 use clap::{Parser, Subcommand};
 
@@ -36,6 +37,11 @@ enum Command {
     Reload(reload::Reload),
     /// Nanoseconds of a decision alone
     Decide(decide::Decide),
+    /// What a controller costs with 100 peers, 100,000 services and 1,000,000 endpoints
+    Scale(scale::Scale),
+    /// The controller that is measured by `scale`
+    #[command(hide = true)]
+    Hub(scale::hub::Hub),
     /// The bare proxy that the gateway is measured by
     #[command(hide = true)]
     Floor(floor::Floor),
@@ -47,6 +53,8 @@ fn main() -> Result<(), Failure> {
         Command::Instructions(instructions) => instructions.run(),
         Command::Reload(reload) => reload.run(),
         Command::Decide(decide) => decide.run(),
+        Command::Scale(scale) => scale.run(),
+        Command::Hub(hub) => hub.run(),
         Command::Floor(floor) => floor.run(),
     }
 }
