@@ -17,7 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tombolo",
         &["tombolo-core", "tombolo-proto", "tombolo-gateway", "tombolo-sidecar", "tombolo-federation"],
     ),
-    ("tombolo-bench", &["tombolo-core"]),
+    // Simulates clusters for a controller; nobody depends on it.
+    ("tombolo-bench", &["tombolo-core", "tombolo-proto", "tombolo-federation"]),
     (
         "tombolo-tests",
         &[
