@@ -1,5 +1,8 @@
 //! The state that all services of the controller share: the index, what it publishes, and where it is kept.
 
+mod publishing;
+mod trust;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -11,28 +14,25 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use prost_types::Any;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
-    decide,
-    discovery::{Assembly, COOKIE_KEY},
+    discovery::COOKIE_KEY,
     identity::Credentials,
-    model::{Snapshot, TrustBundle, TrustBundles, TrustDomain},
+    model::{TrustBundles, TrustDomain},
     resources::{Problem, ResourceSet},
     telemetry::Telemetry,
-    tls::{self, TlsError},
+    tls::TlsError,
 };
-use tombolo_proto::{
-    v1,
-    xds::{self, DeltaDiscoveryResponse},
-};
+use tombolo_proto::v1;
+pub use trust::{bundle_message, bundle_model};
+use trust::{own_trust, server_config, trust_of};
 
 use crate::{
     ca::{Authorities, JoinTokens, TokenBook},
     config::{self, Documents, Proposal},
-    discovery::{ResourceStore, Update},
-    index::{Changes, Configuration, Event, Index, Kind, Moment, PeerEvent, Refusal, RefusalKind, Session},
+    discovery::ResourceStore,
+    index::{Configuration, Event, Index, Moment, Refusal, RefusalKind, Session},
     ordering::Ordered,
     peering::LinkStats,
     store::{self, History, Store, StoreError, Write},
@@ -40,11 +40,6 @@ use crate::{
 
 /// Calls at a time of those who have no certificate yet: one more is told to come again.
 const MAX_UNPROVEN: usize = 64;
-
-/// Services that peers changed are published so many at a time: nobody else gets to the index meanwhile.
-const SLICE: usize = 32;
-/// Of a controller's time no more than one part in this and one goes into publishing what peers say.
-const PATIENCE: i64 = 4;
 
 /// Tells [`Moment`]s: the wall clock at the start, counted on by the monotonic one.
 #[derive(Debug)]
@@ -234,76 +229,6 @@ impl State {
         refusals
     }
 
-    /// As [`Self::apply`], where a refusal is nothing unusual.
-    pub fn apply_quietly(&self, event: Event) -> Vec<Refusal> {
-        let is_about_peers = matches!(
-            &event,
-            Event::Peer {
-                event: PeerEvent::Linked(_) | PeerEvent::Revoked | PeerEvent::Told | PeerEvent::Left { .. },
-                ..
-            }
-        );
-        let may_wait = !is_about_peers && matches!(&event, Event::Tick | Event::Peer { .. });
-        let most = if is_about_peers { usize::MAX } else { SLICE };
-        let now = self.clock.now();
-        let mut index = locked(&self.index);
-        let refusals = index.apply(event, now);
-        if may_wait && now.0 < self.publish_after.load(Relaxed) {
-            // Not before.
-            self.postponed.notify_one();
-        } else {
-            self.publish_some(&mut index, most);
-        }
-        drop(index);
-        if is_about_peers {
-            self.peers.send_modify(|count| *count += 1);
-        }
-        refusals
-    }
-
-    /// Publishes what has changed, at most so many services. Where that takes its time, what peers say next waits for
-    /// `PATIENCE` times as long: what many say of one service is then published once.
-    fn publish_some(&self, index: &mut Index, most: usize) {
-        let begun = Instant::now();
-        let changes = index.publish_some(most);
-        self.publish(index, changes);
-        let took = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        if took > 1 {
-            self.publish_after.store(self.clock.now().plus(took.saturating_mul(PATIENCE)).0, Relaxed);
-        }
-        if index.is_unpublished() {
-            self.postponed.notify_one();
-        }
-    }
-
-    /// Publishes what had to wait, as long as there is somebody to wait for it.
-    pub async fn publish_postponed(&self) {
-        loop {
-            self.postponed.notified().await;
-            let pause = self.publish_after.load(Relaxed).saturating_sub(self.clock.now().0);
-            tokio::time::sleep(Duration::from_millis(u64::try_from(pause).unwrap_or(0))).await;
-            self.publish_some(&mut locked(&self.index), SLICE);
-        }
-    }
-
-    fn publish(&self, index: &Index, changes: Changes) {
-        let trust_changed = changes.resources.iter().any(|change| change.kind == Kind::TrustBundle);
-        if !changes.resources.is_empty() {
-            self.resources.apply(changes.resources.into_iter().map(|change| Update {
-                type_url: change.kind.type_url(),
-                name: change.name,
-                value: change.encoded,
-            }));
-        }
-        self.store.save(changes.saves.into_iter().map(Write::from));
-        if changes.exports {
-            self.exports.send_modify(|count| *count += 1);
-        }
-        if trust_changed {
-            self.retrust(index);
-        }
-    }
-
     /// The server verifies peers by their own bundles, each by its own alone.
     fn retrust(&self, index: &Index) {
         match server_config(&self.credentials.load(), trust_of(index, &self.ca.bundle())) {
@@ -465,18 +390,6 @@ impl State {
         self.apply(Event::Configured(Arc::new(configuration)));
     }
 
-    /// What proxies would decide from, by the documents in force and by these others: whatever is registered and imported
-    /// is the same in both. Changes nothing. Takes its time.
-    pub fn pictures(&self, proposed: &ResourceSet) -> (Snapshot, Snapshot) {
-        let configuration = self.configuration(0, proposed);
-        let mut index = locked(&self.index).clone();
-        let now = picture(&index);
-        index.apply(Event::Configured(Arc::new(configuration)), self.clock.now());
-        // It is dropped, and with it what would have to be saved.
-        let _changes = index.publish();
-        (now, picture(&index))
-    }
-
     /// What proxies get of these documents.
     fn configuration(&self, generation: u64, resources: &ResourceSet) -> Configuration {
         let mut resources = resources.clone();
@@ -516,74 +429,6 @@ impl State {
             tracing::error!(%problem, "not in force; the last good one stays");
         }
     }
-}
-
-/// What a gateway makes of all that is published, by the same code.
-fn picture(index: &Index) -> Snapshot {
-    let mut assembly = Assembly::new(decide::compile);
-    for kind in Kind::ALL {
-        let resource = |name: &String, value: Vec<u8>| xds::Resource {
-            name: name.clone(),
-            resource: Some(Any { type_url: kind.type_url().into(), value }),
-            ..Default::default()
-        };
-        let resources = match kind {
-            Kind::EndpointSet => {
-                index.endpoint_sets().map(|(name, set)| resource(name, set.to_vec())).collect()
-            }
-            kind => index.published(kind).map(|(name, found)| resource(name, found.encode())).collect(),
-        };
-        let type_url = kind.type_url().into();
-        // What a gateway would refuse is not in force there either.
-        let _applied = assembly.apply(&DeltaDiscoveryResponse { type_url, resources, ..Default::default() });
-    }
-    assembly.snapshot()
-}
-
-fn server_config(
-    credentials: &Arc<Credentials>,
-    trust: Arc<TrustBundles>,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    tls::controller_server(credentials.clone(), trust, &["h2"])
-}
-
-fn own_trust(bundle: &TrustBundle) -> Arc<TrustBundles> {
-    let mut trust = TrustBundles::default();
-    trust.insert(bundle.clone());
-    Arc::new(trust)
-}
-
-fn trust_of(index: &Index, own: &TrustBundle) -> Arc<TrustBundles> {
-    let mut trust = TrustBundles::default();
-    let (ended, live): (Vec<_>, Vec<_>) = index.peers().partition(|(_, peer)| peer.ended.is_some());
-    // A later one of the same trust domain takes the place of an earlier one.
-    for (_, peer) in ended.into_iter().chain(live) {
-        if let Some(bundle) = bundle_model(&peer.identity.bundle) {
-            trust.insert(bundle);
-        }
-    }
-    // Last, so that no peer can take its place.
-    trust.insert(own.clone());
-    Arc::new(trust)
-}
-
-/// A bundle for the wire.
-pub fn bundle_message(bundle: &TrustBundle) -> v1::TrustBundle {
-    v1::TrustBundle {
-        trust_domain: bundle.trust_domain.to_string(),
-        roots_der: bundle.roots.iter().map(|root| root.to_vec().into()).collect(),
-        sequence: bundle.sequence,
-        refresh_hint_seconds: 3600,
-    }
-}
-
-/// A bundle from the wire; none if it is not valid.
-pub fn bundle_model(message: &v1::TrustBundle) -> Option<TrustBundle> {
-    let domain = TrustDomain::parse(&message.trust_domain).ok()?;
-    let roots = message.roots_der.iter().map(|root| Arc::from(root.as_ref())).collect();
-    let bundle = TrustBundle::new(domain, roots, message.sequence).ok()?;
-    tls::check_bundle(&bundle).ok()?;
-    Some(bundle)
 }
 
 impl fmt::Debug for State {
