@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     ];
     println!("cargo:rerun-if-changed=protos");
     let descriptors = protox::compile(files, ["protos"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // Maps in the order of their keys: what is the same is the same bytes, also after a restart.
+    tonic_prost_build::configure().bytes(".").btree_map(".tombolo").compile_fds(descriptors)?;
     Ok(())
 }

@@ -16,9 +16,10 @@ use tombolo_core::{
 use tombolo_proto::v1::{
     AcknowledgedRequest, AcknowledgedResponse, ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest,
     DiffResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, JoinTokenRequest,
-    PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest, PeerRevokeResponse, PeerShowRequest,
-    PeerTokenRequest, PreviewResponse, RollbackRequest, RotateRequest, StatusRequest, StatusResponse,
-    TokenResponse, TokenRevokeRequest, TokenRevokeResponse, operator_server::Operator,
+    PeerForgetRequest, PeerForgetResponse, PeerJoinRequest, PeerJoinResponse, PeerRevokeRequest,
+    PeerRevokeResponse, PeerShowRequest, PeerTokenRequest, PreviewResponse, RollbackRequest, RotateRequest,
+    StatusRequest, StatusResponse, TokenResponse, TokenRevokeRequest, TokenRevokeResponse,
+    operator_server::Operator,
 };
 use tonic::{Request, Response, Status};
 
@@ -183,6 +184,15 @@ impl Operator for OperatorService {
     ) -> Result<Response<PeerRevokeResponse>, Status> {
         self.peering.revoke(&request.into_inner().cluster).map_err(Status::not_found)?;
         Ok(Response::new(PeerRevokeResponse {}))
+    }
+
+    async fn peer_forget(
+        &self,
+        request: Request<PeerForgetRequest>,
+    ) -> Result<Response<PeerForgetResponse>, Status> {
+        let PeerForgetRequest { cluster, untold } = request.into_inner();
+        self.peering.forget(&cluster, untold).map_err(Status::failed_precondition)?;
+        Ok(Response::new(PeerForgetResponse {}))
     }
 
     async fn peer_show(&self, request: Request<PeerShowRequest>) -> Result<Response<StatusResponse>, Status> {

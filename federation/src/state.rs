@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -105,6 +105,8 @@ pub struct State {
     tokens: tokio::sync::Mutex<Tokens>,
     /// When what peers say may be published again: a [`Moment`].
     publish_after: AtomicI64,
+    /// Services that were left then.
+    unpublished: AtomicUsize,
     /// Something waits for it.
     postponed: Notify,
     exports: watch::Sender<u64>,
@@ -188,6 +190,7 @@ impl State {
             changing: tokio::sync::Mutex::default(),
             tokens: tokio::sync::Mutex::new(parts.tokens),
             publish_after: AtomicI64::new(0),
+            unpublished: AtomicUsize::new(0),
             postponed: Notify::new(),
             exports: watch::Sender::new(0),
             peers: watch::Sender::new(0),
@@ -313,6 +316,12 @@ impl State {
             return Arc::clone(known);
         }
         Arc::clone(links.entry(cluster.to_owned()).or_default())
+    }
+
+    /// A peer is in the list no more: what goes with it goes as well.
+    pub fn peer_forgotten(&self, cluster: &str) {
+        locked(&self.links).remove(cluster);
+        self.retrust(&locked(&self.index));
     }
 
     /// A place for a call of somebody who has no certificate; none if too many are under way.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use tombolo_proto::v1::{
-    PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, RotateRequest, StatusRequest,
+    PeerForgetRequest, PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, RotateRequest,
+    StatusRequest,
 };
 
 use super::{
@@ -49,6 +50,16 @@ pub enum PeerCommand {
     Revoke {
         /// The peer's cluster name
         name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take a peer from the list whose link was ended
+    Forget {
+        /// The peer's cluster name
+        name: String,
+        /// Also if it does not know yet that it was revoked: it never hears of it then
+        #[arg(long)]
+        untold: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -119,6 +130,11 @@ pub async fn run(command: PeerCommand) -> Result<(), Failure> {
                     "revoked {name}: nothing of it is trusted or used any more; it is told when it is reached"
                 );
             });
+        }
+        PeerCommand::Forget { name, untold, common } => {
+            let request = PeerForgetRequest { cluster: name.clone(), untold };
+            common.controller.connect().await?.peer_forget(request).await.map_err(refused)?;
+            common.print(&json!({ "cluster": name }), |_| println!("forgot {name}"));
         }
         PeerCommand::Rotate { lead, common } => {
             let request = RotateRequest { lead_seconds: lead };

@@ -201,7 +201,8 @@ pub struct Summary {
     pub healthy_weight: u64,
     /// All endpoints' weight together.
     pub total_weight: u64,
-    /// Requests a second that callers of other clusters may send there in all; 0: nothing is said.
+    /// Requests a second that the callers of this cluster may send there together: its share of what is taken from all
+    /// clusters. 0: nothing is said.
     pub capacity: u32,
 }
 

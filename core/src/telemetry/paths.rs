@@ -1,6 +1,6 @@
 //! Metrics of the ways to other clusters.
 
-use std::{fmt, sync::Mutex};
+use std::fmt;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,19 +8,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::peers::{Peer, Shown};
 use crate::{balance::PeerSeen, paths::Standing};
-
-/// Peers that have metrics of their own; those of more are not shown.
-const MAX_PEERS: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Result {
     result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Peer {
-    peer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,7 +29,7 @@ pub struct PathMetrics {
     gateways: Family<Gateways, Gauge>,
     round_trip: Family<Peer, Gauge>,
     rank: Family<Peer, Gauge>,
-    shown: Mutex<Vec<String>>,
+    shown: Shown,
 }
 
 const STANDINGS: [Standing; 4] = [Standing::Up, Standing::Lossy, Standing::Suspect, Standing::Down];
@@ -71,10 +64,7 @@ impl PathMetrics {
 
     /// Shows these peers, and no others any more.
     pub fn show(&self, peers: &[PeerSeen]) {
-        let Ok(mut shown) = self.shown.lock() else { return };
-        let peers = peers.get(..peers.len().min(MAX_PEERS)).unwrap_or_default();
-        let gone = shown.iter().filter(|name| !peers.iter().any(|peer| &*peer.cluster == name.as_str()));
-        for peer in gone {
+        for peer in self.shown.turn(peers.iter().map(|peer| &*peer.cluster)) {
             let label = Peer { peer: peer.clone() };
             self.round_trip.remove(&label);
             self.rank.remove(&label);
@@ -82,9 +72,8 @@ impl PathMetrics {
                 self.gateways.remove(&Gateways { peer: peer.clone(), standing: standing.name() });
             }
         }
-        *shown = peers.iter().map(|peer| peer.cluster.to_string()).collect();
         let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        for (rank, peer) in peers.iter().enumerate() {
+        for (rank, peer) in peers.iter().enumerate().filter(|(_, peer)| self.shown.has(&peer.cluster)) {
             let label = Peer { peer: peer.cluster.to_string() };
             self.rank.get_or_create(&label).set(whole(rank + 1));
             if let Some(time) = peer.round_trip {

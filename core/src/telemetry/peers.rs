@@ -1,8 +1,11 @@
 //! Metrics of the links with other clusters' controllers.
 
-use std::fmt;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
-use dashmap::DashMap;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -14,12 +17,30 @@ use super::listeners::store;
 /// Peers that have metrics of their own; further ones have none.
 const MAX_PEERS: usize = 1_000;
 
+/// Which peers are shown.
+#[derive(Debug, Default)]
+pub(super) struct Shown(Mutex<BTreeSet<String>>);
+
+impl Shown {
+    /// From now on the first [`MAX_PEERS`] of these are. Gives those that are not any more.
+    pub fn turn<'a>(&self, peers: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        let now = peers.take(MAX_PEERS).map(str::to_owned).collect();
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *shown, now);
+        before.difference(&shown).cloned().collect()
+    }
+
+    pub fn has(&self, peer: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
+    }
+}
+
 /// What a peer's state may be.
 const STATES: [&str; 4] = ["synced", "syncing", "stale", "withdrawn"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Peer {
-    peer: String,
+pub(super) struct Peer {
+    pub peer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,7 +98,7 @@ pub struct PeerMetrics {
     messages: Family<Direction, Counter>,
     refused: Family<Refused, Counter>,
     throttled: Family<Peer, Seconds>,
-    peers: DashMap<String, ()>,
+    shown: Shown,
 }
 
 impl PeerMetrics {
@@ -111,11 +132,30 @@ impl PeerMetrics {
         all
     }
 
-    /// Shows a peer.
-    pub fn show(&self, name: &str, status: &PeerStatus) {
-        if !self.is_shown(name) {
-            return;
+    /// Shows these peers, and no others any more.
+    pub fn show<'a>(&self, peers: impl Iterator<Item = (&'a str, PeerStatus)> + Clone) {
+        if !self.shown.turn(peers.clone().map(|(name, _)| name)).is_empty() {
+            self.clear();
         }
+        for (name, status) in peers.filter(|(name, _)| self.shown.has(name)) {
+            self.show_one(name, &status);
+        }
+    }
+
+    /// What is still shown is set anew right away.
+    fn clear(&self) {
+        self.state.clear();
+        self.connected.clear();
+        for seconds in [&self.lag, &self.round_trip, &self.throttled] {
+            seconds.clear();
+        }
+        self.services.clear();
+        self.bytes.clear();
+        self.messages.clear();
+        self.refused.clear();
+    }
+
+    fn show_one(&self, name: &str, status: &PeerStatus) {
         for state in STATES {
             let labels = PeerState { peer: name.to_owned(), state };
             self.state.get_or_create_owned(&labels).set(i64::from(state == status.state));
@@ -138,22 +178,11 @@ impl PeerMetrics {
             store(&self.messages.get_or_create_owned(&labels), of(status.messages));
         }
     }
-
-    fn is_shown(&self, name: &str) -> bool {
-        if self.peers.contains_key(name) {
-            return true;
-        }
-        let fits = self.peers.len() < MAX_PEERS;
-        if fits {
-            self.peers.insert(name.to_owned(), ());
-        }
-        fits
-    }
 }
 
 impl fmt::Debug for PeerMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerMetrics").field("peers", &self.peers.len()).finish_non_exhaustive()
+        f.debug_struct("PeerMetrics").field("shown", &self.shown).finish_non_exhaustive()
     }
 }
 
@@ -163,22 +192,24 @@ mod tests {
     use crate::telemetry::{AccessLog, Telemetry};
 
     #[test]
-    fn peers_beyond_the_bound_have_no_metrics() {
+    fn peers_beyond_the_bound_and_those_that_are_gone_have_no_metrics() {
         let telemetry = Telemetry::new(AccessLog::off());
         let status = PeerStatus { state: "synced", lag: 1.5, bytes: [3, 4], ..PeerStatus::default() };
-        for number in 0..=MAX_PEERS {
-            telemetry.peers().show(&format!("p{number}"), &status);
-            telemetry.peers().show(&format!("p{number}"), &status);
-        }
+        let names: Vec<String> = (0..=MAX_PEERS).map(|number| format!("p{number:04}")).collect();
+        let all = names.iter().map(|name| (name.as_str(), status));
+        telemetry.peers().show(all.clone());
         let text = telemetry.encode();
         for line in [
-            "tombolo_peer_state{peer=\"p0\",state=\"synced\"} 1",
-            "tombolo_peer_state{peer=\"p0\",state=\"stale\"} 0",
-            "tombolo_peer_lag_seconds{peer=\"p999\"} 1.5",
-            "tombolo_peer_link_bytes_total{peer=\"p0\",direction=\"sent\"} 4",
+            "tombolo_peer_state{peer=\"p0000\",state=\"synced\"} 1",
+            "tombolo_peer_state{peer=\"p0000\",state=\"stale\"} 0",
+            "tombolo_peer_lag_seconds{peer=\"p0999\"} 1.5",
+            "tombolo_peer_link_bytes_total{peer=\"p0000\",direction=\"sent\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }
         assert!(!text.contains("peer=\"p1000\""));
+        telemetry.peers().show(all.skip(1));
+        let text = telemetry.encode();
+        assert!(text.contains("peer=\"p1000\"") && !text.contains("peer=\"p0000\""));
     }
 }

@@ -1,7 +1,7 @@
 //! From documents to what the index and the proxies need of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -185,7 +185,7 @@ fn wire(endpoint: &Endpoint) -> v1::Endpoint {
 }
 
 /// Proxies refuse a whole service for one endpoint in a lane that is none, or with too many labels.
-fn labels(endpoint: &Endpoint) -> HashMap<String, String> {
+fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
     let fits = |key: &str| key != HOST_LABEL && (key != LANE_LABEL || endpoint.lane.is_some());
     let labels = endpoint.labels.iter().filter(|(key, _)| fits(key)).take(MAX_LABELS);
     labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()

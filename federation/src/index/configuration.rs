@@ -47,7 +47,7 @@ pub struct ExportSpec {
 }
 
 /// What a Service document says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServiceSpec {
     /// Labels that its workloads have; empty: it selects none.
     pub selector: BTreeMap<String, String>,
@@ -57,7 +57,7 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePortSpec>,
     /// Endpoints from Workload documents and EndpointSlices, by service port.
     pub fixed: BTreeMap<u16, Vec<v1::Endpoint>>,
-    /// What other clusters may send to it.
+    /// What other clusters may send to it, all together.
     pub capacity: Option<CapacitySpec>,
 }
 

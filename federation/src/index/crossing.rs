@@ -14,13 +14,23 @@ use super::peers::MAX_ENDPOINTS_PER_PORT;
 /// Most endpoints of one locality and port that are named to a peer on another network.
 pub const MAX_NAMED: usize = 64;
 
+/// What a service takes from other clusters in all, and how many of them share it. Nobody knows of all callers but the
+/// side that receives: it divides, so that they cannot send more together than it can take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Takes {
+    pub in_all: CapacitySpec,
+    /// Linked ones that are told of the service, whether they are heard of or not: a broken link changes nobody's share,
+    /// as who is behind it goes on with the one it has.
+    pub peers: u32,
+}
+
 /// What a peer on `network` is told of one port. `before` is what such a peer was told last: who is named and still fit
 /// stays named.
 pub(super) fn cross(
     list: &v1::EndpointList,
     network: &str,
     before: Option<&v1::EndpointList>,
-    capacity: Option<CapacitySpec>,
+    takes: Option<Takes>,
 ) -> v1::EndpointList {
     let known: BTreeSet<&str> =
         before.into_iter().flat_map(|list| &list.endpoints).map(|endpoint| endpoint.id.as_str()).collect();
@@ -36,8 +46,8 @@ pub(super) fn cross(
     for endpoints in localities.into_values() {
         let (near, far): (Vec<_>, Vec<_>) =
             endpoints.iter().partition(|endpoint| is_direct(endpoint, network));
-        if !far.is_empty() || capacity.is_some() {
-            summaries.push(summary(&endpoints, healthy_weight, capacity));
+        if !far.is_empty() || takes.is_some() {
+            summaries.push(summary(&endpoints, healthy_weight, takes));
         }
         named.extend(near);
         named.extend(choose(far, &known));
@@ -76,7 +86,7 @@ fn number(count: impl TryInto<u32>) -> u32 {
 }
 
 /// Of the endpoints of one locality. `all_healthy` is the weight of those that are healthy in any.
-fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, capacity: Option<CapacitySpec>) -> v1::Summary {
+fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, takes: Option<Takes>) -> v1::Summary {
     let healthy = endpoints.iter().filter(|endpoint| is_healthy(endpoint));
     let healthy_weight = healthy.clone().map(|endpoint| weight(endpoint)).sum();
     let healthy = number(healthy.count());
@@ -87,16 +97,17 @@ fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, capacity: Option<Capac
         total: number(endpoints.len()),
         healthy_weight,
         total_weight: endpoints.iter().map(|endpoint| weight(endpoint)).sum(),
-        capacity: capacity.map_or(0, |capacity| requests(capacity, healthy, healthy_weight, all_healthy)),
+        capacity: takes.map_or(0, |takes| requests(takes, healthy, healthy_weight, all_healthy)),
     }
 }
 
-/// Requests a second that a locality takes; at least one where one is declared, as 0 says nothing.
-fn requests(capacity: CapacitySpec, healthy: u32, weight: u64, all_healthy: u64) -> u32 {
+/// Requests a second that a locality takes from one of the peers; at least one where one is declared, as 0 says nothing.
+fn requests(Takes { in_all: capacity, peers }: Takes, healthy: u32, weight: u64, all_healthy: u64) -> u32 {
     let part = |whole: u32| number(u128::from(whole) * u128::from(weight) / u128::from(all_healthy.max(1)));
     let in_all = capacity.requests_per_second.map(part);
     let each = capacity.requests_per_second_per_endpoint.map(|each| each.saturating_mul(healthy));
-    in_all.into_iter().chain(each).min().unwrap_or(0).max(1)
+    let here = in_all.into_iter().chain(each).min().unwrap_or(0);
+    (here / peers.max(1)).max(1)
 }
 
 /// The endpoints of one locality that are named. Those that are healthy go first; every kind of them (by their labels: a
@@ -317,14 +328,16 @@ mod tests {
     fn a_declared_capacity_is_told_by_locality() {
         let pod = |zone, healthy| Pod { zone, version: 0, weight: 1, healthy };
         let all = pods(vec![pod(0, true), pod(0, true), pod(0, true), pod(1, true), pod(1, false)]);
-        let told = |in_all, each| -> Vec<u32> {
-            let capacity =
-                CapacitySpec { requests_per_second: in_all, requests_per_second_per_endpoint: each };
-            cross(&list(&all), "east", None, Some(capacity)).summaries.iter().map(|s| s.capacity).collect()
+        let told = |in_all, each, peers| -> Vec<u32> {
+            let in_all = CapacitySpec { requests_per_second: in_all, requests_per_second_per_endpoint: each };
+            let takes = Takes { in_all, peers };
+            cross(&list(&all), "east", None, Some(takes)).summaries.iter().map(|s| s.capacity).collect()
         };
-        assert_eq!(told(Some(1000), None), [750, 250]);
-        assert_eq!(told(None, Some(50)), [150, 50]);
-        assert_eq!(told(Some(100), Some(50)), [75, 25]);
-        assert_eq!(told(Some(1), None), [1, 1], "0 would say nothing");
+        assert_eq!(told(Some(1000), None, 1), [750, 250]);
+        assert_eq!(told(Some(1000), None, 4), [187, 62], "no more together than in all");
+        assert_eq!(told(None, Some(50), 1), [150, 50]);
+        assert_eq!(told(None, Some(50), 3), [50, 16]);
+        assert_eq!(told(Some(100), Some(50), 1), [75, 25]);
+        assert_eq!(told(Some(1), None, 1), [1, 1], "0 would say nothing");
     }
 }

@@ -209,6 +209,11 @@ pub enum PeerEvent {
     Revoked,
     /// The peer knows that this side ended the link.
     Told,
+    /// The operator of this side wants it out of the list.
+    Forgotten {
+        /// Also if it does not know yet that it was revoked; it never will.
+        untold: bool,
+    },
     /// The peer itself said, over an authenticated link, that it ended the link.
     Left {
         /// The link.

@@ -107,7 +107,7 @@ impl Index {
             self.holders.remove(&name);
         }
         self.saves.push(Save::Import(Arc::clone(cluster), name.clone(), service));
-        self.dirty.services.insert(name);
+        self.dirty_service(name);
     }
 
     pub(super) fn forgotten(&mut self, cluster: &Arc<str>, names: Vec<Name>) {

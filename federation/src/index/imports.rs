@@ -1,10 +1,7 @@
 //! Services of the cluster set, by the rules of Multi-Cluster Services: what several clusters export under one name is one
 //! service. Where they disagree the oldest export counts, and each cluster shows the conflict on its own.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tombolo_proto::v1;
 
@@ -17,8 +14,7 @@ struct Contribution {
     cluster: String,
     headless: bool,
     ports: Vec<v1::ServicePort>,
-    endpoints: BTreeMap<u32, Vec<v1::Endpoint>>,
-    summaries: BTreeMap<u32, Vec<v1::Summary>>,
+    lists: BTreeMap<u32, v1::EndpointList>,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
 }
@@ -79,8 +75,7 @@ impl Index {
                 cluster: self.settings.cluster.to_string(),
                 headless: local.headless,
                 ports: local.ports.clone(),
-                endpoints: local.endpoints.iter().map(|l| (l.port, l.endpoints.clone())).collect(),
-                summaries: BTreeMap::new(),
+                lists: local.endpoints.iter().map(|list| (list.port, list.clone())).collect(),
                 labels: export.labels.clone(),
                 annotations: export.annotations.clone(),
             });
@@ -94,23 +89,20 @@ impl Index {
     }
 
     fn contribution(&self, name: &Name, cluster: &Arc<str>, peer: &Peer) -> Option<Contribution> {
-        let service = peer.service(name)?;
         let policy = Self::policy(&self.configuration, cluster, peer)?;
         if peer.ended.is_some() || !policy.import.cover(&name.namespace, &name.name) {
             return None;
         }
-        let list =
-            |list: &v1::EndpointList| (list.port, peer.endpoints(cluster, &self.settings.network, list));
-        let sorted = |map: &HashMap<String, String>| map.clone().into_iter().collect();
+        let service = peer.service(name)?;
+        let list = |list: v1::EndpointList| (list.port, peer.reached(cluster, &self.settings.network, list));
         Some(Contribution {
             created: known(service.created_unix),
             cluster: cluster.to_string(),
             headless: service.headless,
-            ports: service.ports.clone(),
-            endpoints: service.endpoints.iter().map(list).collect(),
-            summaries: service.endpoints.iter().map(|l| (l.port, peer.summaries(cluster, l))).collect(),
-            labels: sorted(&service.labels),
-            annotations: sorted(&service.annotations),
+            ports: service.ports,
+            lists: service.endpoints.into_iter().map(list).collect(),
+            labels: service.labels,
+            annotations: service.annotations,
         })
     }
 
@@ -176,9 +168,7 @@ fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Confli
     let headless = oldest.is_some_and(|oldest| oldest.headless);
     let said = oldest.map(|oldest| (oldest.labels.clone(), oldest.annotations.clone())).unwrap_or_default();
     for contribution in contributions {
-        let Contribution {
-            cluster, ports: theirs, mut endpoints, mut summaries, labels, annotations, ..
-        } = contribution;
+        let Contribution { cluster, ports: theirs, lists: mut told, labels, annotations, .. } = contribution;
         let mut conflict = |kind, reason: String| {
             let (service, cluster) = (service.clone(), cluster.clone());
             conflicts.push(Conflict { service, cluster, kind, reason });
@@ -199,10 +189,9 @@ fn merge(name: &Name, contributions: Vec<Contribution>) -> (Computed, Vec<Confli
                 continue;
             }
             let (list, behind) = lists.entry(port.port).or_default();
-            for endpoint in endpoints.remove(&port.port).unwrap_or_default() {
-                list.insert(endpoint.id.clone(), endpoint);
-            }
-            behind.extend(summaries.remove(&port.port).unwrap_or_default());
+            let told = told.remove(&port.port).unwrap_or_default();
+            list.extend(told.endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)));
+            behind.extend(told.summaries);
             if !ports.iter().any(|known| known.port == port.port) {
                 ports.push(port);
             }

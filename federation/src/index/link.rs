@@ -79,6 +79,7 @@ impl Index {
                 Ok(Vec::new())
             }
             PeerEvent::Revoked => self.end(cluster, Ended::Revoked),
+            PeerEvent::Forgotten { untold } => self.forget_peer(cluster, untold),
             PeerEvent::Told => {
                 self.known(cluster)?.told = true;
                 self.save_peer(cluster);
@@ -284,6 +285,22 @@ impl Index {
         Ok(Vec::new())
     }
 
+    /// Nothing is left of a peer whose link was ended: it has no services and vouches for nobody any more.
+    fn forget_peer(&mut self, cluster: &Arc<str>, untold: bool) -> Taken {
+        let refuse = |reason| Err(Refusal::new(RefusalKind::Policy, format!("peer {cluster}"), reason));
+        match self.known(cluster)? {
+            peer if peer.ended.is_none() => refuse("it is linked; `tombolo peer revoke` ends that first"),
+            peer if peer.ended == Some(Ended::Revoked) && !peer.told && !untold => refuse(
+                "it does not know yet that it was revoked, and goes on using this cluster; with --untold it never hears of it",
+            ),
+            _ => {
+                self.peers.remove(cluster);
+                self.saves.push(Save::Peer(Arc::clone(cluster), None));
+                Ok(Vec::new())
+            }
+        }
+    }
+
     /// Time goes on for a peer: stale after its lease, dropped after its bound.
     pub(super) fn age_peer(&mut self, cluster: &Arc<str>, now: Moment) {
         let lease = self.lease_of(cluster);
@@ -315,16 +332,10 @@ impl Index {
         (self.dirty.exports, self.dirty.bundles, self.dirty.gateways) = (true, true, true);
     }
 
-    pub(super) fn dirty_peer(&mut self, cluster: &str) {
-        if let Some(peer) = self.peers.get(cluster) {
-            self.dirty.services.extend(peer.services().map(|(name, _)| name.clone()));
-        }
-    }
-
     pub(super) fn save_peer(&mut self, cluster: &Arc<str>) {
         let now = self.now;
         if let Some(peer) = self.peers.get_mut(cluster) {
-            self.saves.push(Save::Peer(Arc::clone(cluster), Box::new(peer.saved(now))));
+            self.saves.push(Save::Peer(Arc::clone(cluster), Some(Box::new(peer.saved(now)))));
         }
     }
 }

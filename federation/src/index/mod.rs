@@ -11,6 +11,7 @@ mod checks;
 mod configuration;
 mod contact;
 mod crossing;
+mod dirty;
 mod event;
 mod exports;
 mod holdings;
@@ -49,6 +50,7 @@ pub use registrations::{Leases, MAX_LABELS, MAX_REGISTRATIONS, Registration};
 pub use vips::{MAX_VIP, VipChange, Vips};
 
 use checks::OwnAddresses;
+use dirty::Dirty;
 use output::Published;
 
 /// Most gateways of one cluster; a further one is refused.
@@ -90,18 +92,6 @@ pub struct Restored {
     pub peers: Vec<(Arc<str>, SavedPeer)>,
 }
 
-/// What has to be computed anew.
-#[derive(Debug, Clone, Default)]
-struct Dirty {
-    everything: bool,
-    services: BTreeSet<Name>,
-    /// All services that are exported, to whomever.
-    exports: bool,
-    documents: bool,
-    bundles: bool,
-    gateways: bool,
-}
-
 /// The index.
 #[derive(Clone)]
 pub struct Index {
@@ -122,8 +112,6 @@ pub struct Index {
     published: Published,
     conflicts: BTreeMap<Name, Vec<Conflict>>,
     dirty: Dirty,
-    /// The service that was published last of those that were left for later.
-    dirty_after: Option<Name>,
     saves: Vec<Save>,
     /// How many export logs there were.
     logs: u64,
@@ -168,8 +156,7 @@ impl Index {
             foreign: Vec::new(),
             published: Published::default(),
             conflicts: BTreeMap::new(),
-            dirty: Dirty { everything: true, ..Dirty::default() },
-            dirty_after: None,
+            dirty: Dirty::everything(),
             saves: Vec::new(),
             logs: 0,
             now,
@@ -200,8 +187,7 @@ impl Index {
             Event::Configured(configuration) => {
                 let fixed = configuration.services.values().flat_map(|spec| spec.fixed.values().flatten());
                 self.own.fix(fixed);
-                self.configuration = configuration;
-                self.dirty.everything = true;
+                self.reconfigure(configuration);
                 Ok(Vec::new())
             }
             Event::OwnBundle(bundle) => {
@@ -321,7 +307,7 @@ impl Index {
         let known = self.configuration.services.range(from..);
         let inside = known.take_while(|(name, _)| *name.namespace == *workload.namespace);
         let selecting = inside.filter(|(_, spec)| services::selects(&spec.selector, &workload.labels));
-        self.dirty.services.extend(selecting.map(|(name, _)| name.clone()));
+        self.dirty.own.extend(selecting.map(|(name, _)| name.clone()));
     }
 
     fn gateway_gone(&mut self, name: Name, address: Option<SocketAddr>) {
@@ -338,7 +324,7 @@ impl Index {
             self.gateway_gone(name, Some(gone.address));
         }
         for peer in self.peers.values_mut() {
-            self.dirty.services.extend(peer.exports.due(now));
+            self.dirty.own.extend(peer.exports.due(now));
         }
         let clusters: Vec<_> = self.peers.keys().cloned().collect();
         for cluster in clusters {

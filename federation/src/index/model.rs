@@ -18,8 +18,8 @@ enum Step {
     Close { workload: usize },
     /// So many seconds pass.
     Pass(i64),
-    /// Services and exports and imports are these (bit sets of apps).
-    Configure { services: u8, exports: u8, import: u8 },
+    /// Services, exports, which of those the peer may see, and imports are these (bit sets of apps).
+    Configure { services: u8, exports: u8, told: u8, import: u8 },
     /// The link to the peer comes up.
     Connect,
     /// The peer names a service with so many endpoints, some of another trust domain.
@@ -44,8 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4_usize, app.clone()).prop_map(|(workload, app)| Step::Register { workload, app }),
         2 => (0..4_usize).prop_map(|workload| Step::Close { workload }),
         4 => prop_oneof![Just(1), Just(5), Just(14), Just(15), Just(61), Just(86_400)].prop_map(Step::Pass),
-        2 => (0..8_u8, 0..8_u8, 0..8_u8)
-            .prop_map(|(services, exports, import)| Step::Configure { services, exports, import }),
+        2 => (0..8_u8, 0..8_u8, 0..8_u8, 0..8_u8)
+            .prop_map(|(services, exports, told, import)| Step::Configure { services, exports, told, import }),
         2 => Just(Step::Connect),
         4 => (app.clone(), 0..3_usize, 0..2_usize)
             .prop_map(|(app, endpoints, foreign)| Step::Advertise { app, endpoints, foreign }),
@@ -168,7 +168,7 @@ impl Pair {
                 Save::Vip(key, None) => drop(self.vips.remove(&key)),
                 Save::Registration(name, Some(r)) => drop(self.registrations.insert(name, (*r).clone())),
                 Save::Registration(name, None) => drop(self.registrations.remove(&name)),
-                Save::Peer(_, saved) => self.peer = Some(*saved),
+                Save::Peer(_, saved) => self.peer = saved.map(|saved| *saved),
                 Save::Import(_, name, Some(service)) => {
                     drop(self.imports.insert(name, v1::ExportedService::decode(service).unwrap()))
                 }
@@ -213,9 +213,11 @@ impl Pair {
                 self.reference.pass(seconds * 1000);
                 self.event(Event::Tick);
             }
-            Step::Configure { services, exports, import } => {
+            Step::Configure { services, exports, told, import } => {
                 let (services, exports, import) = (names(*services), names(*exports), names(*import));
-                self.configuration = configured(&services, &exports, &import);
+                let mut configuration = Configuration::clone(&configured(&services, &exports, &import));
+                configuration.peers.get_mut("west").unwrap().export = patterns(&names(*told));
+                self.configuration = Arc::new(configuration);
                 let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
                 self.reference.services = owned(&services);
                 self.reference.exports = owned(&exports);
@@ -322,6 +324,10 @@ impl Pair {
                 assert_eq!(found, self.reference.expected(scope, app), "{key}");
             }
         }
+        let mut anew = self.index.clone();
+        anew.dirty = Dirty::everything();
+        let missed = anew.publish();
+        assert!(missed.resources.is_empty() && !missed.exports, "not computed anew: {:?}", missed.resources);
         for (key, _) in self.index.endpoint_sets() {
             let set = self.index.endpoint_set(key).unwrap();
             for endpoint in set.ports.iter().flat_map(|list| &list.endpoints) {

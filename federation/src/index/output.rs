@@ -106,8 +106,8 @@ pub enum Save {
     Registration(Name, Option<Arc<Registration>>),
     /// A gateway, or that it is gone.
     Gateway(Name, Option<Gateway>),
-    /// A peer without its services.
-    Peer(Arc<str>, Box<SavedPeer>),
+    /// A peer without its services, or that it is forgotten.
+    Peer(Arc<str>, Option<Box<SavedPeer>>),
     /// A peer's service, encoded, or that it is gone.
     Import(Arc<str>, Name, Option<Bytes>),
 }
@@ -159,12 +159,12 @@ impl Published {
     }
 
     fn put_endpoints(&mut self, name: String, resource: Option<Resource>, changes: &mut Vec<Change>) {
-        let encoded = match resource {
-            Some(Resource::EndpointSet(new)) if self.endpoint_set(&name).as_ref() == Some(&new) => return,
+        // What is the same is the same bytes.
+        let encoded = match resource.map(|new| Bytes::from(new.encode())) {
+            Some(new) if self.endpoint_sets.get(&name) == Some(&new) => return,
             Some(new) => {
-                let encoded = Bytes::from(new.encode());
-                self.endpoint_sets.insert(name.clone(), encoded.clone());
-                Some(encoded)
+                self.endpoint_sets.insert(name.clone(), new.clone());
+                Some(new)
             }
             None if self.endpoint_sets.remove(&name).is_none() => return,
             None => None,

@@ -300,11 +300,12 @@ impl Peer {
         if total > limits.endpoints {
             return Err(limit(format!("more than {} endpoints in all", limits.endpoints)));
         }
-        let changed = self.service(name).is_none_or(|old| old != service);
+        let new = Imported::new(&service, true);
+        let changed = self.services.get(name).is_none_or(|old| old.service != new.service);
         self.endpoint_total = total;
         match self.services.get_mut(name) {
             Some(known) if !changed => known.seen = true,
-            _ => drop(self.services.insert(name.clone(), Imported::new(&service, true))),
+            _ => drop(self.services.insert(name.clone(), new)),
         }
         Ok((changed, refusals))
     }
@@ -335,21 +336,14 @@ impl Peer {
         Ok((changed, refusals))
     }
 
-    /// The summaries of one of its services, with whose they are.
-    pub fn summaries(&self, cluster: &Arc<str>, list: &v1::EndpointList) -> Vec<v1::Summary> {
-        let of = |summary: &v1::Summary| v1::Summary { cluster: cluster.to_string(), ..summary.clone() };
-        list.summaries.iter().map(of).collect()
-    }
-
-    /// The endpoints of one of its services as this cluster reaches them: directly on the same network, else through its
-    /// gateways; those that cannot be reached at all are left out.
-    pub fn endpoints(&self, cluster: &Arc<str>, network: &str, list: &v1::EndpointList) -> Vec<v1::Endpoint> {
-        let reach = |endpoint: &v1::Endpoint| {
+    /// One port of one of its services as this cluster reaches it: each endpoint directly on the same network, else through
+    /// its gateways; those that cannot be reached at all are left out.
+    pub fn reached(&self, cluster: &Arc<str>, network: &str, list: v1::EndpointList) -> v1::EndpointList {
+        let reach = |mut endpoint: v1::Endpoint| {
             let direct = endpoint.network == network && !endpoint.address.is_empty();
             if !direct && self.gateways.is_empty() {
                 return None;
             }
-            let mut endpoint = endpoint.clone();
             if !direct {
                 endpoint.address.clear();
                 endpoint.via.clone_from(&self.gateways);
@@ -358,7 +352,9 @@ impl Peer {
             endpoint.stale = self.stale;
             Some(endpoint)
         };
-        list.endpoints.iter().filter_map(reach).collect()
+        let v1::EndpointList { port, endpoints, mut summaries } = list;
+        summaries.iter_mut().for_each(|summary| summary.cluster = cluster.to_string());
+        v1::EndpointList { port, endpoints: endpoints.into_iter().filter_map(reach).collect(), summaries }
     }
 }
 

@@ -14,25 +14,19 @@ impl Index {
 
     /// Whether something is left to be published.
     pub fn is_unpublished(&self) -> bool {
-        !self.dirty.services.is_empty()
+        self.unpublished() > 0
     }
 
-    /// As [`Self::publish`], but of services of which single ones changed at most so many, in turn; the others are left
-    /// for the next call.
+    /// How many services are left to be published.
+    pub fn unpublished(&self) -> usize {
+        self.dirty.own.len() + self.dirty.theirs.len()
+    }
+
+    /// As [`Self::publish`], but of services that are other clusters' alone only the next ones in turn: as many as so many
+    /// clusters export in all. The others are left for the next call.
     pub fn publish_some(&mut self, most: usize) -> Changes {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        if !dirty.everything && dirty.services.len() > most {
-            // What this cluster has itself does not wait for what others say.
-            let is_own = |name: &Name| self.configuration.services.contains_key(name);
-            let (own, mut theirs): (BTreeSet<_>, BTreeSet<_>) = dirty.services.into_iter().partition(is_own);
-            let after = self.dirty_after.take().map(|last| theirs.split_off(&last)).unwrap_or_default();
-            let mut turn = after.into_iter().chain(theirs);
-            let now: Vec<Name> = turn.by_ref().take(most).collect();
-            // Those that come after the last one are next.
-            self.dirty_after = now.last().cloned();
-            self.dirty.services = turn.collect();
-            dirty.services = own.into_iter().chain(now).collect();
-        }
+        let holders = &self.holders;
+        let dirty = self.dirty.take(most, |name| holders.get(name).map_or(0, Vec::len));
         let mut changes = Changes { saves: std::mem::take(&mut self.saves), ..Changes::default() };
         if dirty.everything || dirty.documents {
             self.publish_documents(&mut changes);
@@ -40,7 +34,8 @@ impl Index {
         if dirty.everything || dirty.bundles {
             self.publish_bundles(&mut changes);
         }
-        for name in self.dirty_services(dirty.everything, dirty.exports, dirty.services) {
+        let services = dirty.own.into_iter().chain(dirty.theirs).collect();
+        for name in self.dirty_services(dirty.everything, dirty.exports, services) {
             self.publish_service(&name, &mut changes);
         }
         if dirty.everything || dirty.gateways {

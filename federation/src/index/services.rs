@@ -1,15 +1,15 @@
 //! What one service is, in both scopes and towards each peer, from everything the index knows.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 use tombolo_core::model::opaque_sni;
 use tombolo_proto::v1;
 
-use super::{Configuration, Index, Link, Name, Peer, PeerPolicy, Registration, crossing::cross};
+use super::{
+    Configuration, Index, Link, Name, Peer, PeerPolicy, Registration,
+    crossing::{Takes, cross},
+};
 
 /// Most bytes of one service as a peer is told of it; a link takes 4 MiB.
 const MAX_EXPORT: usize = 3 << 20;
@@ -91,7 +91,7 @@ impl Index {
             network: network.to_owned(),
             locality: Some(v1::Locality { region: workload.region.clone(), zone: workload.zone.clone() }),
             weight: workload.weight,
-            labels: workload.labels.clone().into_iter().collect::<HashMap<_, _>>(),
+            labels: workload.labels.clone(),
             spiffe_id: workload.identity.clone(),
             sni: opaque_sni(trust_domain, &workload.namespace, &workload.name, target),
             health: workload.health,
@@ -110,22 +110,34 @@ impl Index {
         local: Option<&Computed>,
     ) -> Vec<(Arc<str>, Option<Arc<v1::ExportedService>>)> {
         let mut by_network: BTreeMap<&str, Arc<v1::ExportedService>> = BTreeMap::new();
-        let export = |(cluster, peer): (&Arc<str>, &'a Peer)| {
-            let export = local.filter(|_| self.exports_to(name, cluster, peer)).map(|local| {
+        let is_told = |cluster, peer| local.is_some() && self.exports_to(name, cluster, peer);
+        let told: Vec<bool> = self.peers.iter().map(|(cluster, peer)| is_told(cluster, peer)).collect();
+        let capacity = self.configuration.services.get(name).and_then(|spec| spec.capacity);
+        let peers = u32::try_from(told.iter().filter(|told| **told).count()).unwrap_or(u32::MAX);
+        let takes = capacity.map(|in_all| Takes { in_all, peers });
+        let export = |((cluster, peer), told): ((&Arc<str>, &'a Peer), bool)| {
+            let export = local.filter(|_| told).map(|local| {
                 let message = by_network.entry(&peer.network);
-                Arc::clone(message.or_insert_with(|| Arc::new(self.export(name, &peer.network, local))))
+                Arc::clone(
+                    message.or_insert_with(|| Arc::new(self.export(name, &peer.network, local, takes))),
+                )
             });
             (Arc::clone(cluster), export)
         };
-        self.peers.iter().map(export).collect()
+        self.peers.iter().zip(told).map(export).collect()
     }
 
-    fn export(&self, name: &Name, network: &str, local: &Computed) -> v1::ExportedService {
-        let capacity = self.configuration.services.get(name).and_then(|spec| spec.capacity);
+    fn export(
+        &self,
+        name: &Name,
+        network: &str,
+        local: &Computed,
+        takes: Option<Takes>,
+    ) -> v1::ExportedService {
         let told = |peer: &Peer| peer.exports.get(name).filter(|_| peer.network == network).cloned();
         let before = self.peers.values().find_map(told);
         let before = |port| before.as_ref().and_then(|told| told.endpoints.iter().find(|l| l.port == port));
-        let list = |list: &v1::EndpointList| cross(list, network, before(list.port), capacity);
+        let list = |list: &v1::EndpointList| cross(list, network, before(list.port), takes);
         let spec = self.configuration.exports.get(name);
         let mut export = v1::ExportedService {
             revision: 0,
@@ -135,8 +147,8 @@ impl Index {
             endpoints: local.endpoints.iter().map(list).collect(),
             created_unix: spec.map_or(0, |spec| spec.created),
             headless: local.headless,
-            labels: spec.map(|spec| spec.labels.clone().into_iter().collect()).unwrap_or_default(),
-            annotations: spec.map(|spec| spec.annotations.clone().into_iter().collect()).unwrap_or_default(),
+            labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
+            annotations: spec.map(|spec| spec.annotations.clone()).unwrap_or_default(),
         };
         fit(&mut export);
         export

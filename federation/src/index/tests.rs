@@ -10,6 +10,9 @@ use tombolo_proto::v1;
 
 use super::*;
 
+mod anew;
+mod capacity;
+
 /// The parts of tests that the model needs as well.
 pub(crate) mod kit {
     use tombolo_core::resources::kinds::{ServicePattern, ServicePatterns, ServicePortSpec};

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -29,7 +29,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A dialled peer's task; it ends when this is dropped.
 struct Dialling {
     addresses: Vec<String>,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 impl Drop for Dialling {
@@ -38,9 +38,10 @@ impl Drop for Dialling {
     }
 }
 
-/// Keeps a task for each peer that is to be dialled, until `stop`: idempotent, at each change of peers.
+/// Keeps a task for each peer that is to be dialled, until `stop`: idempotent, at each change of peers. The task of one
+/// that is to be dialled no more has a last word to say yet, and ends by itself.
 pub(super) async fn keep_links(state: Arc<State>, mut stop: watch::Receiver<bool>) {
-    let mut tasks: HashMap<Arc<str>, Dialling> = HashMap::new();
+    let (mut tasks, mut running): (HashMap<Arc<str>, Dialling>, _) = (HashMap::new(), JoinSet::new());
     let mut peers = state.peers();
     loop {
         peers.borrow_and_update();
@@ -48,23 +49,25 @@ pub(super) async fn keep_links(state: Arc<State>, mut stop: watch::Receiver<bool
             let ours = index.peers().filter(|(_, peer)| peer.is_to_dial());
             ours.map(|(name, peer)| (Arc::clone(name), peer.identity.addresses.clone())).collect()
         });
-        tasks.retain(|cluster, dialling| wanted.get(cluster).is_some_and(|a| *a == dialling.addresses));
+        tasks.retain(|cluster, dialling| {
+            !dialling.task.is_finished() && wanted.get(cluster).is_none_or(|a| *a == dialling.addresses)
+        });
         for (cluster, addresses) in wanted {
-            let is_alive = tasks.get(&cluster).is_some_and(|dialling| !dialling.task.is_finished());
-            if !is_alive {
-                let task = tokio::spawn(dial(Arc::clone(&state), Arc::clone(&cluster), stop.clone()));
-                tasks.insert(cluster, Dialling { addresses, task });
-            }
+            tasks.entry(cluster).or_insert_with_key(|cluster| {
+                let task = running.spawn(dial(Arc::clone(&state), Arc::clone(cluster), stop.clone()));
+                Dialling { addresses, task }
+            });
         }
         tokio::select! {
             changed = peers.changed() => if changed.is_err() { return },
+            // Linked anew in the meantime, it needs another one.
+            Some(_) = running.join_next() => {}
             () = stopped(&mut stop) => break,
         }
     }
     // Each hears of the stop itself.
-    for (_, mut dialling) in tasks {
-        let _ended = timeout(Duration::from_secs(1), &mut dialling.task).await;
-    }
+    let all = async { while running.join_next().await.is_some() {} };
+    let _ended = timeout(Duration::from_secs(1), all).await;
 }
 
 /// Opens a link, again and again, until the peer is none any more; one that was revoked has to be told.

@@ -138,6 +138,16 @@ impl Peering {
         }
     }
 
+    /// Takes a peer from the list whose link was ended. `untold`: also if it does not know that yet.
+    pub fn forget(&self, cluster: &str, untold: bool) -> Result<(), String> {
+        let event = Event::Peer { cluster: cluster.into(), event: PeerEvent::Forgotten { untold } };
+        if let Some(refusal) = self.state.apply_quietly(event).into_iter().next() {
+            return Err(refusal.to_string());
+        }
+        self.state.peer_forgotten(cluster);
+        Ok(())
+    }
+
     /// The peer whose controller has this identity; also one that is none any more, who is to hear that.
     fn peer_of(&self, id: &SpiffeId) -> Option<Arc<str>> {
         self.state.with_index(|index| {

@@ -16,10 +16,13 @@ use crate::{
     store::Write,
 };
 
-/// Services that peers changed are published so many at a time: nobody else gets to the index meanwhile.
-const SLICE: usize = 32;
-/// Of a controller's time no more than one part in this and one goes into publishing what peers say.
+/// Of services that peers changed so many exports are gone through at a time: nobody else gets to the index meanwhile.
+const SLICE: usize = 128;
+/// While peers say more than is published, no more than one part in this and one of a controller's time goes into
+/// publishing it.
 const PATIENCE: i64 = 4;
+/// Time for others between two such slices.
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl State {
     /// As [`Self::apply`], where a refusal is nothing unusual.
@@ -27,12 +30,17 @@ impl State {
         let is_about_peers = matches!(
             &event,
             Event::Peer {
-                event: PeerEvent::Linked(_) | PeerEvent::Revoked | PeerEvent::Told | PeerEvent::Left { .. },
+                event: PeerEvent::Linked(_)
+                    | PeerEvent::Revoked
+                    | PeerEvent::Told
+                    | PeerEvent::Left { .. }
+                    | PeerEvent::Forgotten { .. },
                 ..
             }
         );
         let may_wait = !is_about_peers && matches!(&event, Event::Tick | Event::Peer { .. });
-        let most = if is_about_peers { usize::MAX } else { SLICE };
+        // What proxies are told first has to be all of it.
+        let most = if is_about_peers || !self.resources.is_synced() { usize::MAX } else { SLICE };
         let now = self.clock.now();
         let mut index = locked(&self.index);
         let refusals = index.apply(event, now);
@@ -49,17 +57,18 @@ impl State {
         refusals
     }
 
-    /// Publishes what has changed, at most so many services. Where that takes its time, what peers say next waits for
-    /// `PATIENCE` times as long: what many say of one service is then published once.
+    /// Publishes what has changed, of peers' services no more than that. Where that takes its time and ever more is left,
+    /// what peers say next waits for `PATIENCE` times as long: what many say of one service is then published once.
     fn publish_some(&self, index: &mut Index, most: usize) {
         let begun = Instant::now();
         let changes = index.publish_some(most);
         self.publish(index, changes);
         let took = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        if took > 1 {
+        let left = index.unpublished();
+        if took > 1 && left >= self.unpublished.swap(left, Relaxed) {
             self.publish_after.store(self.clock.now().plus(took.saturating_mul(PATIENCE)).0, Relaxed);
         }
-        if index.is_unpublished() {
+        if left > 0 {
             self.postponed.notify_one();
         }
     }
@@ -68,8 +77,8 @@ impl State {
     pub async fn publish_postponed(&self) {
         loop {
             self.postponed.notified().await;
-            let pause = self.publish_after.load(Relaxed).saturating_sub(self.clock.now().0);
-            tokio::time::sleep(Duration::from_millis(u64::try_from(pause).unwrap_or(0))).await;
+            let wait = self.publish_after.load(Relaxed).saturating_sub(self.clock.now().0);
+            tokio::time::sleep(PAUSE.max(Duration::from_millis(u64::try_from(wait).unwrap_or(0)))).await;
             self.publish_some(&mut locked(&self.index), SLICE);
         }
     }

@@ -86,18 +86,18 @@ pub fn gauge(state: &State) {
         };
         index.peers().map(status).collect()
     });
-    for (name, status) in all {
-        let stats = state.link_stats(&name);
+    let with_traffic = |(name, status): &(Arc<str>, PeerStatus)| {
+        let stats = state.link_stats(name);
         let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let status = PeerStatus {
+        PeerStatus {
             throttled: count(&stats.throttled_micros) as f64 / 1e6,
             round_trip: count(&stats.round_trip_micros) as f64 / 1e6,
             bytes: [count(&stats.received_bytes), count(&stats.sent_bytes)],
             messages: [count(&stats.received_messages), count(&stats.sent_messages)],
-            ..status
-        };
-        state.telemetry.peers().show(&name, &status);
-    }
+            ..*status
+        }
+    };
+    state.telemetry.peers().show(all.iter().map(|peer| (&*peer.0, with_traffic(peer))));
 }
 
 fn summary(state: &State, index: &Index, name: &str, peer: &Peer, now: Moment) -> Value {

@@ -80,7 +80,8 @@ impl From<Save> for Write {
             Save::Registration(name, None) => gone(Table::Registrations, name.to_string()),
             Save::Gateway(name, Some(gateway)) => entry(Table::Gateways, name.to_string(), &gateway),
             Save::Gateway(name, None) => gone(Table::Gateways, name.to_string()),
-            Save::Peer(cluster, peer) => entry(Table::Peers, &*cluster, &PeerRecord::from(*peer)),
+            Save::Peer(cluster, Some(peer)) => entry(Table::Peers, &*cluster, &PeerRecord::from(*peer)),
+            Save::Peer(cluster, None) => gone(Table::Peers, cluster.to_string()),
             Save::Import(cluster, name, service) => Self {
                 table: Table::Imports,
                 key: format!("{cluster}/{name}"),

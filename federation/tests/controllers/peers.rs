@@ -10,7 +10,8 @@ use tombolo_core::{
 };
 use tombolo_federation::Bounds;
 use tombolo_proto::v1::{
-    HandshakeRequest, PeerRevokeRequest, PeerTokenRequest, TokenRevokeRequest, peering_client::PeeringClient,
+    HandshakeRequest, PeerForgetRequest, PeerRevokeRequest, PeerTokenRequest, TokenRevokeRequest,
+    peering_client::PeeringClient,
 };
 use tonic::Code;
 
@@ -136,10 +137,41 @@ async fn a_revoked_peer_hears_of_it_and_both_sides_forget_each_other() {
     bundles.until("the own bundle alone", |held| (held.keys().eq(["east.example"])).then_some(())).await;
     let unknown = PeerRevokeRequest { cluster: "north".into() };
     assert_eq!(west.operator().await.peer_revoke(unknown).await.unwrap_err().code(), Code::NotFound);
+    // Who was told, and who was told by the other, may be forgotten.
+    west.until_peer("east", "told", |p| p["told"] == true).await;
+    for (cluster, peer) in [(west, "east"), (east, "west")] {
+        let request = || PeerForgetRequest { cluster: peer.into(), untold: false };
+        cluster.operator().await.peer_forget(request()).await.unwrap();
+        assert!(cluster.status().await["peers"].as_array().unwrap().is_empty());
+        let again = cluster.operator().await.peer_forget(request()).await.unwrap_err();
+        assert_eq!(again.code(), Code::FailedPrecondition);
+    }
     // Linked anew, by a new token, this time the other way round.
     let token = east.peer_token(60).await;
     west.peer_join(&token).await.unwrap();
     discovered.endpoints(KEY, &[WEST]).await;
+}
+
+#[tokio::test]
+async fn a_peer_is_forgotten_only_once_it_is_ended_and_knows_it_or_never_shall() {
+    let Pair { mut east, west: mut gone, .. } = pair().await;
+    let request = |untold| PeerForgetRequest { cluster: "west".into(), untold };
+    let refused = east.operator().await.peer_forget(request(true)).await.unwrap_err();
+    assert!(refused.message().contains("it is linked"), "{refused}");
+    gone.stop().await;
+    east.operator().await.peer_revoke(PeerRevokeRequest { cluster: "west".into() }).await.unwrap();
+    let refused = east.operator().await.peer_forget(request(false)).await.unwrap_err();
+    assert!(refused.message().contains("does not know yet"), "{refused}");
+    east.operator().await.peer_forget(request(true)).await.unwrap();
+    assert!(east.status().await["peers"].as_array().unwrap().is_empty());
+    soon("no metrics any more", async {
+        while east.options.telemetry.encode().contains("tombolo_peer_state{peer=\"west\"") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    east.restart().await;
+    assert!(east.status().await["peers"].as_array().unwrap().is_empty(), "also on the disk");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ impl Service {
 }
 
 /// One port of a Service.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePortSpec {
     /// Needed where there is more than one.

@@ -464,7 +464,7 @@ pub struct PeerLease {
 }
 
 /// A choice of services.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePatterns {
     /// Any of these; none where empty.
@@ -473,7 +473,7 @@ pub struct ServicePatterns {
 }
 
 /// A service, or `*`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePattern {
     /// Namespace, or `*`.

@@ -205,8 +205,9 @@ pub struct RetryBudgetSpec {
     pub min_per_second: Option<u32>,
 }
 
-/// How many requests a second callers in other clusters may send to this cluster's endpoints of a Service. At least one
-/// field; of both the lesser holds.
+/// How many requests a second callers in other clusters may send to this cluster's endpoints of a Service, all of them
+/// together: each linked cluster that the Service is exported to is told an equal share. At least one field; of both the
+/// lesser holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CapacitySpec {

@@ -80,9 +80,8 @@ impl Scale {
         println!("{} links, nothing said: {} MiB", self.peers, before >> 10);
 
         let first = self.sync(&hub, &mut peers, 1).await?;
-        let settling = Instant::now();
-        hub.settle().await?;
-        println!("first sync: {first}; all is published, and quiet, {:.0?} later", settling.elapsed());
+        let busy = hub.settle().await?;
+        println!("first sync: {first}; then the controller was busy with it for {busy} s more");
         let after = hub.resident()?;
         let endpoints = self.peers * self.services * self.endpoints;
         let each = (after.saturating_sub(before) << 10) as f64 / endpoints as f64;
@@ -213,19 +212,19 @@ impl Hub {
         resident(self.process.id())
     }
 
-    /// Waits until it does nothing any more, the disk included; 90 seconds at most.
-    async fn settle(&self) -> Result<(), Failure> {
+    /// Waits until it does nothing any more, the disk included; 90 seconds at most. Gives the seconds that it was busy.
+    async fn settle(&self) -> Result<u32, Failure> {
         let mut quiet = 0;
-        for _ in 0..90 {
+        for passed in 1..=90 {
             let before = cpu_time(self.process.id())?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             let busy = cpu_time(self.process.id())? - before;
             quiet = if busy < 50_000.0 { quiet + 1 } else { 0 };
             if quiet == 5 {
-                break;
+                return Ok(passed - quiet);
             }
         }
-        Ok(())
+        Ok(90)
     }
 
     /// How many peers are in each state.
