@@ -114,7 +114,8 @@ spec:
   parentRefs: [{{ name: public }}]
   hostnames: [h{host}.example.test]
   rules:
-    - matches: [{{ path: {{ type: PathPrefix, value: /r{path}{end} }} }}]
+    - name: all
+      matches: [{{ path: {{ type: PathPrefix, value: /r{path}{end} }} }}]
       backendRefs: [{{ name: app, port: 80 }}]
 ",
             path = number % ROUTES_PER_HOST,
@@ -128,18 +129,19 @@ pub fn target(route: usize) -> (String, String) {
     (format!("h{}.example.test", route / ROUTES_PER_HOST), format!("/r{}/x", route % ROUTES_PER_HOST))
 }
 
-/// The request for each of so many routes, as a browser's call of an API might look, in an order that jumps.
+/// The request for each of so many routes, in an order that jumps.
 pub fn requests(routes: usize) -> Vec<Bytes> {
     // 7,919 is prime: every route comes once.
     let numbers = (0..routes).map(|n| n * 7_919 % routes);
-    numbers
-        .map(|number| {
-            let (host, path) = target(number);
-            format!(
-                "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bench/1.0\r\naccept: */*\r\n\
-                 accept-encoding: gzip\r\ncookie: uid=abcdef0123456789\r\n\r\n"
-            )
-            .into()
-        })
-        .collect()
+    let targets = numbers.map(target);
+    targets.map(|(host, path)| request(&host, &path)).collect()
+}
+
+/// A request as a browser's call of an API might look.
+pub fn request(host: &str, path: &str) -> Bytes {
+    format!(
+        "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bench/1.0\r\naccept: */*\r\n\
+         accept-encoding: gzip\r\ncookie: uid=abcdef0123456789\r\n\r\n"
+    )
+    .into()
 }

@@ -22,6 +22,9 @@ pub struct Floor {
     /// Speaks TLS with the certificate `tls.crt` and the key `tls.key` in this directory
     #[arg(long)]
     tls: Option<PathBuf>,
+    /// Speaks TLS here, and plaintext where it listens else
+    #[arg(long, requires = "tls")]
+    listen_tls: Option<SocketAddr>,
 }
 
 struct Bare {
@@ -56,15 +59,15 @@ impl Floor {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let mut service = http_proxy_service(&server.configuration, Bare { upstream: self.upstream });
-        let listen = self.listen.to_string();
-        match self.tls {
-            None => service.add_tcp(&listen),
-            Some(dir) => {
-                let path = |name| dir.join(name).display().to_string();
-                let mut tls = TlsSettings::intermediate(&path("tls.crt"), &path("tls.key"))?;
-                tls.enable_h2();
-                service.add_tls_with_settings(&listen, None, tls);
-            }
+        if self.tls.is_none() || self.listen_tls.is_some() {
+            service.add_tcp(&self.listen.to_string());
+        }
+        if let Some(dir) = self.tls {
+            let path = |name| dir.join(name).display().to_string();
+            let mut tls = TlsSettings::intermediate(&path("tls.crt"), &path("tls.key"))?;
+            tls.enable_h2();
+            let listen = self.listen_tls.unwrap_or(self.listen);
+            service.add_tls_with_settings(&listen.to_string(), None, tls);
         }
         server.add_service(service);
         server.run_forever()

@@ -1,11 +1,13 @@
-//! What a request costs: `tombolo gateway` beside a bare pingora proxy of the same build. See README.md here.
+//! What Tombolo costs, beside its peers. See README.md here.
 
 mod backend;
+mod compare;
 mod decide;
 mod documents;
 mod floor;
 mod load;
 mod measure;
+mod process;
 mod proxy;
 mod reload;
 mod rounds;
@@ -19,9 +21,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Whatever went wrong, in words.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures what a request costs.
+/// Measures what Tombolo costs.
 #[derive(Parser, Debug)]
-#[command(name = "tombolo-bench", about = "What a request costs, beside a bare pingora proxy")]
+#[command(name = "tombolo-bench", about = "What Tombolo costs, beside its peers")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,6 +31,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Tombolo beside nginx, HAProxy, Envoy and bare pingora: CPU, throughput, latency, memory
+    Compare(compare::Compare),
     /// CPU microseconds a request, in interleaved rounds
     Cpu(rounds::Cpu),
     /// User instructions a request, counted by callgrind
@@ -49,6 +53,7 @@ enum Command {
 
 fn main() -> Result<(), Failure> {
     match Cli::parse().command {
+        Command::Compare(compare) => compare.run(),
         Command::Cpu(cpu) => cpu.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::Reload(reload) => reload.run(),

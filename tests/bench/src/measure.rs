@@ -17,6 +17,19 @@ pub fn cpu_time(process: u32) -> Result<f64, Failure> {
     Ok((time()? + time()?) * 1e6 / TICKS)
 }
 
+/// A process and what it started, and those what they started.
+pub fn family(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
+    let mut next = 0;
+    while let Some(parent) = all.get(next) {
+        // Threads other than the first start no processes in what is measured here.
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        all.extend(children.unwrap_or_default().split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        next += 1;
+    }
+    all
+}
+
 /// Resident memory of a process, in KiB.
 pub fn resident(process: u32) -> Result<u64, Failure> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;

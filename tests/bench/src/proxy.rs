@@ -1,19 +1,12 @@
-//! The processes under test.
+//! The proxies under test: `tombolo gateway` and the floor.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc,
-    time::{Duration, Instant},
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::{
+    Failure, documents,
+    documents::Certificate,
+    process::{PROXY_CORE, Process, beside, free_ports, pinned},
 };
-
-use crate::{Failure, documents, documents::Certificate};
-
-/// Under callgrind, starting takes this long at most.
-const START: Duration = Duration::from_secs(120);
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +55,7 @@ impl World {
 
 /// A proxy that runs until this is dropped.
 pub struct Proxy {
-    child: Child,
+    process: Process,
     /// HTTP/1.1 and, on the gateway, h2c.
     pub plain: SocketAddr,
     /// HTTPS.
@@ -76,8 +69,7 @@ impl Proxy {
     /// Starts one and waits until it serves. The floor serves plaintext or TLS, as `tls` says.
     pub fn start(kind: Kind, world: &World, tls: bool, callgrind: bool) -> Result<Self, Failure> {
         let dir = world.dir.path();
-        let mut command = Command::new("taskset");
-        command.args(["-c", "0"]);
+        let mut command = pinned(PROXY_CORE);
         let out = dir.join("callgrind.out");
         if callgrind {
             command.args(["valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet"]);
@@ -108,31 +100,16 @@ impl Proxy {
             }
         };
         // One thread for requests, as the floor has.
-        command.env("TOKIO_WORKER_THREADS", "1").stdin(Stdio::null()).stdout(Stdio::piped());
-        let child = command.spawn()?;
+        command.env("TOKIO_WORKER_THREADS", "1");
         let (plain, tls) = listen;
-        let mut proxy = Self { child, plain, tls, documents, callgrind: callgrind.then_some(out) };
-        if kind != Kind::Floor {
-            until_ready(proxy.child.stdout.take().ok_or("no output")?)?;
-        }
-        proxy.wait()?;
-        Ok(proxy)
+        let mut process = Process::start(&kind.name(), &mut command, dir)?;
+        process.ready((kind != Kind::Floor).then_some("ready"), &[plain])?;
+        Ok(Self { process, plain, tls, documents, callgrind: callgrind.then_some(out) })
     }
 
-    fn wait(&self) -> Result<(), Failure> {
-        let end = Instant::now() + START;
-        while TcpStream::connect(self.plain).is_err() {
-            if Instant::now() > end {
-                return Err("the proxy does not listen".into());
-            }
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-
-    /// Its process id: `taskset` and `valgrind` become what they start.
+    /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Callgrind's dump of this number.
@@ -140,47 +117,4 @@ impl Proxy {
         let base = self.callgrind.clone().unwrap_or_default();
         PathBuf::from(format!("{}.{}.{number}", base.display(), self.id()))
     }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // Fails only if it has ended already, which then is said.
-        let _killed = self.child.kill();
-        match self.child.wait() {
-            Ok(status) if status.signal() == Some(9) => {}
-            ended => eprintln!("a proxy ended by itself: {ended:?}"),
-        }
-    }
-}
-
-/// Waits, at most [`START`], for the line that says that the gateway serves.
-fn until_ready(output: ChildStdout) -> Result<(), Failure> {
-    let (said, heard) = mpsc::channel();
-    std::thread::spawn(move || {
-        let ready = BufReader::new(output).lines().map_while(Result::ok).any(|l| l.contains("ready"));
-        // Nobody waits for it any more if it came too late.
-        let _late = said.send(ready);
-    });
-    match heard.recv_timeout(START) {
-        Ok(true) => Ok(()),
-        ended => Err(format!("tombolo gateway did not start: {ended:?}").into()),
-    }
-}
-
-/// A number to which each of these can be added to have a port that nothing has now. All below 20,000, where the
-/// kernel chooses none for connections, if there is such a number.
-fn free_ports(added: &[u16]) -> Result<u16, Failure> {
-    let from = 10_000 + u16::try_from(std::process::id() % 8_000)?;
-    let free = |base: &u16| added.iter().all(|more| TcpListener::bind(("127.0.0.1", base + more)).is_ok());
-    Ok((from..19_500).find(free).ok_or("no free port")?)
-}
-
-/// A binary of the same build.
-fn beside(name: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe()?;
-    let binary = own.parent().unwrap_or(Path::new(".")).join(name);
-    if !binary.is_file() {
-        return Err(format!("{} is not there: build it with the same profile", binary.display()).into());
-    }
-    Ok(binary)
 }

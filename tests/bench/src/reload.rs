@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     Failure, backend, documents,
     documents::{ROUTES_PER_HOST, requests},
-    load::{Load, Protocol, Until},
+    load::{Load, Protocol, Times, Until},
     measure::{cpu_time, median},
     proxy::{Kind, Proxy, World},
     rounds::runtime,
@@ -83,16 +83,15 @@ impl Reload {
     }
 }
 
-fn print_latency(what: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
-    let most = times.last().copied().unwrap_or_default();
+fn print_latency(what: &str, times: Vec<Duration>) {
+    let times = Times::new(times);
     println!(
-        "requests {what}: {} in all, p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?}, longest {most:.2?}",
+        "requests {what}: {} in all, p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?}, longest {:.2?}",
         times.len(),
-        at(0.5),
-        at(0.99),
-        at(0.999),
+        times.within(0.5),
+        times.within(0.99),
+        times.within(0.999),
+        times.longest(),
     );
 }
 
