@@ -2,8 +2,10 @@
 
 mod backend;
 mod compare;
+mod controller;
 mod decide;
 mod documents;
+mod fleet;
 mod floor;
 mod load;
 mod measure;
@@ -43,9 +45,11 @@ enum Command {
     Decide(decide::Decide),
     /// What a controller costs with 100 peers, 100,000 services and 1,000,000 endpoints
     Scale(scale::Scale),
-    /// The controller that is measured by `scale`
+    /// What a controller costs with 2,000 sidecars, and how soon a changed endpoint is in use
+    Fleet(fleet::Fleet),
+    /// The controller that is measured by `scale` and `fleet`
     #[command(hide = true)]
-    Hub(scale::hub::Hub),
+    Hub(controller::Hub),
     /// The bare proxy that the gateway is measured by
     #[command(hide = true)]
     Floor(floor::Floor),
@@ -59,6 +63,7 @@ fn main() -> Result<(), Failure> {
         Command::Reload(reload) => reload.run(),
         Command::Decide(decide) => decide.run(),
         Command::Scale(scale) => scale.run(),
+        Command::Fleet(fleet) => fleet.run(),
         Command::Hub(hub) => hub.run(),
         Command::Floor(floor) => floor.run(),
     }

@@ -1,27 +1,13 @@
 //! What a controller costs that has many peers with many services: memory, the time of a full resync, the bytes of a
 //! change. The peers are simulated; they speak the real protocol over real connections.
 
-pub mod hub;
 mod peer;
 
-use std::{
-    fmt::Write as _,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tombolo_proto::v1::{
-    ApplyRequest, PeerTokenRequest, StatusRequest, apply_request::File, link_message::Message,
-    operator_client::OperatorClient,
-};
-use tonic::transport::{Channel, Endpoint};
+use tombolo_proto::v1::{PeerTokenRequest, link_message::Message};
 
-use crate::{
-    Failure,
-    measure::{cpu_time, resident},
-    rounds::runtime,
-};
+use crate::{Failure, controller::Controller, measure::cpu_time, rounds::runtime};
 use peer::Peer;
 
 /// Arguments.
@@ -41,21 +27,6 @@ pub struct Scale {
     own: usize,
 }
 
-/// The controller's process; it ends with the bench.
-struct Hub {
-    process: Child,
-    operator: OperatorClient<Channel>,
-    // Declared last, removed last.
-    _state: tempfile::TempDir,
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _gone = self.process.wait();
-    }
-}
-
 impl Scale {
     /// Measures and prints. Fails where a target is missed.
     pub fn run(self) -> Result<(), Failure> {
@@ -63,7 +34,7 @@ impl Scale {
     }
 
     async fn measure(&self) -> Result<(), Failure> {
-        let mut hub = Hub::start().await?;
+        let mut hub = Controller::start().await?;
         let mut peers: Vec<Peer> = (0..self.peers).map(Peer::new).collect();
         hub.apply(&documents(self.peers)).await?;
         let request = PeerTokenRequest { ttl_seconds: 600, uses: u32::try_from(self.peers)? };
@@ -112,21 +83,21 @@ impl Scale {
     }
 
     /// All peers say everything at once.
-    async fn sync(&self, hub: &Hub, peers: &mut [Peer], revision: u64) -> Result<Sync, Failure> {
-        let (begun, busy) = (Instant::now(), cpu_time(hub.process.id())?);
+    async fn sync(&self, hub: &Controller, peers: &mut [Peer], revision: u64) -> Result<Sync, Failure> {
+        let (begun, busy) = (Instant::now(), cpu_time(hub.id())?);
         let saying = peers.iter().map(|peer| peer.say_all(self.services, self.endpoints, revision));
         futures::future::try_join_all(saying).await?;
         for peer in peers {
             peer.hears(|heard| heard.acked == revision).await?;
         }
-        Ok(Sync { time: begun.elapsed(), cpu: (cpu_time(hub.process.id())? - busy) / 1e6 })
+        Ok(Sync { time: begun.elapsed(), cpu: (cpu_time(hub.id())? - busy) / 1e6 })
     }
 
     /// One endpoint of one peer's service comes and goes.
-    async fn change_of_a_peer(&self, hub: &Hub, peers: &mut [Peer]) -> Result<(), Failure> {
+    async fn change_of_a_peer(&self, hub: &Controller, peers: &mut [Peer]) -> Result<(), Failure> {
         const CHANGES: u64 = 100;
         let peer = peers.first_mut().ok_or("there are no peers")?;
-        let (begun, busy) = (Instant::now(), cpu_time(hub.process.id())?);
+        let (begun, busy) = (Instant::now(), cpu_time(hub.id())?);
         let mut bytes = 0;
         for change in 0..CHANGES {
             let message =
@@ -139,7 +110,7 @@ impl Scale {
             peer.say(Message::Synced(synced)).await?;
             peer.hears(|heard| heard.acked == 3 + change).await?;
         }
-        let micros = (cpu_time(hub.process.id())? - busy) / CHANGES as f64;
+        let micros = (cpu_time(hub.id())? - busy) / CHANGES as f64;
         println!(
             "an endpoint of a peer changes: {} bytes, acknowledged after {:.2?}, {micros:.0} us of CPU",
             bytes / usize::try_from(CHANGES)?,
@@ -149,14 +120,19 @@ impl Scale {
     }
 
     /// One endpoint of the own cluster changes, which exports so many services to all peers. Gives the bytes to each.
-    async fn change_of_our_own(&self, hub: &mut Hub, peers: &mut [Peer], own: usize) -> Result<u64, Failure> {
+    async fn change_of_our_own(
+        &self,
+        hub: &mut Controller,
+        peers: &mut [Peer],
+        own: usize,
+    ) -> Result<u64, Failure> {
         hub.apply(&services(own)).await?;
         for peer in &mut *peers {
             peer.hears(|heard| heard.services >= own as u64).await?;
         }
         hub.settle().await?;
         let before: Vec<_> = peers.iter().map(Peer::heard).collect();
-        let (begun, busy) = (Instant::now(), cpu_time(hub.process.id())?);
+        let (begun, busy) = (Instant::now(), cpu_time(hub.id())?);
         hub.apply(&service(0, 100 + own)).await?;
         let mut bytes = 0;
         for (peer, before) in peers.iter_mut().zip(before) {
@@ -167,7 +143,7 @@ impl Scale {
             "an endpoint of our own changes, of {own} services: {bytes} bytes to each peer, all have it after {:.2?}, \
              {:.0} ms of CPU",
             begun.elapsed(),
-            (cpu_time(hub.process.id())? - busy) / 1e3,
+            (cpu_time(hub.id())? - busy) / 1e3,
         );
         Ok(bytes)
     }
@@ -183,59 +159,6 @@ struct Sync {
 impl std::fmt::Display for Sync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.1?}, {:.1} s of the controller's CPU", self.time, self.cpu)
-    }
-}
-
-impl Hub {
-    async fn start() -> Result<Self, Failure> {
-        let state = tempfile::tempdir()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("hub").arg("--state").arg(state.path().join("hub"));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
-        let output = process.stdout.take().ok_or("the controller has no output")?;
-        BufReader::new(output).read_line(&mut line)?;
-        let socket = line.trim().strip_prefix("ready ").ok_or("the controller does not start")?;
-        let endpoint = Endpoint::from_shared(format!("unix://{socket}"))?;
-        let operator = OperatorClient::new(endpoint.connect().await?);
-        Ok(Self { process, operator, _state: state })
-    }
-
-    async fn apply(&mut self, documents: &str) -> Result<(), Failure> {
-        let files = vec![File { name: "bench.yaml".into(), text: documents.into() }];
-        let answer = self.operator.apply(ApplyRequest { files, ..Default::default() }).await?.into_inner();
-        if answer.errors.is_empty() { Ok(()) } else { Err(answer.errors.join("; ").into()) }
-    }
-
-    /// KiB.
-    fn resident(&self) -> Result<u64, Failure> {
-        resident(self.process.id())
-    }
-
-    /// Waits until it does nothing any more, the disk included; 90 seconds at most. Gives the seconds that it was busy.
-    async fn settle(&self) -> Result<u32, Failure> {
-        let mut quiet = 0;
-        for passed in 1..=90 {
-            let before = cpu_time(self.process.id())?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let busy = cpu_time(self.process.id())? - before;
-            quiet = if busy < 50_000.0 { quiet + 1 } else { 0 };
-            if quiet == 5 {
-                return Ok(passed - quiet);
-            }
-        }
-        Ok(90)
-    }
-
-    /// How many peers are in each state.
-    async fn states(&mut self, states: &[&str]) -> Result<String, Failure> {
-        let json = self.operator.status(StatusRequest {}).await?.into_inner().json;
-        let mut shown = String::new();
-        for state in states {
-            let count = json.matches(&format!("\"state\":\"{state}\"")).count();
-            write!(shown, "{count} {state} ")?;
-        }
-        Ok(shown)
     }
 }
 
