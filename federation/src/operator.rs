@@ -203,7 +203,8 @@ impl Operator for OperatorService {
     }
 
     async fn rotate(&self, request: Request<RotateRequest>) -> Result<Response<StatusResponse>, Status> {
-        let lead = match request.into_inner().lead_seconds {
+        let RotateRequest { lead_seconds, next_pem } = request.into_inner();
+        let lead = match lead_seconds {
             0 => DEFAULT_LEAD,
             seconds => Duration::from_secs(seconds.into()),
         };
@@ -211,7 +212,8 @@ impl Operator for OperatorService {
             return Err(refused("a lead time is 30 days at most"));
         }
         let state = Arc::clone(&self.state);
-        let begun = tokio::task::spawn_blocking(move || state.ca.begin(lead)).await.map_err(internal)?;
+        let begin = move || state.ca.begin(lead, Some(&*next_pem).filter(|pem| !pem.is_empty()));
+        let begun = tokio::task::spawn_blocking(begin).await.map_err(internal)?;
         begun.map_err(|error| Status::failed_precondition(error.to_string()))?;
         self.state.bundle_changed();
         let shown = status::authority(&self.state, &self.discovery);

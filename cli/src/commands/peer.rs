@@ -1,5 +1,7 @@
 //! `tombolo peer`.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use tombolo_proto::v1::{
     PeerForgetRequest, PeerJoinRequest, PeerRevokeRequest, PeerShowRequest, PeerTokenRequest, RotateRequest,
@@ -69,6 +71,13 @@ pub enum PeerCommand {
         /// For how many seconds peers and proxies that have not confirmed are waited for
         #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=2_592_000))]
         lead: u32,
+        /// Sign with this authority from then on, not with a root that the controller makes: PEM of the issuing
+        /// certificate, those above it, the root last
+        #[arg(long, value_name = "FILE", requires = "ca_key")]
+        ca_cert: Option<PathBuf>,
+        /// The issuing certificate's key, PKCS#8 in PEM
+        #[arg(long, value_name = "FILE", requires = "ca_cert")]
+        ca_key: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
     },
@@ -136,8 +145,14 @@ pub async fn run(command: PeerCommand) -> Result<(), Failure> {
             common.controller.connect().await?.peer_forget(request).await.map_err(refused)?;
             common.print(&json!({ "cluster": name }), |_| println!("forgot {name}"));
         }
-        PeerCommand::Rotate { lead, common } => {
-            let request = RotateRequest { lead_seconds: lead };
+        PeerCommand::Rotate { lead, ca_cert, ca_key, common } => {
+            let mut next = Vec::new();
+            for file in ca_cert.iter().chain(&ca_key) {
+                let read = std::fs::read(file);
+                next.extend(read.map_err(|error| Failure::new(format!("{}: {error}", file.display())))?);
+                next.push(b'\n');
+            }
+            let request = RotateRequest { lead_seconds: lead, next_pem: next.into() };
             let answer = common.controller.connect().await?.rotate(request).await.map_err(refused)?;
             common.print(&parse(&answer.into_inner().json)?, |authority| {
                 println!("the next root is published; `tombolo status` shows how far its rotation is");

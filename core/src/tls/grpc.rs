@@ -93,7 +93,7 @@ async fn connect_one(address: &str, config: Arc<ClientConfig>) -> Result<Channel
 }
 
 /// An error with its sources: tonic's own text is no more than "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
+pub fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     // Some wrappers repeat their source's text.
     let mut texts: Vec<String> = chain.map(ToString::to_string).collect();

@@ -7,7 +7,7 @@
 //!
 //! A new root is also signed by the one before (a cross certificate). It goes along in every chain as long as somebody
 //! has not confirmed the bundle, and for ever in the controller's own: who was away during the rotation can still verify,
-//! and hears of the rest.
+//! and hears of the rest. Where either has intermediates, the root's key is elsewhere, and there is none.
 
 use std::{
     path::{Path, PathBuf},
@@ -204,22 +204,33 @@ impl Authorities {
         Ok(Arc::new(request.with_chain(chain).map_err(unusable)?))
     }
 
-    /// Makes a new root and publishes it. Blocks for the disk.
-    pub fn begin(&self, lead: Duration) -> Result<(), CaError> {
+    /// Makes a new root and publishes it; or that of the authority that an operator supplies, in the form of
+    /// [`CertificateAuthority::from_pem`]. Blocks for the disk.
+    pub fn begin(&self, lead: Duration, supplied: Option<&[u8]>) -> Result<(), CaError> {
         let mut record = self.lock();
         let standing = self.standing.load();
         if record.rotation.phase != Phase::Steady {
             return Err(unusable("a rotation is under way already; `tombolo status` shows how far it is"));
         }
-        if !standing.signing.intermediates.is_empty() {
+        let now = SystemTime::now();
+        let text = match supplied {
+            Some(text) => Zeroizing::new(text.to_vec()),
+            None if standing.signing.intermediates.is_empty() => new_root(&self.trust_domain, now)?,
+            None => {
+                return Err(unusable(
+                    "this authority was supplied, its root is elsewhere: name the next one by --ca-cert and --ca-key",
+                ));
+            }
+        };
+        let next = CertificateAuthority::from_pem(&text, &self.trust_domain, now)?;
+        if next.root == standing.signing.root {
             return Err(unusable(
-                "this authority was supplied, its root is elsewhere: put the next one, with its chain and key, into \
-                 STATE_DIR/ca/ca.pem and restart the controller; the root before stays in the bundle for a while",
+                "its root is the one in use, so that nobody has to hear of it: put it into STATE_DIR/ca/ca.pem and \
+                 restart the controller",
             ));
         }
-        let now = SystemTime::now();
-        let text = new_root(&self.trust_domain, now)?;
-        let next = CertificateAuthority::from_pem(&text, &self.trust_domain, now)?;
+        // What cannot be said later is said now.
+        standing.signing.introduces(&next)?;
         let text = std::str::from_utf8(&text).map_err(unusable)?;
         let mut changed = record.clone();
         changed.rotation = Rotation::enter(Phase::Published);
@@ -258,11 +269,11 @@ impl Authorities {
         let missing = || unusable("the next authority is not there");
         let text = record.next.clone().ok_or_else(missing)?;
         let next = CertificateAuthority::from_pem(text.0.as_bytes(), &self.trust_domain, SystemTime::now())?;
-        let cross = self.standing.load().signing.vouch_for(&next)?;
+        let cross = self.standing.load().signing.introduces(&next)?;
         let mut changed = record.clone();
         changed.rotation = Rotation::enter(Phase::Signing);
         changed.before = Some(std::mem::replace(&mut changed.signing, STANDARD.encode(&next.root)));
-        changed.cross = Some(STANDARD.encode(&cross));
+        changed.cross = cross.map(|cross| STANDARD.encode(&cross));
         // Both files, in this order: the record tells what to do about a file that is missing.
         write_record(&self.directory, &changed)?;
         write(&self.directory.join("ca.pem"), text.0.as_bytes())?;

@@ -223,6 +223,12 @@ impl CertificateAuthority {
         Ok(Issued { chain, not_after })
     }
 
+    /// A cross certificate for the root of `next`; none where one of the two roots has its key elsewhere.
+    fn introduces(&self, next: &Self) -> Result<Option<CertificateDer<'static>>, CaError> {
+        let are_roots = self.intermediates.is_empty() && next.intermediates.is_empty();
+        are_roots.then(|| self.vouch_for(next)).transpose()
+    }
+
     /// A cross certificate: the root of `next` as this authority vouches for it.
     fn vouch_for(&self, next: &Self) -> Result<CertificateDer<'static>, CaError> {
         let malformed = |_| unusable("the next root is not well-formed");

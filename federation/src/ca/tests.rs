@@ -173,7 +173,7 @@ fn the_controllers_chain_ends_in_the_root_and_debug_shows_no_key() {
 }
 
 /// An intermediate under an organisation's root, as an operator would supply them.
-fn supplied(
+pub(super) fn supplied(
     life: Duration,
     intermediate_is_ca: bool,
 ) -> (CertificateDer<'static>, CertificateDer<'static>, KeyPair) {

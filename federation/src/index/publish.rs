@@ -12,6 +12,11 @@ impl Index {
         self.publish_some(usize::MAX)
     }
 
+    /// What is to be saved of the events since the last call, while publishing them waits.
+    pub fn take_saves(&mut self) -> Vec<Save> {
+        std::mem::take(&mut self.saves)
+    }
+
     /// Whether something is left to be published.
     pub fn is_unpublished(&self) -> bool {
         self.unpublished() > 0
@@ -27,7 +32,7 @@ impl Index {
     pub fn publish_some(&mut self, most: usize) -> Changes {
         let holders = &self.holders;
         let dirty = self.dirty.take(most, |name| holders.get(name).map_or(0, Vec::len));
-        let mut changes = Changes { saves: std::mem::take(&mut self.saves), ..Changes::default() };
+        let mut changes = Changes { saves: self.take_saves(), ..Changes::default() };
         if dirty.everything || dirty.documents {
             self.publish_documents(&mut changes);
         }

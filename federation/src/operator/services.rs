@@ -31,11 +31,12 @@ pub(super) fn with_conditions(state: &State, documents: Vec<String>) -> Vec<Stri
     documents.into_iter().map(shown).collect()
 }
 
+fn condition(kind: &str, is: bool, reason: &str, message: String) -> Value {
+    let status = if is { "True" } else { "False" };
+    json!({ "type": kind, "status": status, "reason": reason, "message": message })
+}
+
 fn conditions(index: &Index, name: &Name) -> Vec<Value> {
-    let condition = |kind: &str, is: bool, reason: &str, message: String| {
-        let status = if is { "True" } else { "False" };
-        json!({ "type": kind, "status": status, "reason": reason, "message": message })
-    };
     let exists = index.configuration().services.contains_key(name);
     let valid = match exists {
         true => condition("Valid", true, "Valid", String::new()),
@@ -46,8 +47,12 @@ fn conditions(index: &Index, name: &Name) -> Vec<Value> {
         [] => condition("Ready", false, "Pending", "no peer is told of it: see `export` of the Peers".into()),
         told => condition("Ready", true, "Exported", format!("exported to {}", told.join(", "))),
     };
+    vec![valid, ready, conflict(index, name)]
+}
+
+fn conflict(index: &Index, name: &Name) -> Value {
     let conflicts = index.conflicts_of(name);
-    let conflict = match conflicts.first() {
+    match conflicts.first() {
         None => condition("Conflict", false, "NoConflicts", String::new()),
         Some(first) => {
             let all: Vec<String> = conflicts
@@ -57,8 +62,7 @@ fn conditions(index: &Index, name: &Name) -> Vec<Value> {
                 .collect();
             condition("Conflict", true, first.kind, format!("the oldest export counts; {}", all.join("; ")))
         }
-    };
-    vec![valid, ready, conflict]
+    }
 }
 
 /// ServiceImports: what this cluster has of the cluster set.
@@ -68,11 +72,12 @@ pub(super) fn imports(state: &State, namespace: &str, name: &str) -> Vec<String>
     };
     state.with_index(|index| {
         let names: Vec<Name> = index.import_names().filter(fits).collect();
-        names.iter().filter_map(|name| index.import(name)).map(|import| shown(&import).to_string()).collect()
+        let imports = names.iter().filter_map(|name| Some((index.import(name)?, conflict(index, name))));
+        imports.map(|(import, conflict)| shown(&import, conflict).to_string()).collect()
     })
 }
 
-fn shown(import: &Import) -> Value {
+fn shown(import: &Import, conflict: Value) -> Value {
     let port = |(name, port, app_protocol): &(String, u32, String)| {
         let mut shown = json!({ "port": port, "protocol": "TCP" });
         for (field, text) in [("name", name), ("appProtocol", app_protocol)] {
@@ -100,6 +105,6 @@ fn shown(import: &Import) -> Value {
             "ips": ips,
             "sessionAffinity": "None",
         },
-        "status": { "clusters": clusters },
+        "status": { "clusters": clusters, "conditions": [conflict] },
     })
 }

@@ -84,6 +84,7 @@ async fn dial(state: Arc<State>, cluster: Arc<str>, mut stop: watch::Receiver<bo
             tracing::warn!(%cluster, reason, "the link is down");
         } else {
             tracing::debug!(%cluster, reason, "there is no link");
+            state.link_stats(&cluster).tried(Some(explained(reason)));
         }
         let part = (random_seed() % 1000) as f64 / 2000.0;
         tokio::select! {
@@ -112,10 +113,30 @@ async fn open(state: &Arc<State>, cluster: &Arc<str>, mut stop: watch::Receiver<
     let messages = ReceiverStream::new(receiver).filter_map(Result::ok);
     let answer = match timeout(LIMIT, client.link(messages)).await {
         Ok(Ok(answer)) => answer.into_inner(),
-        Ok(Err(status)) => return (false, End::Broken(status.message().to_owned())),
+        Ok(Err(status)) => {
+            let causes = std::error::Error::source(&status).map(grpc::causes);
+            return (false, End::Broken(causes.unwrap_or_else(|| status.message().to_owned())));
+        }
         Err(_) => return (false, End::Broken("no answer".into())),
     };
+    state.link_stats(cluster).tried(None);
     Link::new(Arc::clone(state), Arc::clone(cluster), sender).run(answer, stop).await
+}
+
+/// Which of two it is that has to be linked anew, where trying again does not help. Of the errors of TLS only their texts
+/// come through: `UnknownIssuer` of this side's verifier, `UnknownCA` the alert of the other side's.
+fn explained(reason: String) -> String {
+    let whose = if reason.contains("UnknownIssuer") {
+        "this side does not know the peer's root any more"
+    } else if reason.contains("UnknownCA") {
+        "the peer does not know this side's root any more"
+    } else {
+        return reason;
+    };
+    format!(
+        "{whose}: one was away while the other's was replaced twice. Link them anew: `tombolo peer token` on one side, \
+         `tombolo peer join` on the other ({reason})"
+    )
 }
 
 async fn connect(

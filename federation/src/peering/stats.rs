@@ -1,6 +1,9 @@
 //! What goes over the links with a peer.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use prost::Message;
 use tombolo_proto::v1::LinkMessage;
@@ -20,6 +23,8 @@ pub struct LinkStats {
     pub round_trip_micros: AtomicU64,
     /// For how long nothing was read, as the peer had said too much, in microseconds.
     pub throttled_micros: AtomicU64,
+    /// Why there is no link that this side opens.
+    failure: Mutex<Option<String>>,
 }
 
 impl LinkStats {
@@ -40,6 +45,16 @@ impl LinkStats {
     /// Nothing is read for so long.
     pub fn throttled(&self, pause: std::time::Duration) {
         self.throttled_micros.fetch_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// This side has tried to open a link, in vain or not.
+    pub fn tried(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Why the last try to open a link was in vain; none: it was not, or the peer opens it.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A question was answered after this time.

@@ -45,7 +45,8 @@ impl State {
         let mut index = locked(&self.index);
         let refusals = index.apply(event, now);
         if may_wait && now.0 < self.publish_after.load(Relaxed) {
-            // Not before.
+            // Not before. What is to outlive the process does not wait.
+            self.store.save(index.take_saves().into_iter().map(Write::from));
             self.postponed.notify_one();
         } else {
             self.publish_some(&mut index, most);

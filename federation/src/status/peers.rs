@@ -6,6 +6,7 @@
 //! | `staleSince` | of a stale one: its last sign of life, RFC 3339 |
 //! | `endedBy`, `told` | of a withdrawn one: `here` or `peer`; whether the peer knows |
 //! | `connected` | the link is up, and the peer has confirmed something within its lease: of the changes that wait, or, where none does, that it is there |
+//! | `linkFailure` | why this side cannot open the link |
 //! | `heardSecondsAgo` | the last sign of life |
 //! | `confirmed`, `revision` | how much of what this side exports the peer has taken, of how much there is |
 //! | `lagSeconds` | for how long the oldest change has waited that is not confirmed |
@@ -127,6 +128,9 @@ fn summary(state: &State, index: &Index, name: &str, peer: &Peer, now: Moment) -
         "deprioritizeAfterSeconds": lease.stale_after / 1000,
         "dropAfterSeconds": lease.drop_after / 1000,
     });
+    if let Some(failure) = stats.failure().filter(|_| peer.session().is_none()) {
+        status["linkFailure"] = failure.into();
+    }
     if peer.state() == "stale" {
         status["staleSince"] = rfc3339(peer.contact.last_heard()).into();
     }

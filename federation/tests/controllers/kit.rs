@@ -151,7 +151,7 @@ impl Cluster {
     }
 
     pub async fn rotate(&self, lead_seconds: u32) -> Result<(), Status> {
-        self.operator().await.rotate(v1::RotateRequest { lead_seconds }).await.map(drop)
+        self.operator().await.rotate(v1::RotateRequest { lead_seconds, ..Default::default() }).await.map(drop)
     }
 
     /// Waits until the authority's status is as `is` wants it.

@@ -7,4 +7,5 @@ mod kit;
 mod members;
 mod operators;
 mod peers;
+mod resume;
 mod rotation;

@@ -76,3 +76,39 @@ async fn a_peer_that_was_away_during_a_whole_rotation_finds_back() {
         assert_eq!(absent.show(present.name).await["bundle"]["sequence"], 3);
     }
 }
+
+/// `away` is `east`, which opens the link, or `west`.
+async fn two_rotations_without(away: &str) {
+    let mut east = Cluster::start_with("east", bounds(), Vec::new()).await;
+    let mut west = Cluster::start_with("west", bounds(), Vec::new()).await;
+    linked(&east, &west).await;
+    let (absent, present) = if away == "east" { (&mut east, &mut west) } else { (&mut west, &mut east) };
+    absent.stop().await;
+    for sequence in [3, 5] {
+        present.rotate(1).await.unwrap();
+        present.until_ca("it is over", |ca| ca["phase"] == "steady" && ca["sequence"] == sequence).await;
+    }
+    absent.try_again().await.unwrap();
+    let told = |peer: &serde_json::Value| {
+        peer["linkFailure"].as_str().is_some_and(|why| why.contains("Link them anew"))
+    };
+    east.until_peer("west", "told what to do", told).await;
+    let token = west.peer_token(60).await;
+    east.peer_join(&token).await.unwrap();
+    for (cluster, peer) in [(&east, "west"), (&west, "east")] {
+        let synced = |p: &serde_json::Value| {
+            p["state"] == "synced" && p["connected"] == true && p.get("linkFailure").is_none()
+        };
+        cluster.until_peer(peer, "linked anew", synced).await;
+    }
+}
+
+#[tokio::test]
+async fn who_opens_the_link_and_was_away_for_two_rotations_is_told_to_link_anew() {
+    two_rotations_without("east").await;
+}
+
+#[tokio::test]
+async fn who_opens_the_link_to_one_that_was_away_for_two_rotations_is_told_to_link_anew() {
+    two_rotations_without("west").await;
+}

@@ -37,8 +37,8 @@ fn a_rotation_goes_on_through_restarts_and_all_that_is_valid_verifies() {
     let old = chain(&authorities);
     assert_eq!((old.len(), first.sequence), (1, 1));
 
-    authorities.begin(LIFE).unwrap();
-    let refused = authorities.begin(LIFE).unwrap_err().to_string();
+    authorities.begin(LIFE, None).unwrap();
+    let refused = authorities.begin(LIFE, None).unwrap_err().to_string();
     assert!(refused.contains("under way"), "{refused}");
     let authorities = open(directory.path());
     let both = authorities.bundle();
@@ -76,7 +76,7 @@ fn a_rotation_goes_on_through_restarts_and_all_that_is_valid_verifies() {
     }
     // And once more.
     let authorities = open(directory.path());
-    authorities.begin(LIFE).unwrap();
+    authorities.begin(LIFE, None).unwrap();
     assert_eq!(authorities.pass(Duration::ZERO, true).unwrap(), Some(Step::Sign));
     assert!(verifies(&chain(&authorities), &authorities.bundle()));
 }
@@ -86,7 +86,7 @@ fn a_crash_between_the_two_files_is_completed_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca.pem");
     let authorities = open(directory.path());
-    authorities.begin(LIFE).unwrap();
+    authorities.begin(LIFE, None).unwrap();
     let old = std::fs::read(&path).unwrap();
     let mut record = read_record(directory.path()).unwrap().unwrap();
     let next = record.next.clone();
@@ -116,6 +116,38 @@ fn another_authority_in_the_place_of_the_first_keeps_what_is_valid_valid() {
     assert!(verifies(&old, &bundle) && verifies(&chain(&authorities), &bundle));
     assert_eq!(authorities.pass(LIFE, false).unwrap(), Some(Step::Retire));
     assert!(!verifies(&old, &authorities.bundle()) && verifies(&chain(&authorities), &authorities.bundle()));
+}
+
+#[test]
+fn an_operators_authority_takes_its_place_in_the_same_phases() {
+    let (directory, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+    let authorities = open(directory.path());
+    let (first, old) = (authorities.bundle(), chain(&authorities));
+    let (intermediate, root, key) = super::super::tests::supplied(LIFE * 100, true);
+    let mut supplied = String::new();
+    for certificate in [&intermediate, &root] {
+        super::super::pem::write(&mut supplied, "CERTIFICATE", certificate);
+    }
+    let without_key = authorities.begin(LIFE, Some(supplied.as_bytes())).unwrap_err().to_string();
+    assert!(without_key.contains("no PKCS#8 private key"), "{without_key}");
+    super::super::pem::write(&mut supplied, "PRIVATE KEY", key.serialized_der());
+    authorities.begin(LIFE, Some(supplied.as_bytes())).unwrap();
+    assert_eq!((authorities.bundle().sequence, authorities.bundle().roots.len()), (2, 2));
+    assert!(verifies(&chain(&authorities), &first), "the old root still signs");
+    assert_eq!(authorities.pass(Duration::ZERO, true).unwrap(), Some(Step::Sign));
+    let authorities = open(directory.path());
+    let new = chain(&authorities);
+    assert_eq!(new[1], intermediate);
+    assert!(verifies(&new, &authorities.bundle()) && verifies(&old, &authorities.bundle()));
+    assert!(authorities.controller_credentials(LIFE, now).unwrap().chain().contains(&root), "for tokens");
+    assert_eq!(authorities.pass(LIFE, true).unwrap(), Some(Step::Retire));
+    assert!(verifies(&new, &authorities.bundle()) && !verifies(&old, &authorities.bundle()));
+    // The key of its root is elsewhere, so only the operator can name the next one.
+    let refused = authorities.begin(LIFE, None).unwrap_err().to_string();
+    assert!(refused.contains("--ca-cert"), "{refused}");
+    let refused = authorities.begin(LIFE, Some(supplied.as_bytes())).unwrap_err().to_string();
+    assert!(refused.contains("is the one in use"), "{refused}");
+    authorities.begin(LIFE, Some(&new_root(&east(), now).unwrap())).unwrap();
 }
 
 #[test]
