@@ -97,9 +97,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        match self.child.try_wait() {
-            Ok(None) => {}
-            ended => eprintln!("{} ended by itself ({ended:?}): {}", self.name, self.said()),
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            // Its id may be another's by now.
+            return eprintln!("{} ended by itself: {}", self.name, self.said());
         }
         for id in family(self.id()).into_iter().filter_map(|id| Pid::from_raw(id.try_into().ok()?)) {
             // Fails only if it has ended already.

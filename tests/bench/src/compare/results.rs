@@ -138,6 +138,14 @@ impl Results {
         Some(Spread::of(&rounds)?.median)
     }
 
+    /// What a proxy adds to the figure without any: the median of the rounds' differences.
+    pub fn added(&self, case: &'static str, figure: Figure, by: Contender) -> Option<f64> {
+        let values = |who| self.values(Key::new(case, figure, who));
+        let without = values(Contender(Who::Nobody, Form::Plain))?;
+        let rounds: Vec<f64> = values(by)?.iter().zip(without).map(|(with, none)| with - none).collect();
+        Some(Spread::of(&rounds)?.median)
+    }
+
     /// Everything, for other programs.
     pub fn json(&self) -> Value {
         let series = self.series.iter().map(|(key, values)| {
@@ -180,6 +188,12 @@ mod tests {
         assert_eq!(spread, Spread { median: 12.0, least: 10.0, most: 20.0 });
         assert_eq!(results.contenders("h1"), [one, two]);
         assert_eq!(results.ratio("h1", Figure::Busy, one, two), None);
+        assert_eq!(results.added("h1", Figure::Cpu, one), None);
+        let nobody = Contender(Who::Nobody, Form::Plain);
+        for none in [1.0, 2.0, 3.0] {
+            results.add(Key::new("h1", Figure::Cpu, nobody), none);
+        }
+        assert_eq!(results.added("h1", Figure::Cpu, one), Some(9.0));
         assert_eq!(results.json()["series"][1]["tomboloToThis"], 0.5);
     }
 }

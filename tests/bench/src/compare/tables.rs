@@ -126,15 +126,30 @@ fn saturated(case: &Case, results: &Results) -> String {
 
 fn steady(case: &Case, rate: u32, results: &Results) -> String {
     let at = format!("at {rate} requests/s");
-    let columns =
-        [at.as_str(), "p50 us", "p99 us", "p99.9 us", "CPU us/request", "tombolo is: CPU", "p50", "p99"];
+    let columns = [
+        at.as_str(),
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "CPU us/request",
+        "added p50 us",
+        "added p99 us",
+        "tombolo is: CPU",
+        "added p50",
+        "added p99",
+    ];
     let mut text = "\n".to_owned() + &header(&columns);
+    let (p50, p99, cpu) = (Figure::P50At(rate), Figure::P99At(rate), Figure::CpuAt(rate));
     for who in results.contenders(case.name) {
         let get = |figure| spread(results.spread(Key::new(case.name, figure, who)));
-        let of = |figure| ratio(results.ratio(case.name, figure, TOMBOLO, who));
-        let (p50, p99, cpu) = (Figure::P50At(rate), Figure::P99At(rate), Figure::CpuAt(rate));
+        let added = |figure, who| results.added(case.name, figure, who).filter(|_| who.0 != Who::Nobody);
+        // What is added may be less than the noise is: then it is no base of a ratio.
+        let of_added = |figure| Some(added(figure, TOMBOLO)? / added(figure, who).filter(|us| *us > 1.0)?);
         let figures = [p50, p99, Figure::P999At(rate), cpu].map(get);
-        text.push_str(&row([who.name()].into_iter().chain(figures).chain([cpu, p50, p99].map(of))));
+        let differences = [p50, p99].map(|figure| added(figure, who).map(number).unwrap_or_default());
+        let of_cpu = results.ratio(case.name, cpu, TOMBOLO, who);
+        let ratios = [of_cpu, of_added(p50), of_added(p99)].map(ratio);
+        text.push_str(&row([who.name()].into_iter().chain(figures).chain(differences).chain(ratios)));
     }
     text
 }

@@ -16,7 +16,7 @@ use crate::{
     load::{Connected, Load, Protocol, Times, Until},
 };
 
-/// More than any of it takes.
+/// More than anything takes besides the turn itself.
 const LONG: Duration = Duration::from_secs(30);
 /// A contender has to serve so soon.
 const SOON: Duration = Duration::from_secs(20);
@@ -33,7 +33,8 @@ pub struct Turns<'a> {
 impl Turns<'_> {
     /// Bounded, whatever a contender does.
     fn wait<T>(&self, what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        self.runtime.block_on(async { timeout(LONG, what).await }).map_err(|_| "it takes too long")?
+        let long = LONG + Duration::from_secs_f64(3.0 * self.seconds);
+        self.runtime.block_on(async { timeout(long, what).await }).map_err(|_| "it takes too long")?
     }
 
     fn load(&self, case: &Case, running: &Running, connections: usize) -> Result<Load, Failure> {
@@ -146,7 +147,8 @@ impl Turns<'_> {
         let load = load(IDLE)?;
         let held = self.wait(async {
             let mut connected = load.connect().await?;
-            connected.run(Until::Requests(2 * IDLE)).await?;
+            // In turn and few at a time: what is held towards the application is not what is measured.
+            connected.run(Until::Rate(2 * IDLE, IDLE as f64)).await?;
             Ok(connected)
         })?;
         let with = running.resident()?;
