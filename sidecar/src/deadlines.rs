@@ -1,5 +1,6 @@
 //! Deadlines of requests in flight, for applications that pass on only a trace id: a call that a request causes takes no
-//! longer than that request's caller waits.
+//! longer than that request's caller waits. Where the caller has given up, calls of a request that goes on all the same are
+//! answered at once: nobody waits for them.
 
 use std::{
     array::from_fn,
@@ -18,14 +19,23 @@ const SHARDS: usize = 64;
 const MAX_TRACES: usize = 512;
 /// A request whose end is not seen counts as ended after so long.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// An application that nobody waits for any more is believed to go on for no longer than this.
+const KEPT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Trace {
     /// Which of several requests causes a call is not known, so the one with most time counts; none: one has no deadline.
     latest: Option<Instant>,
+    /// None: the last one's caller has given up.
     in_flight: u32,
-    /// When the newest has come in.
-    begun: Instant,
+    /// When the newest has come in, or the last one's caller has given up.
+    since: Instant,
+}
+
+impl Trace {
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.since + if self.in_flight == 0 { KEPT } else { LONGEST }
+    }
 }
 
 /// How long the callers of requests in flight wait. Requests without a deadline are remembered too: they must not be cut by
@@ -48,38 +58,48 @@ impl Deadlines {
         let Some(id) = w3c_trace(headers) else { return true };
         let mut traces = self.shard(id);
         if let Some(trace) = traces.get_mut(&id) {
-            trace.latest = trace.latest.zip(deadline).map(|(one, other)| one.max(other));
+            // A caller that has given up and asks again waits anew.
+            trace.latest = match trace.in_flight {
+                0 => deadline,
+                _ => trace.latest.zip(deadline).map(|(one, other)| one.max(other)),
+            };
             trace.in_flight = trace.in_flight.saturating_add(1);
-            trace.begun = now;
+            trace.since = now;
             return true;
         }
         if traces.len() >= MAX_TRACES {
-            traces.retain(|_, trace| now < trace.begun + LONGEST);
+            traces.retain(|_, trace| !trace.is_over(now));
             if traces.len() >= MAX_TRACES {
                 return false;
             }
         }
-        traces.insert(id, Trace { latest: deadline, in_flight: 1, begun: now });
+        traces.insert(id, Trace { latest: deadline, in_flight: 1, since: now });
         true
     }
 
-    /// A request that came in with this trace id has ended.
-    pub fn end(&self, trace_id: &str) {
+    /// A request that came in with this trace id has ended: answered, or its caller has given up.
+    pub fn end(&self, trace_id: &str, answered: bool, now: Instant) {
         let Some(id) = hex(trace_id) else { return };
         let mut traces = self.shard(id);
         let Some(trace) = traces.get_mut(&id) else { return };
         trace.in_flight = trace.in_flight.saturating_sub(1);
-        if trace.in_flight == 0 {
+        if trace.in_flight > 0 {
+            return;
+        }
+        // What an application does after its answer it does for itself.
+        if answered || trace.latest.is_none() {
             traces.remove(&id);
+        } else {
+            trace.since = now;
         }
     }
 
-    /// How long a call with these headers may take. None: as long as it likes. So it is where the deadline has passed: nobody
-    /// waits any more, and what the application does then it does for itself.
+    /// How long a call with these headers may take; nothing where the deadline has passed. None: as long as it likes.
     pub fn find(&self, headers: &HeaderMap, now: Instant) -> Option<Duration> {
         let id = w3c_trace(headers).or_else(|| b3_trace(headers))?;
-        let latest = self.shard(id).get(&id)?.latest?;
-        Some(latest.saturating_duration_since(now)).filter(|left| !left.is_zero())
+        let traces = self.shard(id);
+        let trace = traces.get(&id).filter(|trace| !trace.is_over(now))?;
+        Some(trace.latest?.saturating_duration_since(now))
     }
 
     fn shard(&self, id: u128) -> MutexGuard<'_, HashMap<u128, Trace>> {
@@ -119,11 +139,35 @@ mod tests {
         for other in [HeaderMap::new(), traced(&"1".repeat(32)), one("b3", "0"), one("x-request-id", TRACE)] {
             assert_eq!(deadlines.find(&other, now), None, "{other:?}");
         }
-        assert_eq!(deadlines.find(&traced(TRACE), now + 3 * SECOND), None, "nobody waits any more");
-        deadlines.end(TRACE);
+        let late = now + 4 * SECOND;
+        assert_eq!(deadlines.find(&traced(TRACE), late), Some(Duration::ZERO), "nobody waits any more");
+        deadlines.end(TRACE, true, now);
         assert_eq!(deadlines.find(&traced(TRACE), now), None, "work in the background");
-        deadlines.end(TRACE);
-        deadlines.end("none");
+        deadlines.end(TRACE, true, now);
+        deadlines.end("none", true, now);
+    }
+
+    #[test]
+    fn a_caller_that_has_given_up_bounds_what_goes_on_without_it() {
+        let (deadlines, now) = (Deadlines::default(), Instant::now());
+        let find = |after: u32| deadlines.find(&traced(TRACE), now + after * SECOND);
+        deadlines.begin(&traced(TRACE), Some(now + 3 * SECOND), now);
+        deadlines.end(TRACE, false, now + SECOND);
+        assert_eq!(
+            (find(1), find(3), find(60)),
+            (Some(2 * SECOND), Some(Duration::ZERO), Some(Duration::ZERO))
+        );
+        assert_eq!(find(61), None, "for a while");
+        // It asks again, and waits longer.
+        deadlines.begin(&traced(TRACE), Some(now + 9 * SECOND), now + 4 * SECOND);
+        assert_eq!(find(4), Some(5 * SECOND));
+        deadlines.end(TRACE, true, now + 5 * SECOND);
+        assert_eq!(find(5), None, "answered");
+        // Who had no deadline bounds nothing by going away.
+        deadlines.begin(&traced(TRACE), None, now);
+        deadlines.end(TRACE, false, now);
+        assert_eq!(find(0), None);
+        assert!(deadlines.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]
@@ -132,14 +176,14 @@ mod tests {
         for seconds in [1, 3, 2] {
             deadlines.begin(&traced(TRACE), Some(now + seconds * SECOND), now);
         }
-        deadlines.end(TRACE);
+        deadlines.end(TRACE, true, now);
         assert_eq!(deadlines.find(&traced(TRACE), now), Some(3 * SECOND));
         // One that may take as long as it likes, whichever comes first.
         deadlines.begin(&traced(TRACE), None, now);
         deadlines.begin(&traced(TRACE), Some(now + SECOND), now);
         assert_eq!(deadlines.find(&traced(TRACE), now), None);
         for _ in 0..4 {
-            deadlines.end(TRACE);
+            deadlines.end(TRACE, true, now);
         }
         assert!(deadlines.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }

@@ -10,6 +10,9 @@ use tombolo_core::{
 
 use crate::{deadlines::Deadlines, lanes::Lanes};
 
+/// The status of a request whose client went away before its answer.
+const CLIENT_GONE: u16 = 499;
+
 /// Filled by requests that come in, asked by the application's own.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
@@ -33,11 +36,11 @@ impl InFlight {
         }
     }
 
-    fn end(&self, trace_id: &str, in_lane: bool, now: Instant) {
+    fn end(&self, trace_id: &str, in_lane: bool, answered: bool, now: Instant) {
         if in_lane {
             self.lanes.end(trace_id, now);
         }
-        self.deadlines.end(trace_id);
+        self.deadlines.end(trace_id, answered, now);
     }
 }
 
@@ -56,7 +59,9 @@ impl Observer for EndObserver {
         let is_inbound = request.arrival.is_some_and(|arrival| *arrival.entry == Entry::Inbound);
         // What was not decided to go on has not begun.
         if let (true, Some(decision), Some(trace)) = (is_inbound, request.decision, request.trace_id) {
-            self.in_flight.end(trace, decision.lane.is_some(), Instant::now());
+            let late = matches!(request.reason, Some("request_timeout" | "upstream_timeout"));
+            let answered = !late && request.status != CLIENT_GONE;
+            self.in_flight.end(trace, decision.lane.is_some(), answered, Instant::now());
         }
         self.next.request(request);
     }

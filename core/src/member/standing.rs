@@ -8,6 +8,7 @@ use std::{
 use crate::{
     identity::{self, Clock, Renewals, Standing},
     lifecycle::{Readiness, Task},
+    model::SpiffeId,
     telemetry::Telemetry,
 };
 
@@ -60,7 +61,12 @@ impl Watching {
         (shown.renewed, shown.failed) = (renewed, failed);
 
         let standing = self.renewals.standing(&credentials, now);
-        let trouble = (standing != Standing::Good).then(|| standing.to_string());
+        let id = credentials.id();
+        let trouble = match standing {
+            Standing::Good => None,
+            Standing::Late { .. } => Some(standing.to_string()),
+            Standing::Expired { .. } => Some(format!("{standing}; {}", remedy(id))),
+        };
         self.readiness.degraded("certificate", trouble);
         match standing {
             Standing::Expired { .. } => shown.valid.undone(),
@@ -70,11 +76,22 @@ impl Watching {
             match &standing {
                 Standing::Good => tracing::info!("{standing} and renewed again"),
                 Standing::Late { .. } => tracing::warn!("{standing}"),
-                Standing::Expired { .. } => tracing::error!("{standing}; no peer takes it"),
+                Standing::Expired { .. } => {
+                    tracing::error!("{standing}; no peer takes it, nor does the controller: {}", remedy(id));
+                }
             }
         }
         shown.standing = standing;
     }
+}
+
+/// What helps once a certificate has expired.
+fn remedy(id: &SpiffeId) -> String {
+    let (namespace, account) = (id.namespace(), id.account());
+    format!(
+        "once a controller is there, run `tombolo join-token --namespace {namespace} --account {account}` beside it, and \
+         start this process again with --join-token; its state directory may stay"
+    )
 }
 
 /// From `from` to `to`; below 0 where `to` is earlier.
@@ -180,6 +197,8 @@ mod tests {
         assert_eq!(world.readiness.missing(), ["a valid mesh certificate"]);
         let troubles = world.readiness.troubles();
         assert!(troubles[0].contains("has expired"), "{troubles:?}");
+        let remedy = "`tombolo join-token --namespace shop --account checkout`";
+        assert!(troubles[0].contains(remedy) && troubles[0].contains("--join-token"), "{troubles:?}");
         assert!(world.metric(REMAINING) < Some(0));
     }
 

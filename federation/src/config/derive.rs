@@ -104,6 +104,7 @@ fn services(
         let spec = ServiceSpec {
             selector: service.spec.selector.clone(),
             headless: service.spec.is_headless(),
+            publishes_not_ready: service.spec.publish_not_ready_addresses.unwrap_or(false),
             ports: service.spec.tcp_ports().cloned().collect(),
             fixed: endpoints.map(list).collect(),
             capacity: capacities.get(key).copied(),

@@ -53,6 +53,8 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// It has no address of its own, but each of its endpoints has one.
     pub headless: bool,
+    /// Its workloads count as ready although they are not (`publishNotReadyAddresses`); those that go away do not.
+    pub publishes_not_ready: bool,
     /// Its ports.
     pub ports: Vec<ServicePortSpec>,
     /// Endpoints from Workload documents and EndpointSlices, by service port.

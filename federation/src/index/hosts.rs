@@ -49,7 +49,8 @@ mod tests {
 
     use super::*;
     use crate::index::{
-        Changes, Configuration, Event, Index, Kind, Moment, Name, Resource, Restored, tests::kit::*,
+        Changes, Configuration, Event, Index, Kind, Moment, Name, Registration, Resource, Restored,
+        tests::kit::*,
     };
     use crate::index::{PeerEvent, Save};
 
@@ -133,6 +134,23 @@ mod tests {
         test.does(registered(3, "db-2", "db"));
         test.does(registered(4, "db-0", "db"));
         assert_eq!(test.hosts(LOCAL), [host("db-0.east", 1, true), host("db-2.east", 5, true)]);
+    }
+
+    #[test]
+    fn a_service_may_publish_hosts_that_are_not_ready_but_none_that_goes_away() {
+        let mut test = Test::new();
+        let mut with = |health: v1::Health, publishes: bool| {
+            let mut told = (*configuration(true)).clone();
+            told.services.get_mut(&Name::new("shop", "db")).unwrap().publishes_not_ready = publishes;
+            test.does(Event::Configured(Arc::new(told)));
+            let registration = Arc::new(Registration { health: health.into(), ..workload("db-0", "db") });
+            test.does(Event::Registered { session: 1, registration });
+            [LOCAL, ALL].map(|key| test.hosts(key).into_iter().map(|(.., ready)| ready).collect::<Vec<_>>())
+        };
+        assert_eq!(with(v1::Health::Unhealthy, false), [[false], [false]]);
+        assert_eq!(with(v1::Health::Unhealthy, true), [[true], [true]]);
+        assert_eq!(with(v1::Health::Healthy, true), [[true], [true]]);
+        assert_eq!(with(v1::Health::Draining, true), [[false], [false]]);
     }
 
     #[test]

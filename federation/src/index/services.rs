@@ -64,7 +64,10 @@ impl Index {
                 if selects(&spec.selector, &workload.labels)
                     && let Some(target) = workload.port(port)
                 {
-                    let endpoint = self.endpoint(workload, target, exported);
+                    let mut endpoint = self.endpoint(workload, target, exported);
+                    if spec.publishes_not_ready && endpoint.health() == v1::Health::Unhealthy {
+                        endpoint.health = v1::Health::Healthy.into();
+                    }
                     list.insert(endpoint.id.clone(), endpoint);
                 }
             }

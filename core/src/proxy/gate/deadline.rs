@@ -15,7 +15,7 @@ pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-tombolo-timeou
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long the caller still waits, from its request's head on: the shorter of `grpc-timeout` and `x-tombolo-timeout`.
-/// What cannot be read says nothing.
+/// Nothing if its time is over already. What cannot be read says nothing.
 pub fn asked(headers: &HeaderMap) -> Option<Duration> {
     let of = |name: &HeaderName| parse(headers.get(name)?.as_bytes());
     of(&GRPC_TIMEOUT).into_iter().chain(of(&TIMEOUT)).min()
@@ -27,14 +27,15 @@ pub(super) fn bound(asked: Option<Duration>, route: Option<Duration>, begun: Ins
     begun.checked_add(limit)
 }
 
-/// `1*8DIGIT` and one of `H M S m u n`.
+/// `1*8DIGIT` and one of `H M S m u n`. With a minus sign it is zero: what a careless caller makes of time that is over.
 fn parse(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
+    let (over, digits) = digits.strip_prefix(b"-").map_or((false, digits), |digits| (true, digits));
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
+    let time = match unit {
         b'H' => Duration::from_secs(count * 3600),
         b'M' => Duration::from_secs(count * 60),
         b'S' => Duration::from_secs(count),
@@ -42,7 +43,8 @@ fn parse(text: &[u8]) -> Option<Duration> {
         b'u' => Duration::from_micros(count),
         b'n' => Duration::from_nanos(count),
         _ => return None,
-    })
+    };
+    Some(if over { Duration::ZERO } else { time })
 }
 
 /// In milliseconds where they fit, else in seconds; at least one, as none would mean that it is over.
@@ -94,7 +96,10 @@ mod tests {
             ("100000000m", None),
             ("m", None),
             ("", None),
-            ("-1m", None),
+            ("-1m", Some(Duration::ZERO)),
+            ("-m", None),
+            ("-1", None),
+            ("--1m", None),
             ("1.5S", None),
             ("10s", None),
             ("10", None),

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::{clients::*, harness::*};
 use crate::{
-    decide::{Decision, Timeouts},
+    decide::{Backend, Decision, Mirror, Timeouts},
     model::AppProtocol,
 };
 
@@ -36,6 +36,25 @@ async fn the_caller_says_how_long_it_waits() {
         assert!(begun.elapsed() >= Duration::from_millis(200) && begun.elapsed() < SOON, "{header}");
         assert_eq!(proxy.logged().await.reason, Some("upstream_timeout"));
     }
+}
+
+#[tokio::test]
+async fn a_caller_whose_time_is_over_is_answered_at_once_and_nothing_is_sent() {
+    let (app, copy) = (App::named("app").await, App::named("copy").await);
+    let backend = Backend::Address { address: copy.address, protocol: AppProtocol::Http1 };
+    let mirrors = [Mirror { backend, per_ten_thousand: 10_000 }].into();
+    let proxy = Setup::default().forwards(Decision { mirrors, ..forward() }).with([plain(app.address)]);
+    let listener = proxy.outbound();
+    for header in ["x-tombolo-timeout: 0m", "x-tombolo-timeout: -20m", "grpc-timeout: 0n"] {
+        let answer = get(listener.address(), &format!("{header}\r\n")).await;
+        assert_eq!(status(&answer), 504, "{header}");
+        assert_eq!(proxy.logged().await.reason, Some("request_timeout"), "{header}");
+    }
+    let call = get(listener.address(), "content-type: application/grpc\r\ngrpc-timeout: 0m\r\n").await;
+    assert!(status(&call) == 200 && call.contains("grpc-status: 4"), "{call}");
+    assert_eq!((app.seen().len(), copy.seen().len()), (0, 0));
+    // One with time left, to the same.
+    assert_eq!(status(&get(listener.address(), "x-tombolo-timeout: 9S\r\n").await), 200);
 }
 
 #[tokio::test]

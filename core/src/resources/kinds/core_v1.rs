@@ -56,7 +56,8 @@ pub struct Service {
     /// Ignored.
     #[serde(default, rename = "externalIPs")]
     pub external_ips: Option<Value>,
-    /// Ignored.
+    /// Workloads count as ready although they are not, e.g. so that members of a database find each other before they are. Of
+    /// EndpointSlices, what they say of themselves counts: whoever writes them has taken this into account.
     #[serde(default)]
     pub publish_not_ready_addresses: Option<bool>,
 }
