@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod member;
 pub mod model;
 pub mod ocsp;
+pub mod outgoing;
 pub mod paths;
 pub mod proxy;
 pub mod quota;

@@ -179,6 +179,7 @@ fn a_request_like_an_earlier_one_is_counted_without_allocating() {
         upstream: None,
         tries: 1,
         duration: Duration::from_millis(1),
+        last_try: None,
         upstream_latency: None,
         received: 0,
         sent: 10,

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tombolo_core::outgoing;
 use tombolo_proto::v1::Health;
 
 /// Each port is tried so often.
@@ -64,7 +65,7 @@ impl Drop for Probe {
 
 async fn accept(address: IpAddr, ports: &[u16]) -> bool {
     for port in ports {
-        let connecting = TcpStream::connect(SocketAddr::new(address, *port));
+        let connecting = outgoing::connect(SocketAddr::new(address, *port));
         if !matches!(timeout(LIMIT, connecting).await, Ok(Ok(_))) {
             return false;
         }

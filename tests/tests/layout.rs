@@ -82,6 +82,23 @@ fn the_pure_parts_of_core_stay_pure() {
     }
 }
 
+/// Where connections begin: elsewhere they would not bear the process's mark, and a sidecar's be captured.
+const DIALS: &str = "core/src/outgoing.rs";
+
+#[test]
+fn connections_of_a_sidecar_begin_in_one_place() {
+    assert!(root().join(DIALS).is_file(), "{DIALS} is gone: name its successor here");
+    for folder in ["core/src", "sidecar/src"] {
+        each_source(&root().join(folder), &mut |path, text| {
+            let production = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for dial in ["TcpStream::connect", "TcpSocket::", "connect_lazy()", "TokioResolver"] {
+                let fine = path == root().join(DIALS) || !production.contains(dial);
+                assert!(fine, "{}: {dial}: use {DIALS}", path.display());
+            }
+        });
+    }
+}
+
 /// Every direct dependency of a production crate has its line in ARCHITECTURE.md.
 #[test]
 fn every_dependency_has_its_reason() {

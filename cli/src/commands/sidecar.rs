@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use tombolo_core::{decide::Cidr, member::JoinOptions, model::Locality};
+use tombolo_core::{decide::Cidr, member::JoinOptions, model::Locality, outgoing::mark_all};
 use tombolo_sidecar::{
     Options,
     addresses::{Addresses, Range6},
@@ -10,7 +10,10 @@ use tombolo_sidecar::{
     loopback::Range,
 };
 
-use super::process::{self, Common};
+use super::{
+    process::{self, Common},
+    sidecar_init::parse_mark,
+};
 use crate::failure::Failure;
 
 /// `tombolo sidecar`, or the command under it.
@@ -129,6 +132,10 @@ pub struct SidecarArgs {
     /// A resolver for all other names; the system's by default; may be given several times
     #[arg(long = "resolver", value_name = "ADDR")]
     resolvers: Vec<SocketAddr>,
+    /// The mark that all connections made by the sidecar bear, e.g. 0x539, for `tombolo sidecar init --mark`; takes
+    /// CAP_NET_ADMIN
+    #[arg(long, value_name = "NUMBER", value_parser = parse_mark)]
+    mark: Option<u32>,
     /// Region, for locality
     #[arg(long, default_value = "")]
     region: String,
@@ -191,6 +198,7 @@ pub async fn run(command: SidecarCommand) -> Result<(), Failure> {
 
 /// Runs until it is told to end.
 async fn serve(args: SidecarArgs) -> Result<(), Failure> {
+    args.mark.map_or(Ok(()), mark_all).map_err(|e| Failure::new(format!("--mark: {e}")))?;
     let telemetry = args.common.start(args.tracing.start(&args.workload)?)?;
     let join = JoinOptions {
         controllers: args.controller.iter().map(ToString::to_string).collect(),

@@ -19,7 +19,7 @@ pub struct InitArgs {
     /// The same by its group
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// The same by the mark on its packets, e.g. 0x539
+    /// The same by the mark on its packets (its --mark), e.g. 0x539: where it runs as the application's user
     #[arg(long, value_name = "NUMBER", value_parser = parse_mark)]
     mark: Option<u32>,
     /// Where the sidecar takes outbound connections (its --capture-outbound)
@@ -66,7 +66,8 @@ pub struct InitArgs {
     dry_run: bool,
 }
 
-fn parse_mark(text: &str) -> Result<u32, String> {
+/// A mark on packets, decimal or 0x...; 0 is none.
+pub(super) fn parse_mark(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),

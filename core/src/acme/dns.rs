@@ -16,11 +16,13 @@ use hickory_proto::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     process::Command,
 };
 
-use crate::decide::{AcmeAuthority, DnsUpdate, TsigAlgorithmName, TsigKey};
+use crate::{
+    decide::{AcmeAuthority, DnsUpdate, TsigAlgorithmName, TsigKey},
+    outgoing,
+};
 
 /// Seconds that others may keep the record.
 const TTL: u32 = 60;
@@ -160,7 +162,7 @@ fn signer(key: &TsigKey, name: Name) -> Result<TSigner, String> {
 /// Over TCP (RFC 7766): an update may be answered there by every server.
 async fn exchange(update: &DnsUpdate, message: &[u8]) -> io::Result<Vec<u8>> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut tcp = TcpStream::connect(update.server).await?;
+    let mut tcp = outgoing::connect(update.server).await?;
     tcp.write_all(&[&length.to_be_bytes(), message].concat()).await?;
     let length = tcp.read_u16().await?;
     let mut answer = vec![0; usize::from(length)];

@@ -17,11 +17,11 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::{
     decide::{BackendTls, BackendTrust},
+    outgoing,
     tls::backend_client,
 };
 
@@ -95,7 +95,7 @@ impl Client {
         let authority = parts.uri.authority().ok_or("a URL without a host")?;
         parts.headers.insert(header::HOST, authority.as_str().parse()?);
         parts.uri = parts.uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
-        let tcp = TcpStream::connect((host.as_str(), port)).await;
+        let tcp = outgoing::connect_host(&host, port).await;
         let tcp = tcp.map_err(|error| format!("cannot connect to {host}:{port}: {error}"))?;
         let name = ServerName::try_from(host.clone())?;
         let tls = TlsConnector::from(self.tls).connect(name, tcp).await;

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tokio::net::UdpSocket;
+use crate::outgoing;
 
 /// The address to advertise for a listener that is bound to `bound`: `given` if there is one (its port 0 stands for the
 /// bound port), else the bound address itself; where that is every address of this machine, the one from which this
@@ -38,7 +38,7 @@ async fn local_ip(target: &str) -> io::Result<IpAddr> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
         let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
-        let socket = UdpSocket::bind(any).await?;
+        let socket = outgoing::udp_socket(any)?;
         // Connecting a datagram socket only looks up the route.
         match socket.connect(address).await {
             Ok(()) => return Ok(socket.local_addr()?.ip()),

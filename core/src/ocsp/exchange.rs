@@ -7,9 +7,9 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::MAX_RESPONSE;
+use crate::outgoing;
 
 /// From the look-up of the name to the end of the answer.
 const MOST_TIME: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ async fn exchange(uri: &Uri, host: &str, request: Vec<u8>) -> Result<(StatusCode
         .header(header::ACCEPT, "application/ocsp-response")
         .header(header::CONNECTION, "close")
         .body(Full::new(Bytes::from(request)))?;
-    let tcp = TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80))).await?;
+    let tcp = outgoing::connect_host(host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     let driver = tokio::spawn(connection);
     let answer = async {

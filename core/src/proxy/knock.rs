@@ -8,16 +8,17 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
+
+use crate::outgoing;
 
 /// Connects to a mesh listener, ends its own side at once, and waits for the other side to end too: the kernel takes
 /// connections also for a process that has stopped. The time that connecting took, which is one round trip.
 pub async fn knock(address: SocketAddr, limit: Duration) -> io::Result<Duration> {
     let knocking = async {
         let begun = Instant::now();
-        let mut tcp = TcpStream::connect(address).await?;
+        let mut tcp = outgoing::connect(address).await?;
         let round_trip = begun.elapsed();
         tcp.shutdown().await?;
         match tcp.read(&mut [0; 1]).await {

@@ -52,6 +52,7 @@ pub use connection::Connection;
 pub use copy::{Copied, copy_both};
 pub use director::{Arrival, DENIED, Director, Entry, TcpOutcome};
 pub use engine::{EngineError, EngineParts, HttpEngine};
+pub(crate) use gate::log_id;
 pub use gate::time_asked;
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use knock::knock;

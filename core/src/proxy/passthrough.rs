@@ -20,6 +20,7 @@ use super::{
     copy::{Copied, copy_both},
     listen::{Accepted, ConnectionService, ListenStats},
 };
+use crate::outgoing;
 
 /// A ClientHello may be this long and take this long; past either, the connection is closed.
 const HELLO_SIZE: usize = 16 * 1024;
@@ -140,7 +141,7 @@ impl ConnectionService for Passthrough {
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses.iter().take(CANDIDATES) {
-        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(CONNECT, outgoing::connect(*address)).await {
             Ok(Ok(tcp)) => {
                 tcp.set_nodelay(true)?;
                 return Ok(tcp);

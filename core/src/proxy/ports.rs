@@ -87,8 +87,10 @@ pub struct TraceParent {
 pub struct SpanIds {
     /// Its trace.
     pub trace: u128,
-    /// Its own id, which goes on as the parent of what comes next.
+    /// Its own id, which goes on as the parent of what comes next, unless `onward` does.
     pub id: u64,
+    /// The id of the span of the call that is made for the request, where that has one of its own.
+    pub onward: Option<u64>,
     /// The span that caused the request; none: the trace begins here.
     pub parent: Option<NonZeroU64>,
     /// `tracestate`.
@@ -137,6 +139,8 @@ pub struct RequestEnd<'a> {
     pub tries: u8,
     /// From the request's head to its end.
     pub duration: Duration,
+    /// From the request's head to the last try's start.
+    pub last_try: Option<Duration>,
     /// From the last try's start to the response's head.
     pub upstream_latency: Option<Duration>,
     /// Body bytes received from the client.

@@ -6,7 +6,7 @@ use http::{Method, StatusCode, Version};
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    Arrival, Connection, ListenStats, Observer, RequestEnd,
+    Arrival, Connection, ListenStats, Observer, RequestEnd, log_id,
     strict::{HeadScan, Refused},
 };
 use pingora_core::protocols::Shutdown;
@@ -36,36 +36,37 @@ impl Refusal<'_> {
         let path = target.split(|b| *b == b'?').next().unwrap_or_default();
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let (method, path, host) = (method.to_owned(), text(path), text(host));
-        let answer = self.words();
+        let id = log_id();
+        let answer = self.words(&id);
         connection.end_head();
         let written = tokio::time::timeout(WRITE, async {
             connection.write_all(answer.as_bytes()).await?;
             connection.flush().await
         });
         let sent = if matches!(written.await, Ok(Ok(()))) { answer.len() } else { 0 };
-        self.observe(observer, &method, &path, &host, sent);
+        self.observe(observer, &method, &path, &host, sent, &id);
         Shutdown::shutdown(&mut connection).await;
     }
 
     /// Logs what the engine itself has answered.
     pub fn log(self, observer: &dyn Observer) {
-        self.observe(observer, NO_METHOD, "", "", 0);
+        self.observe(observer, NO_METHOD, "", "", 0, &log_id());
     }
 
-    /// The status in words, and nothing of the inside.
-    fn words(&self) -> String {
+    /// The status in words, and nothing of the inside but the log id.
+    fn words(&self, id: &str) -> String {
         let status = StatusCode::from_u16(self.refused.status).unwrap_or(StatusCode::BAD_REQUEST);
         let words = status.canonical_reason().unwrap_or("Error");
         let body = format!("{} {words}\n", status.as_u16());
         format!(
             "HTTP/1.1 {} {words}\r\nserver: tombolo\r\ncontent-type: text/plain; charset=utf-8\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+             x-request-id: {id}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             status.as_u16(),
             body.len()
         )
     }
 
-    fn observe(&self, observer: &dyn Observer, method: &[u8], path: &str, host: &str, sent: usize) {
+    fn observe(&self, observer: &dyn Observer, method: &[u8], path: &str, host: &str, sent: usize, id: &str) {
         let method = Method::from_bytes(if method.is_empty() { NO_METHOD } else { method });
         observer.request(&RequestEnd {
             arrival: Some(self.arrival),
@@ -81,10 +82,11 @@ impl Refusal<'_> {
             upstream: None,
             tries: 0,
             duration: self.begun.elapsed(),
+            last_try: None,
             upstream_latency: None,
             received: 0,
             sent: sent as u64,
-            request_id: None,
+            request_id: Some(id),
             trace_id: None,
             span: None,
             grpc: None,

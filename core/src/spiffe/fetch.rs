@@ -8,10 +8,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::MAX_DOCUMENT;
+use crate::outgoing;
 
 /// From the look-up of the name to the end of the answer.
 const MOST_TIME: Duration = Duration::from_secs(10);
@@ -68,7 +68,7 @@ async fn exchange(url: &Uri, tls: Arc<ClientConfig>) -> Result<Bytes, FetchError
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(443);
     let failed = |reason: String| FetchError::Connection { place: format!("{host}:{port}"), reason };
-    let tcp = TcpStream::connect((host, port)).await.map_err(|error| failed(error.to_string()))?;
+    let tcp = outgoing::connect_host(host, port).await.map_err(|error| failed(error.to_string()))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
     let stream = TlsConnector::from(tls).connect(name, tcp).await;
     let stream = stream.map_err(|error| failed(format!("TLS: {error}")))?;

@@ -145,6 +145,7 @@ mod tests {
             upstream: None,
             tries: 0,
             duration: Duration::from_micros(1500),
+            last_try: None,
             upstream_latency: None,
             received: 1,
             sent: 2,

@@ -29,7 +29,7 @@ use tonic::{
 use tower::Service;
 
 use super::peer_id;
-use crate::model::SpiffeId;
+use crate::{model::SpiffeId, outgoing};
 
 /// Connection and handshake with one address of a controller; then the next address is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -139,19 +139,29 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (tls, by_host) = (self.tls.clone(), self.by_host);
         let dial = async move {
-            let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-            let host =
-                uri.host().ok_or_else(invalid)?.trim_start_matches('[').trim_end_matches(']').to_string();
-            let name = if by_host { host.clone() } else { SERVER_NAME.into() };
-            let tcp = TcpStream::connect((host, uri.port_u16().ok_or_else(invalid)?)).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            Ok(TokioIo::new(tls.connect(name, tcp).await?))
+            let name = if by_host { host(&uri)? } else { SERVER_NAME };
+            let name = ServerName::try_from(name.to_owned()).map_err(|_| invalid())?;
+            Ok(TokioIo::new(tls.connect(name, dial(&uri).await?).await?))
         };
         Box::pin(async move {
             timeout(CONNECT_TIMEOUT, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         })
     }
+}
+
+/// A connection to where a URI says, in plaintext so far.
+pub(crate) async fn dial(uri: &Uri) -> io::Result<TcpStream> {
+    let tcp = outgoing::connect_host(host(uri)?, uri.port_u16().ok_or_else(invalid)?).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+fn host(uri: &Uri) -> io::Result<&str> {
+    Ok(uri.host().ok_or_else(invalid)?.trim_start_matches('[').trim_end_matches(']'))
+}
+
+fn invalid() -> io::Error {
+    io::ErrorKind::InvalidInput.into()
 }
 
 /// Who is at the other end of a connection. A request extension of every call that came over [`incoming`].

@@ -9,7 +9,10 @@ use std::{
 
 use dashmap::DashSet;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
-use tombolo_core::proxy::{Accepted, Arrival, Copied, Entry, Observer, TcpEnd, copy_both};
+use tombolo_core::{
+    outgoing,
+    proxy::{Accepted, Arrival, Copied, Entry, Observer, TcpEnd, copy_both},
+};
 
 use super::Unknown;
 
@@ -88,7 +91,7 @@ impl Passing {
     }
 
     async fn dial(self: &Arc<Self>, to: SocketAddr) -> io::Result<(TcpStream, Own)> {
-        let tcp = timeout(CONNECT, TcpStream::connect(to)).await??;
+        let tcp = timeout(CONNECT, outgoing::connect(to)).await??;
         tcp.set_nodelay(true)?;
         let local = tcp.local_addr()?;
         self.own.insert(local);

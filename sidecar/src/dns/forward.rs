@@ -1,30 +1,41 @@
-//! Names that are not the mesh's: asked of the configured resolvers, with a bounded cache.
+//! Names that are not the mesh's: asked of the configured resolvers, and kept.
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
+use futures::StreamExt;
 use hickory_proto::{
-    op::ResponseCode,
-    rr::{Name, RData, Record, RecordType},
+    op::{DnsRequestOptions, Query, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA},
+    },
 };
 use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    net::{DnsError, NetError, NoRecords, runtime::TokioRuntimeProvider},
+    NameServerPool, PoolContext, TlsConfig,
+    config::{ConnectionConfig, NameServerConfig, ResolverOpts},
+    net::{
+        DnsError, NetError, NoRecords,
+        xfer::{DnsHandle, RetryDnsHandle},
+    },
     system_conf::read_system_conf,
+};
+
+use super::{
+    kept::{Answer, Kept},
+    outgoing::Outgoing,
+    zone::TTL,
 };
 
 /// One question to one resolver; there is a second try.
 const TRY: Duration = Duration::from_secs(2);
-/// A question with all tries, aliases included; then SERVFAIL.
+const TRIES_MORE: usize = 1;
+/// A question with all tries; then SERVFAIL.
 const TOTAL: Duration = Duration::from_secs(6);
-/// Answers that are kept. At the bound the cache drops others.
-const CACHED: u64 = 4096;
-/// Nothing is kept for longer than this, whatever its TTL says.
-const KEPT: Duration = Duration::from_secs(300);
 /// Questions at a time on one connection to a resolver; past it they fail.
 const ON_ONE_CONNECTION: usize = 256;
 
@@ -39,22 +50,14 @@ pub enum ForwardError {
     Setup(String),
 }
 
-/// An answer from outside.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// `NOERROR` and `NXDOMAIN` are answers; anything else is a failure.
-    pub code: ResponseCode,
-    /// Records, aliases included.
-    pub answers: Vec<Record>,
-    /// The SOA of a negative answer.
-    pub authorities: Vec<Record>,
-}
+type Pool = RetryDnsHandle<NameServerPool<Outgoing>>;
 
-/// Asks resolvers. Cheap to clone: the clones share connections and cache.
-#[derive(Clone, Debug)]
+/// Asks resolvers. Cheap to clone: the clones share connections and what is kept.
+#[derive(Clone)]
 pub struct Forwarder {
     /// None if there is nobody to ask.
-    resolver: Option<TokioResolver>,
+    pool: Option<Pool>,
+    kept: Kept,
 }
 
 impl Forwarder {
@@ -72,46 +75,84 @@ impl Forwarder {
         }
         if others.is_empty() {
             tracing::warn!("there is no resolver for names outside the mesh; give a --resolver");
-            return Ok(Self { resolver: None });
+            return Ok(Self { pool: None, kept: Kept::default() });
         }
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers(&others));
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options();
-        let resolver = builder.build().map_err(|error| ForwardError::Setup(error.to_string()))?;
-        Ok(Self { resolver: Some(resolver) })
+        let tls = TlsConfig::new().map_err(|error| ForwardError::Setup(error.to_string()))?;
+        let context = Arc::new(PoolContext::new(options(), tls));
+        let pool = NameServerPool::from_config(servers(&others), context, Outgoing::default());
+        Ok(Self { pool: Some(RetryDnsHandle::new(pool, TRIES_MORE)), kept: Kept::default() })
     }
 
     /// Asks. Takes no longer than 6 s; what cannot be answered is SERVFAIL, and is not kept.
     ///
     /// Others are asked in lower case: how a client writes a name (0x20) is between it and this server.
     pub async fn ask(&self, name: &Name, kind: RecordType) -> Answer {
-        let Some(resolver) = &self.resolver else { return failure() };
+        if let Some(answer) = special(name, kind) {
+            return answer;
+        }
         let mut asked = name.to_lowercase();
         // Search lists are the client's business.
         asked.set_fqdn(true);
-        match tokio::time::timeout(TOTAL, resolver.lookup(asked.clone(), kind)).await {
-            Ok(Ok(lookup)) => {
-                let mut answers = lookup.answers().to_vec();
-                answers.iter_mut().filter(|r| r.name == asked).for_each(|r| r.name.clone_from(name));
-                Answer { code: lookup.message().metadata.response_code, answers, authorities: Vec::new() }
+        let question = (asked, kind);
+        let now = Instant::now();
+        let mut answer = match self.kept.get(&question, now) {
+            Some(answer) => answer,
+            None => {
+                let fresh = self.exchange(&question).await;
+                self.kept.put(question.clone(), &fresh, now);
+                fresh
             }
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => negative(none),
-            Ok(Err(error)) => {
+        };
+        let same = answer.answers.iter_mut().filter(|record| record.name == question.0);
+        same.for_each(|record| record.name.clone_from(name));
+        answer
+    }
+
+    async fn exchange(&self, (name, kind): &(Name, RecordType)) -> Answer {
+        let Some(pool) = &self.pool else { return failure() };
+        let mut answers = pool.lookup(Query::query(name.clone(), *kind), DnsRequestOptions::default());
+        match tokio::time::timeout(TOTAL, answers.next()).await {
+            Ok(Some(Ok(response))) => Answer::of(response, *kind),
+            Ok(Some(Err(NetError::Dns(DnsError::NoRecordsFound(none))))) => negative(none),
+            Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "a name was not resolved");
                 failure()
             }
-            Err(_) => failure(),
+            Ok(None) | Err(_) => failure(),
         }
     }
 }
 
+impl std::fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwarder").field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
+/// Names that nobody is asked for (RFC 6761, section 6; RFC 7686).
+fn special(name: &Name, kind: RecordType) -> Option<Answer> {
+    let last = name.iter().next_back()?.to_ascii_lowercase();
+    let code = match &*last {
+        b"localhost" => ResponseCode::NoError,
+        b"invalid" | b"onion" => ResponseCode::NXDomain,
+        _ => return None,
+    };
+    let data = match (code, kind) {
+        (ResponseCode::NoError, RecordType::A) => Some(RData::A(A(Ipv4Addr::LOCALHOST))),
+        (ResponseCode::NoError, RecordType::AAAA) => Some(RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
+        _ => None,
+    };
+    let answers = data.map(|data| Record::from_rdata(name.clone(), TTL, data)).into_iter().collect();
+    Some(Answer { answers, ..Answer::code(code) })
+}
+
 fn failure() -> Answer {
-    Answer { code: ResponseCode::ServFail, answers: Vec::new(), authorities: Vec::new() }
+    Answer::code(ResponseCode::ServFail)
 }
 
 fn negative(none: NoRecords) -> Answer {
     let soa = none.soa.and_then(|soa| soa.map(|soa| Some(RData::SOA(soa))));
-    Answer { code: none.response_code, answers: Vec::new(), authorities: soa.into_iter().collect() }
+    Answer { authorities: soa.into_iter().collect(), ..Answer::code(none.response_code) }
 }
 
 /// The system's resolvers.
@@ -153,13 +194,7 @@ fn servers(addresses: &[SocketAddr]) -> Vec<NameServerConfig> {
 fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = TRY;
-    options.attempts = 1;
-    options.cache_size = CACHED;
-    options.positive_max_ttl = Some(KEPT);
-    options.negative_max_ttl = Some(KEPT);
     options.max_active_requests = ON_ONE_CONNECTION;
-    // The hosts file is the client's business as well.
-    options.use_hosts_file = ResolveHosts::Never;
     options
 }
 
@@ -189,5 +224,21 @@ mod tests {
         let own = "127.0.0.1:5399".parse().unwrap();
         let forwarder = Forwarder::new(&[own], &[own]).unwrap();
         assert_eq!(forwarder.ask(&Name::root(), RecordType::NS).await.code, ResponseCode::ServFail);
+    }
+
+    #[tokio::test]
+    async fn special_names_are_nobody_elses_to_answer() {
+        let forwarder = Forwarder::new(&["127.0.0.1:9".parse().unwrap()], &[]).unwrap();
+        for (name, kind, code, found) in [
+            ("localhost.", RecordType::A, ResponseCode::NoError, Some("127.0.0.1")),
+            ("app.LocalHost.", RecordType::AAAA, ResponseCode::NoError, Some("::1")),
+            ("localhost.", RecordType::MX, ResponseCode::NoError, None),
+            ("a.invalid.", RecordType::A, ResponseCode::NXDomain, None),
+            ("abc.onion.", RecordType::A, ResponseCode::NXDomain, None),
+        ] {
+            let answer = forwarder.ask(&Name::from_ascii(name).unwrap(), kind).await;
+            let data = answer.answers.first().map(|record| record.data.to_string());
+            assert_eq!((answer.code, data.as_deref()), (code, found), "{name} {kind}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! DNS for the application behind the sidecar: the mesh's own names from the snapshot, all others forwarded.
 
 mod forward;
+mod kept;
 mod message;
 mod names;
+mod outgoing;
 mod server;
 mod zone;
 

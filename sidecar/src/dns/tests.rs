@@ -4,7 +4,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{
         RData, Record,
-        rdata::{A, SOA, TXT},
+        rdata::{A, CNAME, SOA, TXT},
     },
 };
 use tokio::{
@@ -172,6 +172,13 @@ fn reply(packet: &[u8], most: usize) -> Option<Vec<u8>> {
             let soa = SOA::new(name.clone(), name.clone(), 1, 1, 1, 1, seconds);
             answer.add_authority(Record::from_rdata(name, seconds, RData::SOA(soa)));
             answer.metadata.response_code = ResponseCode::NXDomain;
+        }
+        // An alias, and of what it stands for only the mail servers' names are known.
+        b"alias" => {
+            let target = Name::from_ascii("target.example.").unwrap();
+            answer.add_answer(record(RData::CNAME(CNAME(target.clone()))));
+            let soa = SOA::new(target.clone(), target.clone(), 1, 1, 1, 1, 60);
+            answer.add_authority(Record::from_rdata(target, 60, RData::SOA(soa)));
         }
         b"empty" => {}
         b"failing" => answer.metadata.response_code = ResponseCode::ServFail,

@@ -6,6 +6,7 @@
 mod clients;
 mod failures;
 mod inbound;
+mod mark;
 mod names;
 mod net;
 mod world;

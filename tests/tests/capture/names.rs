@@ -44,13 +44,13 @@ while True:
 const SEARCH: &str = "search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
 
 /// What is asked of the resolver outside of the mesh.
-struct Resolver {
+pub struct Resolver {
     asked: PathBuf,
     _running: Running,
 }
 
 impl Resolver {
-    fn start(world: &World) -> Self {
+    pub fn start(world: &World) -> Self {
         let (script, asked) = (world.path("resolver.py"), world.path("asked"));
         fs::write(&script, RESOLVER).unwrap();
         let line = ["python3", script.to_str().unwrap(), asked.to_str().unwrap()];
@@ -60,7 +60,7 @@ impl Resolver {
     }
 
     /// The questions so far.
-    fn asked(&self) -> String {
+    pub fn asked(&self) -> String {
         fs::read_to_string(&self.asked).unwrap()
     }
 }

@@ -15,7 +15,7 @@ use tombolo_tests::{netns::Net, processes::Processes, tombolo, wait_until};
 use crate::net;
 
 /// The user of the sidecars.
-const USER: u32 = 1337;
+pub const USER: u32 = 1337;
 
 const PORTS: [&str; 3] = ["8080=http", "6379=redis", "7000=talk"];
 
@@ -81,6 +81,8 @@ pub struct World {
     running: Processes,
     /// Of the server's application, for its sidecar.
     pub ports: Vec<&'static str>,
+    /// How rules know the sidecar's own traffic; nothing: by its user.
+    pub known_by: Vec<&'static str>,
 }
 
 impl World {
@@ -104,7 +106,7 @@ impl World {
             fs::copy(tombolo(), &binary).unwrap();
         }
         let running = Processes::new(state.path());
-        let mut world = Self { net, state, binary, running, ports: PORTS.to_vec() };
+        let mut world = Self { net, state, binary, running, ports: PORTS.to_vec(), known_by: Vec::new() };
         world.start_controller();
         Some(world)
     }
@@ -144,8 +146,11 @@ impl World {
             self.command(["join-token", "--namespace", "shop", "--account", machine])
         });
         let mut command = self.net.command(machine, "setpriv");
-        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--"]);
-        command.arg(&self.binary).args(["sidecar", "--controller", "10.77.0.1:15010"]);
+        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
+        if more.contains(&"--mark") {
+            command.args(["--inh-caps=+net_admin", "--ambient-caps=+net_admin"]);
+        }
+        command.arg("--").arg(&self.binary).args(["sidecar", "--controller", "10.77.0.1:15010"]);
         command.args(["--workload", machine]);
         if let Some(token) = token {
             command.args(["--join-token", token.trim()]);
@@ -166,7 +171,9 @@ impl World {
     pub fn init(&self, machine: &str, more: &[&str]) -> String {
         let user = USER.to_string();
         let binary = self.binary.to_str().unwrap();
-        let line = [&[binary, "sidecar", "init", "--user", &user], more].concat();
+        let by_user = ["--user", user.as_str()];
+        let known_by = if self.known_by.is_empty() { &by_user[..] } else { &self.known_by };
+        let line = [&[binary, "sidecar", "init"], known_by, more].concat();
         self.net.text(machine, &line)
     }
 

@@ -10,7 +10,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use pingora_core::upstreams::peer::HttpPeer;
 
-use super::{failure::Failure, mirror::Copies, policy::Progress, present::Present, trace::Spot};
+use super::{
+    failure::Failure,
+    mirror::Copies,
+    policy::Progress,
+    present::Present,
+    trace::{Spot, log_id},
+};
 use crate::{
     decide::{Decision, LocalAnswer, Verdict},
     model::Endpoint,
@@ -128,10 +134,11 @@ impl Drop for Context {
             upstream: self.tries.address,
             tries: self.tries.made,
             duration: self.begun.elapsed(),
+            last_try: self.tries.begun.map(|begun| begun.saturating_duration_since(self.begun)),
             upstream_latency: self.tries.latency,
             received: 0,
             sent: 0,
-            request_id: None,
+            request_id: Some(&log_id()),
             trace_id: self.trace.as_ref().map(Spot::trace_id),
             span: self.trace.as_ref().and_then(|trace| trace.span.as_ref()),
             grpc: None,

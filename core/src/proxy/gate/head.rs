@@ -113,6 +113,11 @@ pub(super) fn enter_edge(
     if present.baggage {
         set_lane(request, None)?;
     }
+    identify(request, fresh_id)
+}
+
+/// Gives a request a log id, unless it has one that can be one.
+pub(super) fn identify(request: &mut RequestHeader, fresh_id: impl FnOnce() -> HeaderValue) -> Result<()> {
     let known = request.headers.get(REQUEST_ID).is_some_and(|id| {
         (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });

@@ -32,6 +32,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use deadline::asked as time_asked;
+pub(crate) use trace::log_id;
 pub(super) use trace::random;
 
 pub(super) use policy::{Crowds, Places};

@@ -1,6 +1,6 @@
 //! The steps of a request that are not one of pingora's callbacks: admission, local answers, the record at the end.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{HeaderValue, StatusCode, header};
 use pingora_error::Result;
@@ -39,6 +39,7 @@ impl Gate {
         });
         if let Err(failure) = checked {
             session.set_keepalive(None);
+            head::identify(session.req_header_mut(), trace::request_id)?;
             return Ok(Some(refusal(failure)));
         }
         let hops = self.limits.trusted_hops;
@@ -101,16 +102,17 @@ impl Gate {
                 head::enter_inbound(request, own.as_ref(), arrival.identity.as_ref())?;
             }
         }
-        context.trace = Some(trace::enter(request, |parent| self.observer.records(parent))?);
+        // The application behind a sidecar has its sidecar's span for a parent; whoever is behind the edge is called by it.
+        let calls = matches!(&*arrival.entry, Entry::Edge(_));
+        context.trace = Some(trace::enter(request, calls, |parent| self.observer.records(parent))?);
         Ok(())
     }
 
     /// Copies of the request, as many as the decision asks for and there is room.
     pub(super) fn begin_mirrors(&self, session: &mut Session, context: &mut Context) {
-        let Some(decision) = context.decision.as_deref().filter(|decision| !decision.mirrors.is_empty())
-        else {
-            return;
-        };
+        // One whose time is over is not sent at all.
+        let mirrored = context.decision.as_deref().filter(|decision| !decision.mirrors.is_empty());
+        let Some(decision) = mirrored.filter(|_| !context.is_late(Instant::now())) else { return };
         let empty = session.is_body_empty();
         let snapshot = self.snapshot.load();
         let means = Means { picker: &self.picker, upstream: &self.upstream, config: &snapshot.config };
@@ -177,6 +179,7 @@ impl Gate {
             upstream: tries.address,
             tries: tries.made,
             duration: context.begun.elapsed(),
+            last_try: tries.begun.map(|begun| begun.saturating_duration_since(context.begun)),
             upstream_latency: tries.latency,
             received: session.body_bytes_read() as u64,
             sent: session.body_bytes_sent() as u64,

@@ -7,13 +7,13 @@ use pingora_error::{BError, Error, ErrorType};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{Announce, MeshProtocol, backend::Profile};
 use crate::{
+    outgoing,
     proxy::{
         Connection,
         connection::{Replay, Wire},
@@ -199,7 +199,7 @@ pub(super) async fn backend(
 async fn connect(to: To) -> Result<(Replay, SocketAddr), DialError> {
     let address = to.address;
     let failed = |error| DialError::Connect { address, error };
-    let tcp = TcpStream::connect(address).await.map_err(failed)?;
+    let tcp = outgoing::connect(address).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     let local = tcp.local_addr().map_err(failed)?;
     let mut wire = Replay::new(Bytes::new(), tcp);

@@ -9,7 +9,7 @@ use super::{clip, direction};
 use crate::{
     decide::{Backend, Judgement, Verdict},
     model::{ServiceKey, SpiffeId},
-    proxy::{Entry, RequestEnd, TcpEnd},
+    proxy::{Entry, RequestEnd, TcpEnd, log_id},
 };
 
 thread_local! {
@@ -87,7 +87,7 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     span_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
+    request_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
 }
@@ -154,7 +154,7 @@ impl<'a> Line<'a> {
             judged: Judged::of(end.verdict),
             trace_id: end.trace_id.map(clip),
             span_id: end.span.map(|span| format!("{:016x}", span.id)),
-            request_id: end.request_id.map(clip),
+            request_id: end.request_id.map(clip).map(Cow::Borrowed),
             user_agent: end.user_agent.map(clip),
         }
     }
@@ -181,6 +181,8 @@ impl<'a> Line<'a> {
             client: Some(Shown(end.arrival.peer)),
             caller: end.arrival.identity.as_ref().map(Shown),
             judged: Judged::of(end.verdict),
+            // Raw bytes carry none: this one is the line's own.
+            request_id: Some(Cow::Owned(log_id())),
             ..Default::default()
         }
     }
@@ -294,7 +296,7 @@ mod tests {
             },
             trace_id: text,
             span_id: Some("x".into()),
-            request_id: text,
+            request_id: Some("x".into()),
             user_agent: text,
         }
     }

@@ -24,6 +24,7 @@ fn answered<'a>(status: u16, route: &'a str) -> RequestEnd<'a> {
         upstream: None,
         tries: 0,
         duration: Duration::from_millis(3),
+        last_try: None,
         upstream_latency: None,
         received: 10,
         sent: 0,

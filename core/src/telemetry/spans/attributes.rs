@@ -60,7 +60,7 @@ pub(in crate::telemetry) fn known_method(method: &Method) -> &'static str {
 
 impl Record {
     /// As OTLP has it.
-    pub fn into_span(self) -> Span {
+    pub(super) fn into_span(self) -> Span {
         let mut all = Attributes::default();
         self.add_http(&mut all);
         self.add_rpc(&mut all);

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
     common::v1::InstrumentationScope,
@@ -20,11 +21,15 @@ use tonic::{
     Code, Request,
     transport::{Channel, Endpoint},
 };
+use tower::service_fn;
 
 use super::{Counts, Message, SpanError, SpanSettings, attributes::Attributes};
 use crate::{
     decide::{BackendTls, BackendTrust},
-    tls::{backend_client, grpc::Connector},
+    tls::{
+        backend_client,
+        grpc::{Connector, dial},
+    },
 };
 
 /// Tries of one batch; then it is dropped and counted. Meanwhile spans wait in the queue, and are dropped once it is full.
@@ -78,7 +83,7 @@ impl Exporter {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Span(record) => spans.push(record.into_span()),
+                Message::Span(record) => spans.extend(record.into_spans()),
                 Message::Flush(done) => return (spans, Some(done)),
             }
             if spans.len() >= self.settings.batch {
@@ -208,7 +213,10 @@ impl Collector {
     /// Call it inside a tokio runtime, which then carries the connection.
     fn connect(&self) -> Channel {
         match &self.tls {
-            None => self.endpoint.connect_lazy(),
+            None => {
+                let dial = service_fn(|uri| async move { dial(&uri).await.map(TokioIo::new) });
+                self.endpoint.connect_with_connector_lazy(dial)
+            }
             Some(tls) => self.endpoint.connect_with_connector_lazy(tls.clone()),
         }
     }

@@ -2,11 +2,13 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::{Method, Version};
+use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::{
     decide::Backend,
@@ -20,12 +22,12 @@ use crate::{
 pub(super) enum Role {
     /// Of a request that came in: at the edge, or for a workload.
     Server,
-    /// Of an application's call, at its sidecar.
+    /// Of an application's call, at its sidecar; of a gateway's.
     Client,
 }
 
 /// One request. What is shared is shared here too, so that little is copied.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     pub ids: SpanIds,
     pub role: Role,
@@ -47,6 +49,7 @@ pub(super) struct Record {
     pub endpoint: Option<(Arc<str>, Arc<str>)>,
     pub upstream: Option<SocketAddr>,
     pub tries: u8,
+    pub last_try: Option<Duration>,
     pub client: Option<SocketAddr>,
     pub caller: Option<SpiffeId>,
     pub request_id: Option<Box<str>>,
@@ -54,6 +57,28 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// The spans that are exported of it: its own, and that of the call that was made for it, if that has one.
+    pub fn into_spans(self) -> impl Iterator<Item = Span> {
+        let call = self.call_made();
+        std::iter::once(self.into_span()).chain(call.map(Self::into_span))
+    }
+
+    /// The call: from its last try to the end of all.
+    fn call_made(&self) -> Option<Self> {
+        let id = self.ids.onward.filter(|_| self.tries > 0)?;
+        let before = self.last_try.unwrap_or_default().min(self.duration);
+        Some(Self {
+            ids: SpanIds { id, onward: None, parent: NonZeroU64::new(self.ids.id), ..self.ids.clone() },
+            role: Role::Client,
+            begun: self.begun + before,
+            duration: self.duration - before,
+            tls: false,
+            port: self.upstream.map(|address| address.port()),
+            user_agent: None,
+            ..self.clone()
+        })
+    }
+
     pub fn of(ids: &SpanIds, end: &RequestEnd<'_>) -> Self {
         let (decision, arrival) = (end.decision, end.arrival);
         let service = match decision.map(|d| &d.backend) {
@@ -88,6 +113,7 @@ impl Record {
             endpoint: end.endpoint.map(|endpoint| (endpoint.id.clone(), endpoint.cluster.clone())),
             upstream: end.upstream,
             tries: end.tries,
+            last_try: end.last_try,
             client: arrival.map(|a| a.peer),
             caller: arrival.and_then(|a| a.identity.clone()),
             request_id: end.request_id.map(|id| clip(id).into()),

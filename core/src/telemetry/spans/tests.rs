@@ -1,12 +1,15 @@
 use http::{Method, Version};
-use opentelemetry_proto::tonic::{common::v1::any_value::Value, trace::v1::Span};
+use opentelemetry_proto::tonic::{
+    common::v1::any_value::Value,
+    trace::v1::{Span, span::SpanKind},
+};
 
 use super::*;
 
 mod collector;
 
 fn ids() -> SpanIds {
-    SpanIds { trace: 1, id: 2, parent: 3.try_into().ok(), state: Some("a=b".into()) }
+    SpanIds { trace: 1, id: 2, onward: None, parent: 3.try_into().ok(), state: Some("a=b".into()) }
 }
 
 fn end(method: &Method) -> RequestEnd<'_> {
@@ -24,6 +27,7 @@ fn end(method: &Method) -> RequestEnd<'_> {
         upstream: None,
         tries: 1,
         duration: Duration::from_millis(3),
+        last_try: None,
         upstream_latency: None,
         received: 0,
         sent: 0,
@@ -37,7 +41,7 @@ fn end(method: &Method) -> RequestEnd<'_> {
 }
 
 fn span(end: &RequestEnd<'_>) -> Span {
-    Record::of(&ids(), end).into_span()
+    Record::of(&ids(), end).into_spans().next().unwrap()
 }
 
 /// `KEY=VALUE`, of one key.
@@ -62,6 +66,29 @@ fn a_span_says_where_it_stands_and_how_long_it_took() {
     assert_eq!(span.end_time_unix_nano - span.start_time_unix_nano, 3_000_000);
     assert_eq!(attribute(&span, "http.response.status_code").as_deref(), Some("200"));
     assert_eq!(attribute(&span, "network.protocol.version").as_deref(), Some("2"));
+}
+
+#[test]
+fn what_was_called_for_a_request_has_a_span_of_its_own() {
+    let ids = SpanIds { onward: Some(4), ..ids() };
+    let all = |end: &RequestEnd<'_>| Record::of(&ids, end).into_spans().collect::<Vec<_>>();
+    assert_eq!(all(&RequestEnd { tries: 0, ..end(&Method::GET) }).len(), 1, "nobody was called");
+    let upstream = Some("10.0.0.7:8080".parse().unwrap());
+    let last_try = Some(Duration::from_millis(1));
+    let spans = all(&RequestEnd { upstream, last_try, status: 404, ..end(&Method::GET) });
+    let [server, client] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!((server.kind(), client.kind()), (SpanKind::Server, SpanKind::Client));
+    assert_eq!((&client.span_id[..], &client.parent_span_id), (&4_u64.to_be_bytes()[..], &server.span_id));
+    assert_eq!(client.trace_id, server.trace_id);
+    assert_eq!(client.start_time_unix_nano - server.start_time_unix_nano, 1_000_000);
+    assert_eq!(client.end_time_unix_nano, server.end_time_unix_nano);
+    let of_client = |key: &str| attribute(client, key).unwrap_or_default();
+    assert_eq!(
+        (of_client("network.peer.address"), of_client("server.port")),
+        ("10.0.0.7".into(), "8080".into())
+    );
+    let failed = |span: &Span| span.status.as_ref().unwrap().code == 2;
+    assert_eq!((failed(server), failed(client)), (false, true), "as the conventions have it of 404");
 }
 
 #[test]

@@ -46,6 +46,20 @@ async fn nothing_is_kept_for_long_and_a_failure_not_at_all() {
 }
 
 #[tokio::test]
+async fn an_alias_is_told_also_where_it_leads_to_nothing() {
+    let (resolver, asked) = upstream().await;
+    let dns = start(&[resolver], directory()).await;
+    for _ in 0..2 {
+        let answer = ask(&dns, "Alias.example.", RecordType::AAAA).await;
+        let said = (answer.answers[0].name.to_string(), answer.answers[0].data.to_string());
+        assert_eq!(said, ("Alias.example.".into(), "target.example.".into()));
+        assert_eq!((code(&answer), answer.answers.len()), (ResponseCode::NoError, 1));
+        assert_eq!(answer.authorities[0].record_type(), RecordType::SOA);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "asked once, and kept");
+}
+
+#[tokio::test]
 async fn what_search_domains_make_of_a_name_is_never_asked_of_others() {
     let (resolver, asked) = upstream().await;
     let dns = start(&[resolver], directory()).await;

@@ -15,14 +15,13 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::TcpStream,
     time::Instant,
 };
 
 use crate::{
     decide::{BackendTls, BackendTrust, KeySource},
     jwt::KeySet,
-    tls,
+    outgoing, tls,
 };
 
 /// Bytes of a key set; a longer one is refused.
@@ -120,7 +119,7 @@ async fn fetch(from: &str) -> Result<Bytes, Error> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let tcp = TcpStream::connect((host, port)).await?;
+    let tcp = outgoing::connect_host(host, port).await?;
     if secure {
         let by_system =
             BackendTls { trust: BackendTrust::System, hostname: host.into(), names: Arc::from([]) };

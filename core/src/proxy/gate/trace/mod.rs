@@ -26,6 +26,11 @@ pub(super) fn request_id() -> HeaderValue {
     value(Digits::of(new_trace()).text().as_bytes())
 }
 
+/// A new log id of what carries none.
+pub(crate) fn log_id() -> String {
+    Digits::of(new_trace()).text().to_owned()
+}
+
 fn new_trace() -> u128 {
     u128::from(random() | 1) << 64 | u128::from(random())
 }
@@ -55,8 +60,12 @@ struct Incoming {
 }
 
 /// Reads the context, and writes the one that goes on. `records` says of a trace and its parent whether a span of the
-/// request is recorded.
-pub(super) fn enter(request: &mut RequestHeader, records: impl FnOnce(&TraceParent) -> bool) -> Result<Spot> {
+/// request is recorded; `calls`: what is called for it has a span beside it, which then is the parent of what comes next.
+pub(super) fn enter(
+    request: &mut RequestHeader,
+    calls: bool,
+    records: impl FnOnce(&TraceParent) -> bool,
+) -> Result<Spot> {
     let fields = Fields::of(&request.headers);
     let by_w3c = fields.w3c.then(|| w3c::read(&request.headers)).flatten();
     let incoming = match by_w3c {
@@ -82,12 +91,14 @@ pub(super) fn enter(request: &mut RequestHeader, records: impl FnOnce(&TracePare
         return Ok(spot);
     }
     let id = random() | 1;
-    w3c::write(request, &spot.trace, id, true)?;
+    let onward = calls.then(|| random() | 1);
+    let next = onward.unwrap_or(id);
+    w3c::write(request, &spot.trace, next, true)?;
     if fields.b3 {
-        b3::rewrite(request, &spot.trace, id, parent)?;
+        b3::rewrite(request, &spot.trace, next, onward.map_or(parent, |_| NonZeroU64::new(id)))?;
     }
     let state = fields.state.then(|| w3c::state(&request.headers)).flatten();
-    spot.span = Some(SpanIds { trace, id, parent, state });
+    spot.span = Some(SpanIds { trace, id, onward, parent, state });
     Ok(spot)
 }
 

@@ -14,7 +14,7 @@ fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
 /// What goes on, where spans are recorded or not.
 fn entered(fields: &[(&'static str, &str)], recorded: bool) -> (RequestHeader, Spot) {
     let mut request = request(fields);
-    let spot = enter(&mut request, |_| recorded).unwrap();
+    let spot = enter(&mut request, false, |_| recorded).unwrap();
     (request, spot)
 }
 
@@ -26,7 +26,7 @@ fn said(request: &RequestHeader, name: &str) -> String {
 /// What the sampler is asked.
 fn asked(fields: &[(&'static str, &str)]) -> (String, Option<bool>) {
     let mut seen = None;
-    enter(&mut request(fields), |parent| {
+    enter(&mut request(fields), false, |parent| {
         seen = Some((format!("{:032x}", parent.trace), parent.sampled));
         false
     })
@@ -74,6 +74,18 @@ fn a_span_that_is_recorded_is_the_parent_of_what_comes_next() {
     assert_eq!(said(&request, "traceparent"), format!("00-{TRACE}-{:016x}-01", span.id));
     assert_eq!((format!("{:032x}", span.trace).as_str(), span.state.as_deref()), (TRACE, Some("a=b")));
     assert_eq!(format!("{:016x}", span.parent.unwrap()), SPAN);
+}
+
+#[test]
+fn the_span_of_a_call_stands_between_the_requests_and_what_comes_next() {
+    let parent = format!("00-{TRACE}-{SPAN}-01");
+    let mut request = request(&[("traceparent", &parent), ("b3", "0")]);
+    let span = enter(&mut request, true, |_| true).unwrap().span.unwrap();
+    let onward = format!("{:016x}", span.onward.unwrap());
+    assert_eq!(said(&request, "traceparent"), format!("00-{TRACE}-{onward}-01"));
+    assert_eq!(said(&request, "b3"), format!("{TRACE}-{onward}-1-{:016x}", span.id));
+    assert_eq!(format!("{:016x}", span.parent.unwrap()), SPAN);
+    assert_ne!(span.onward, Some(span.id));
 }
 
 #[test]
