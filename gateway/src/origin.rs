@@ -186,6 +186,7 @@ impl Joining {
             seat: random_seed(),
         };
         let quotas = Quotas::together();
+        telemetry.watch_quotas(&quotas);
         let pools = Pools::new(placement, Instant::now(), random_seed());
         let pools = Arc::new(pools.holding(Arc::clone(&quotas)));
         let feeder = Arc::new(PoolFeeder::new(Arc::clone(&pools)));

@@ -45,6 +45,7 @@ impl Core {
             seat: random_seed(),
         };
         let quotas = Quotas::together();
+        options.telemetry.watch_quotas(&quotas);
         let pools = Pools::new(placement, Instant::now(), random_seed());
         let pools = Arc::new(pools.holding(Arc::clone(&quotas)));
         let feeder = Arc::new(PoolFeeder::new(pools));

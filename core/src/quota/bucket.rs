@@ -23,6 +23,9 @@ pub(super) struct Bucket {
     /// Requests a second of the whole limit, and those that all may save up, as last seen.
     rate: f64,
     burst: f64,
+    /// Requests that went on, and those that did not.
+    allowed: u64,
+    refused: u64,
     /// Requests since `measured`.
     asked: u64,
     measured: u64,
@@ -41,6 +44,8 @@ impl Bucket {
             filled: now,
             rate: 0.0,
             burst: 0.0,
+            allowed: 0,
+            refused: 0,
             asked: 0,
             measured: now,
             last_asked: now,
@@ -63,6 +68,9 @@ impl Bucket {
         let allowed = self.tokens >= 1.0;
         if allowed {
             self.tokens -= 1.0;
+            self.allowed += 1;
+        } else {
+            self.refused += 1;
         }
         let until = |tokens: f64| {
             let seconds = (tokens - self.tokens).max(0.0) / (self.rate * part(self.share)).max(1e-9);
@@ -99,6 +107,11 @@ impl Bucket {
     /// The share, and the number of its lease.
     pub(super) fn lease(&self) -> (u32, u64) {
         (self.share, self.lease)
+    }
+
+    /// Requests that went on, and those that did not.
+    pub(super) fn taken(&self) -> (u64, u64) {
+        (self.allowed, self.refused)
     }
 
     pub(super) fn forget_number(&mut self) {

@@ -57,6 +57,19 @@ pub struct Use {
     pub lease: u64,
 }
 
+/// One limit's share, and what became of requests under it here since it is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// `NAMESPACE/NAME` of the policy.
+    pub policy: Arc<str>,
+    /// In parts of the limit ([`WHOLE`]).
+    pub share: u32,
+    /// Requests that went on.
+    pub allowed: u64,
+    /// Requests that did not.
+    pub refused: u64,
+}
+
 /// The shares of one proxy.
 #[derive(Debug)]
 pub struct Quotas {
@@ -141,6 +154,15 @@ impl Quotas {
             self.held.iter().map(|held| used(held.key(), &mut lock(held.value()))).collect();
         uses.sort_by(|a, b| a.policy.cmp(&b.policy));
         uses
+    }
+
+    /// What is in use, in no order.
+    pub fn held(&self) -> Vec<Held> {
+        let shown = |policy: &Arc<str>, bucket: &Bucket| {
+            let (allowed, refused) = bucket.taken();
+            Held { policy: Arc::clone(policy), share: bucket.lease().0, allowed, refused }
+        };
+        self.held.iter().map(|held| shown(held.key(), &lock(held.value()))).collect()
     }
 
     fn give_back(&self, now: u64) {

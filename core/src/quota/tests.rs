@@ -45,6 +45,17 @@ fn a_share_is_kept_until_there_is_another() {
 }
 
 #[test]
+fn what_is_held_says_what_became_of_requests() {
+    let (quotas, limit) = (Quotas::together(), limit(100, 1, 100));
+    admitted(&quotas, &limit, 25, 0.0);
+    quotas.lease("shop/p", WHOLE / 4, 7, after(&quotas, 0.0));
+    let held = Held { policy: "shop/p".into(), share: WHOLE / 4, allowed: 10, refused: 15 };
+    assert_eq!(quotas.held(), [held]);
+    quotas.uses(after(&quotas, 61.0));
+    assert_eq!(quotas.held(), [], "given back");
+}
+
+#[test]
 fn demand_is_what_is_asked_for_also_in_vain() {
     let (quotas, limit) = (Quotas::together(), limit(100, 1, 100));
     for n in 0..400 {

@@ -20,11 +20,15 @@ use super::{
     ocsp::OcspMetrics,
     paths::PathMetrics,
     peers::PeerMetrics,
+    quotas::QuotaMetrics,
     requests::RequestMetrics,
     spans::Spans,
     tcp::TcpMetrics,
 };
-use crate::proxy::{ListenStats, Observer, RequestEnd, TcpEnd, TraceParent};
+use crate::{
+    proxy::{ListenStats, Observer, RequestEnd, TcpEnd, TraceParent},
+    quota::Quotas,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DnsLabels {
@@ -61,6 +65,7 @@ pub struct Telemetry {
     checks: CheckMetrics,
     peers: PeerMetrics,
     paths: PathMetrics,
+    quotas: QuotaMetrics,
 }
 
 impl Telemetry {
@@ -99,6 +104,7 @@ impl Telemetry {
             checks: CheckMetrics::register(registry),
             peers: PeerMetrics::register(registry),
             paths: PathMetrics::register(registry),
+            quotas: QuotaMetrics::register(registry),
             arms: Arms::default(),
             spans: None,
             registry: all,
@@ -177,6 +183,11 @@ impl Telemetry {
         self.listeners.watch(listener.into(), passthrough, stats);
     }
 
+    /// Shows this process's shares of limits that the cluster holds together.
+    pub fn watch_quotas(&self, quotas: &Arc<Quotas>) {
+        self.quotas.watch(quotas);
+    }
+
     /// Everything as Prometheus (OpenMetrics) text.
     pub fn encode(&self) -> String {
         self.collect();
@@ -189,6 +200,7 @@ impl Telemetry {
     /// Takes over what others count.
     fn collect(&self) {
         self.listeners.collect();
+        self.quotas.collect();
         store(&self.dropped_lines, self.access.dropped());
         if let Some(spans) = &self.spans {
             store(&self.exported_spans, spans.exported());

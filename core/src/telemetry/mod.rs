@@ -14,6 +14,7 @@ mod metrics;
 mod ocsp;
 mod paths;
 mod peers;
+mod quotas;
 mod requests;
 mod samples;
 mod secrets;

@@ -1,6 +1,7 @@
 //! TrafficPolicy (`tombolo.dev/v1alpha1`): what the edge asks of requests before they are sent on.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     CapacitySpec, CircuitBreakerSpec, ExternalAuthSpec, FaultSpec, HealthCheckSpec, InboundSpec, JwtSpec,
@@ -152,6 +153,9 @@ pub struct SharedRateLimitSpec {
     /// Requests that may be saved up, by all together, 1 to 1,000,000,000; `requests` where absent.
     #[serde(default)]
     pub burst: Option<u32>,
+    /// Refused, with the reason: shares are dealt out of one bound for all.
+    #[serde(default)]
+    pub key: Option<Value>,
 }
 
 /// The key of a bucket: exactly one, or none for the client's address. A request without the header, cookie or claim

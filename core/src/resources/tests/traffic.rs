@@ -42,6 +42,7 @@ fn a_traffic_policy_has_to_make_sense() {
         ("T, rateLimit: { requests: 1, key: { header: \"a b\" } }", "spec.rateLimit.key.header"),
         ("T, sharedRateLimit: { requests: 0 }", "spec.sharedRateLimit.requests"),
         ("T, sharedRateLimit: { requests: 1, key: {} }", "spec.sharedRateLimit.key"),
+        ("T, sharedRateLimit: { requests: 1, key: { header: x-user } }", "spec.sharedRateLimit.key"),
         ("T, compression: { algorithms: [deflate] }", "spec.compression.algorithms[0]"),
         ("T, compression: { algorithms: [br, br] }", "spec.compression.algorithms"),
         ("T, compression: { contentTypes: [html] }", "spec.compression.contentTypes[0]"),

@@ -116,6 +116,10 @@ fn counts(c: &mut Checker, counts: [(&str, Option<u32>); 2], most: u32) {
 fn shared_limit(c: &mut Checker, limit: &SharedRateLimitSpec) {
     counts(c, [("requests", Some(limit.requests)), ("burst", limit.burst)], MOST_SHARED);
     duration(c, "per", limit.per.as_deref(), Duration::from_secs(1), DAY);
+    c.at("key", |c| {
+        let hint = "use rateLimit for a bound for each key (each proxy counts alone), and this one for all of them together";
+        c.require(limit.key.is_none(), "is not possible here: the cluster holds one bound for all clients", hint);
+    });
 }
 
 fn rate_limit(c: &mut Checker, limit: &RateLimitSpec) {

@@ -2,11 +2,32 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::{
-    decide::{ArmReason, Backend, Decision},
+    decide::{ArmReason, Backend, Decision, SharedLimit},
     model::{AppProtocol, Endpoint, EndpointHealth, Lane, Reach, ServiceKey, SpiffeId, Transport},
     proxy::{Arrival, Entry},
+    quota::Quotas,
     telemetry::requests::MAX_LABEL_SETS,
 };
+
+#[test]
+fn shares_of_limits_that_the_cluster_holds_are_shown_while_they_are_in_use() {
+    let (telemetry, quotas) = (Telemetry::new(AccessLog::off()), Quotas::together());
+    telemetry.watch_quotas(&quotas);
+    let limit =
+        SharedLimit { policy: "shop/p".into(), requests: 100, per: Duration::from_secs(1), burst: 100 };
+    let now = std::time::Instant::now();
+    assert_eq!((0..15).filter_map(|_| quotas.take(&limit, now)).count(), 15);
+    let text = telemetry.encode();
+    for line in [
+        "tombolo_shared_limit_requests_total{policy=\"shop/p\",result=\"allowed\"} 10",
+        "tombolo_shared_limit_requests_total{policy=\"shop/p\",result=\"refused\"} 5",
+        "tombolo_shared_limit_share{policy=\"shop/p\"} 0.1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    quotas.uses(now + Duration::from_secs(70));
+    assert!(!telemetry.encode().contains("shop/p"), "it was given back");
+}
 
 /// A GET that was answered here.
 fn answered<'a>(status: u16, route: &'a str) -> RequestEnd<'a> {
