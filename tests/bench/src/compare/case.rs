@@ -90,6 +90,7 @@ const ENVOY_HTTP2: Contender = Contender(Who::Envoy, Form::Http2);
 
 const EDGE: &[Contender] =
     &[NOBODY, PINGORA, NGINX, HAPROXY, ENVOY, TOMBOLO, ENVOY_FEATURED, TOMBOLO_FEATURED];
+const PROXIES: &[Contender] = &[PINGORA, NGINX, HAPROXY, ENVOY, TOMBOLO, ENVOY_FEATURED, TOMBOLO_FEATURED];
 const PAIR: &[Contender] = &[NOBODY, NGINX, HAPROXY, HAPROXY_HTTP2, ENVOY, ENVOY_HTTP2, TOMBOLO];
 const ROUTED: &[Contender] = &[NOBODY, NGINX, HAPROXY, ENVOY, TOMBOLO];
 
@@ -131,7 +132,7 @@ pub const CASES: &[Case] = &[
         protocol: Protocol::Http2,
         connections: 8,
         // The application does not speak HTTP/2.
-        contenders: &[PINGORA, NGINX, HAPROXY, ENVOY, TOMBOLO, ENVOY_FEATURED, TOMBOLO_FEATURED],
+        contenders: PROXIES,
         ..H1
     },
     Case {
@@ -140,7 +141,7 @@ pub const CASES: &[Case] = &[
         door: Door::Tls,
         protocol: Protocol::Handshake,
         connections: 16,
-        contenders: &[PINGORA, NGINX, HAPROXY, ENVOY, TOMBOLO],
+        contenders: PROXIES,
         rates: &[],
         ..H1
     },
@@ -151,7 +152,7 @@ pub const CASES: &[Case] = &[
         protocol: Protocol::Grpc,
         connections: 8,
         asked: Asked::Call,
-        contenders: ROUTED,
+        contenders: &[NOBODY, NGINX, HAPROXY, ENVOY, TOMBOLO, ENVOY_FEATURED, TOMBOLO_FEATURED],
         rates: &[],
         ..H1
     },

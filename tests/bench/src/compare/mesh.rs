@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -28,43 +29,10 @@ const PORTS: &[(Door, u16, &str, &str)] = &[
 
 /// One sidecar beside the clients, one beside the application.
 pub fn pair(ground: &Ground) -> Result<Running, Failure> {
-    let [controller, inbound, unused, admin, server_dns, client_dns] = ground.addresses()?;
-    let documents = ground.dir().join("mesh.yaml");
-    fs::write(&documents, service())?;
-    let state = ground.dir().join("controller-state");
-    // Whoever had this directory before had other certificates.
-    if state.exists() {
-        fs::remove_dir_all(&state)?;
-    }
-    let mut command = pinned(OTHER_CORE);
-    command.arg(ground.program("tombolo")?).arg("controller").arg("--state-dir").arg(&state);
-    command.args(["--cluster", "bench", "--trust-domain", "bench.example", "--log", "error"]);
-    command.args(["--listen", &controller.to_string()]).arg("--config").arg(&documents);
-    let mut running = Process::start("controller", &mut command, ground.dir())?;
-    running.ready(Some("ready"), &[controller])?;
+    let [address, inbound, unused, admin, server_dns, client_dns] = ground.addresses()?;
+    let controller = Controller::start(ground, address)?;
 
-    let sidecar = |name: &str, dns: SocketAddr, range: &str| -> Result<Command, Failure> {
-        let token = Command::new(ground.program("tombolo")?)
-            .args(["join-token", "--namespace", "shop", "--account", name, "--state-dir"])
-            .arg(&state)
-            .output()?;
-        if !token.status.success() {
-            return Err(String::from_utf8_lossy(&token.stderr).into());
-        }
-        let own = ground.dir().join(format!("sidecar-{name}-state"));
-        if own.exists() {
-            fs::remove_dir_all(&own)?;
-        }
-        let mut command = pinned(PROXY_CORE);
-        command.arg(ground.program("tombolo")?).arg("sidecar").arg("--state-dir").arg(own);
-        command.args(["--controller", &controller.to_string(), "--log", "error", "--workload", name]);
-        command.args(["--join-token", String::from_utf8(token.stdout)?.trim()]);
-        command.args(["--label", &format!("app={name}"), "--outbound-range", range]);
-        command.args(["--dns-listen", &dns.to_string(), "--resolver", "127.0.0.1:9"]);
-        command.env("TOKIO_WORKER_THREADS", "1");
-        Ok(command)
-    };
-    let mut command = sidecar("server", server_dns, "127.77.0.0/16")?;
+    let mut command = controller.sidecar("server", server_dns, "127.77.0.0/16")?;
     command.args(["--inbound-listen", &inbound.to_string()]);
     for (door, _, name, _) in PORTS {
         // A port of the application has one name: bytes go to the other one of the same kind.
@@ -77,13 +45,64 @@ pub fn pair(ground: &Ground) -> Result<Running, Failure> {
     }
     let mut server = Process::start("sidecar-server", &mut command, ground.dir())?;
     server.ready(Some("ready"), &[inbound])?;
-    let mut command = sidecar("client", client_dns, "127.78.0.0/16")?;
+
+    let mut command = controller.sidecar("client", client_dns, "127.78.0.0/16")?;
     command.args(["--inbound-listen", &unused.to_string(), "--admin", &admin.to_string()]);
     command.args(["--app-port", &format!("{}=http", ground.app.port())]);
     let mut client = Process::start("sidecar-client", &mut command, ground.dir())?;
     client.ready(Some("ready"), &[admin])?;
     let doors = outbound(admin)?;
-    Ok(Running { processes: vec![client, server], _others: vec![running], doors })
+    Ok(Running { processes: vec![client, server], _others: vec![controller.process], doors })
+}
+
+struct Controller<'a> {
+    process: Process,
+    ground: &'a Ground,
+    address: SocketAddr,
+    state: PathBuf,
+}
+
+impl<'a> Controller<'a> {
+    fn start(ground: &'a Ground, address: SocketAddr) -> Result<Self, Failure> {
+        let documents = ground.dir().join("mesh.yaml");
+        fs::write(&documents, service())?;
+        let state = emptied(ground, "controller")?;
+        let mut command = pinned(OTHER_CORE);
+        command.arg(ground.program("tombolo")?).arg("controller").arg("--state-dir").arg(&state);
+        command.args(["--cluster", "bench", "--trust-domain", "bench.example", "--log", "error"]);
+        command.args(["--listen", &address.to_string()]).arg("--config").arg(documents);
+        let mut process = Process::start("controller", &mut command, ground.dir())?;
+        process.ready(Some("ready"), &[address])?;
+        Ok(Self { process, ground, address, state })
+    }
+
+    /// A sidecar that will join, on the core of proxies, with one thread for requests as all others have.
+    fn sidecar(&self, name: &str, dns: SocketAddr, range: &str) -> Result<Command, Failure> {
+        let tombolo = self.ground.program("tombolo")?;
+        let mut token = Command::new(&tombolo);
+        token.args(["join-token", "--namespace", "shop", "--account", name, "--state-dir"]).arg(&self.state);
+        let token = token.output()?;
+        if !token.status.success() {
+            return Err(String::from_utf8_lossy(&token.stderr).into());
+        }
+        let mut command = pinned(PROXY_CORE);
+        command.arg(tombolo).arg("sidecar").arg("--state-dir").arg(emptied(self.ground, name)?);
+        command.args(["--controller", &self.address.to_string(), "--log", "error", "--workload", name]);
+        command.args(["--join-token", String::from_utf8(token.stdout)?.trim()]);
+        command.args(["--label", &format!("app={name}"), "--outbound-range", range]);
+        command.args(["--dns-listen", &dns.to_string(), "--resolver", "127.0.0.1:9"]);
+        command.env("TOKIO_WORKER_THREADS", "1");
+        Ok(command)
+    }
+}
+
+/// A state directory. Whoever had it before had certificates of another authority.
+fn emptied(ground: &Ground, name: &str) -> Result<PathBuf, Failure> {
+    let state = ground.dir().join(format!("{name}-state"));
+    if state.exists() {
+        fs::remove_dir_all(&state)?;
+    }
+    Ok(state)
 }
 
 fn service() -> String {
