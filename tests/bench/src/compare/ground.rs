@@ -65,10 +65,11 @@ impl Ground {
 
     /// What a program says of its version; nothing if it cannot be run.
     pub fn version(&self, name: &str, flag: &str) -> Option<String> {
-        let output = Command::new(self.program(name).ok()?).arg(flag).output().ok()?;
+        let program = self.program(name).ok()?;
+        let output = Command::new(&program).arg(flag).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
-        let line = String::from_utf8_lossy(&said).lines().find(|l| !l.trim().is_empty())?.trim().to_owned();
-        Some(line)
+        let said = String::from_utf8_lossy(&said).replace(&program.display().to_string(), "");
+        Some(said.lines().find(|line| !line.trim().is_empty())?.trim().to_owned())
     }
 
     /// Starts a peer with one of the configurations in `tests/bench/peers`, on the core of proxies.

@@ -64,6 +64,7 @@ impl Compare {
         let ground = runtime.block_on(Ground::new(self.envoy.clone()))?;
         let mut results = Results::default();
         about(&ground, &mut results);
+        results.about.insert("rounds", format!("{} of {} s", self.rounds, self.seconds));
         let turns = Turns { runtime: &runtime, ground: &ground, seconds: self.seconds };
         let cases: Vec<&Case> = CASES.iter().filter(|case| self.wants(case.name)).collect();
         for together in cases.chunk_by(|one, next| one.stage == next.stage) {

@@ -46,6 +46,9 @@ fn header(cells: &[&str]) -> String {
 }
 
 fn number(value: f64) -> String {
+    if value < 0.0 {
+        return format!("-{}", number(-value));
+    }
     if value >= 1_000.0 {
         let whole = value.round();
         return format!(
@@ -144,7 +147,8 @@ fn steady(case: &Case, rate: u32, results: &Results) -> String {
         let get = |figure| spread(results.spread(Key::new(case.name, figure, who)));
         let added = |figure, who| results.added(case.name, figure, who).filter(|_| who.0 != Who::Nobody);
         // What is added may be less than the noise is: then it is no base of a ratio.
-        let of_added = |figure| Some(added(figure, TOMBOLO)? / added(figure, who).filter(|us| *us > 1.0)?);
+        let base = |figure, who| added(figure, who).filter(|us| *us > 1.0);
+        let of_added = |figure| Some(base(figure, TOMBOLO)? / base(figure, who)?);
         let figures = [p50, p99, Figure::P999At(rate), cpu].map(get);
         let differences = [p50, p99].map(|figure| added(figure, who).map(number).unwrap_or_default());
         let of_cpu = results.ratio(case.name, cpu, TOMBOLO, who);
@@ -179,8 +183,8 @@ mod tests {
 
     #[test]
     fn numbers_are_as_exact_as_they_are_read() {
-        let written = [0.0, 22.44, 99.96, 123.4, 1_000.4, 41_234.0, 1_043_784.0].map(number);
-        assert_eq!(written, ["0.0", "22.4", "100.0", "123", "1,000", "41,234", "1,043,784"]);
+        let written = [0.0, 22.44, 99.96, 123.4, -1_000.4, 41_234.0, 1_043_784.0].map(number);
+        assert_eq!(written, ["0.0", "22.4", "100.0", "123", "-1,000", "41,234", "1,043,784"]);
     }
 
     #[test]
