@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prost::bytes::Bytes;
@@ -36,24 +37,48 @@ pub struct ResourceStore {
 
 #[derive(Default)]
 pub(super) struct TypeStore {
-    pub(super) resources: BTreeMap<String, Held>,
+    /// The streams share the names: each remembers those that it has told.
+    pub(super) resources: BTreeMap<Arc<str>, Held>,
     type_url: &'static str,
-    log: VecDeque<(u64, String)>,
+    log: VecDeque<(u64, Arc<str>)>,
     revision: u64,
     forgotten: u64,
 }
 
 /// One resource. The index may hold the same bytes.
 pub(super) struct Held {
-    pub(super) version: String,
+    pub(super) version: Version,
     pub(super) value: Bytes,
+}
+
+/// The beginning of a hash of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version(u64);
+
+impl Version {
+    fn of(value: &[u8]) -> Self {
+        let hash = digest(&SHA256, value);
+        Self(hash.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// From its text; none: it is no version of this store's.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let is_one = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u64::from_str_radix(text, 16).ok().filter(|_| is_one).map(Self)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
 
 impl TypeStore {
     /// The resource as it is sent.
     pub(super) fn resource(&self, name: &str, held: &Held) -> Resource {
         let any = Any { type_url: self.type_url.to_owned(), value: held.value.to_vec() };
-        let (name, version) = (name.to_owned(), held.version.clone());
+        let (name, version) = (name.to_owned(), held.version.to_string());
         Resource { name, version, resource: Some(any), ..Default::default() }
     }
 
@@ -63,7 +88,7 @@ impl TypeStore {
     }
 
     /// Names that changed after this revision; none if that is too long ago to tell.
-    pub(super) fn changed_since(&self, revision: u64) -> Option<impl Iterator<Item = &String>> {
+    pub(super) fn changed_since(&self, revision: u64) -> Option<impl Iterator<Item = &Arc<str>>> {
         (revision >= self.forgotten)
             .then(|| self.log.iter().rev().take_while(move |(at, _)| *at > revision).map(|(_, name)| name))
     }
@@ -125,21 +150,23 @@ impl ResourceStore {
 
 /// True if it is a change.
 fn set(store: &mut TypeStore, update: Update, revision: u64) -> bool {
+    let known = store.resources.get_key_value(update.name.as_str());
+    let name = known.map_or_else(|| Arc::from(update.name.as_str()), |(name, _)| Arc::clone(name));
     let changed = match update.value {
-        None => store.resources.remove(&update.name).is_some(),
+        None => store.resources.remove(&name).is_some(),
         Some(value) => {
-            let version = version(&value);
-            let same = store.resources.get(&update.name).is_some_and(|held| held.version == version);
+            let version = Version::of(&value);
+            let same = store.resources.get(&name).is_some_and(|held| held.version == version);
             if !same {
                 store.type_url = update.type_url;
-                store.resources.insert(update.name.clone(), Held { version, value });
+                store.resources.insert(Arc::clone(&name), Held { version, value });
             }
             !same
         }
     };
     if changed {
         store.revision = revision;
-        store.log.push_back((revision, update.name));
+        store.log.push_back((revision, name));
         if store.log.len() > LOG
             && let Some((forgotten, _)) = store.log.pop_front()
         {
@@ -149,14 +176,9 @@ fn set(store: &mut TypeStore, update: Update, revision: u64) -> bool {
     changed
 }
 
-fn version(value: &[u8]) -> String {
-    let hash = digest(&SHA256, value);
-    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl std::fmt::Debug for ResourceStore {
+impl fmt::Debug for ResourceStore {
     /// Without contents: some hold private keys.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResourceStore").field("revision", &*self.revision.borrow()).finish_non_exhaustive()
     }
 }

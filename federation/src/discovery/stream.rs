@@ -1,11 +1,14 @@
 //! What one client knows and wants: the server's half of incremental xDS, without I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tombolo_core::{discovery::type_url, model::SpiffeId};
 use tombolo_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-use super::store::{ResourceStore, TypeStore};
+use super::store::{ResourceStore, TypeStore, Version};
 
 /// Names of one type that a stream may subscribe to.
 const MAX_NAMES: usize = 20_000;
@@ -35,9 +38,11 @@ impl Viewer {
 }
 
 /// What a client was told of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    Version(String),
+    Version(Version),
+    /// It holds something that it is to be told anew.
+    Something,
     Missing,
 }
 
@@ -45,7 +50,7 @@ enum Told {
 struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
-    told: HashMap<String, Told>,
+    told: HashMap<Arc<str>, Told>,
     /// Sent, and neither taken nor refused yet: nothing else goes out meanwhile.
     pending: Option<String>,
     /// Up to which change of the store `told` was compared; none: compare everything.
@@ -78,7 +83,9 @@ impl StreamState {
         if is_first {
             subscription.wildcard = request.resource_names_subscribe.is_empty();
             let versions = request.initial_resource_versions.iter();
-            subscription.told = versions.map(|(name, v)| (name.clone(), Told::Version(v.clone()))).collect();
+            let told = |version: &String| Version::parse(version).map_or(Told::Something, Told::Version);
+            subscription.told =
+                versions.map(|(name, version)| (name.as_str().into(), told(version))).collect();
         }
         for name in &request.resource_names_unsubscribe {
             subscription.unsubscribe(name);
@@ -142,8 +149,8 @@ impl Subscription {
             if !is_first {
                 // Asked again by name: told again. What it holds meanwhile is not forgotten.
                 match self.told.get_mut(name) {
-                    Some(Told::Version(version)) => version.clear(),
                     Some(Told::Missing) => drop(self.told.remove(name)),
+                    Some(told) => *told = Told::Something,
                     None => {}
                 }
             }
@@ -154,7 +161,7 @@ impl Subscription {
     fn unsubscribe(&mut self, name: &str) {
         if name == "*" {
             self.wildcard = false;
-            self.told.retain(|name, _| self.names.contains(name));
+            self.told.retain(|name, _| self.names.contains(&**name));
         } else if self.names.remove(name) && !self.wildcard {
             self.told.remove(name);
         }
@@ -187,38 +194,46 @@ impl Subscription {
     }
 
     /// Names whose state may differ from what the client was told.
-    fn to_compare(&self, held: &TypeStore) -> BTreeSet<String> {
+    fn to_compare(&self, held: &TypeStore) -> BTreeSet<Arc<str>> {
         if let Some(changed) = self.seen.and_then(|seen| held.changed_since(seen)) {
             return changed.filter(|name| self.wants(name)).cloned().collect();
         }
-        let mut names: BTreeSet<String> = self.told.keys().chain(&self.names).cloned().collect();
+        // The store's own first, so that what is told shares them.
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
         if self.wildcard {
             names.extend(held.resources.keys().cloned());
         }
+        let named = self.names.iter().map(|name| match held.resources.get_key_value(name.as_str()) {
+            Some((name, _)) => Arc::clone(name),
+            None => name.as_str().into(),
+        });
+        names.extend(named);
+        names.extend(self.told.keys().cloned());
         names
     }
 
     /// Adds what the client has to be told of this name. Gives its size.
-    fn compare(&mut self, name: &str, held: &TypeStore, response: &mut DeltaDiscoveryResponse) -> usize {
+    fn compare(&mut self, name: &Arc<str>, held: &TypeStore, response: &mut DeltaDiscoveryResponse) -> usize {
         match held.resources.get(name).filter(|_| self.wants(name)) {
             Some(found) => {
-                let told = Told::Version(found.version.clone());
+                let told = Told::Version(found.version);
                 if self.told.get(name) == Some(&told) {
                     return 0;
                 }
-                self.told.insert(name.to_owned(), told);
+                self.told.insert(Arc::clone(name), told);
                 response.resources.push(held.resource(name, found));
                 found.value.len() + name.len()
             }
             None => {
-                let by_name = self.names.contains(name);
+                let by_name = self.names.contains(&**name);
                 let told = self.told.get(name);
                 // Gone, or asked for by name and not there: said once.
-                if matches!(told, Some(Told::Version(_))) || (by_name && told.is_none()) {
-                    response.removed_resources.push(name.to_owned());
+                let holds = matches!(told, Some(Told::Version(_) | Told::Something));
+                if holds || (by_name && told.is_none()) {
+                    response.removed_resources.push(name.to_string());
                 }
                 if by_name {
-                    self.told.insert(name.to_owned(), Told::Missing);
+                    self.told.insert(Arc::clone(name), Told::Missing);
                 } else {
                     self.told.remove(name);
                 }
