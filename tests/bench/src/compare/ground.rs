@@ -68,8 +68,9 @@ impl Ground {
         let program = self.program(name).ok()?;
         let output = Command::new(&program).arg(flag).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).replace(&program.display().to_string(), "");
-        Some(said.lines().find(|line| !line.trim().is_empty())?.trim().to_owned())
+        let said = String::from_utf8_lossy(&said);
+        let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
+        Some(line.strip_prefix(&program.display().to_string()).unwrap_or(line).trim().to_owned())
     }
 
     /// Starts a peer with one of the configurations in `tests/bench/peers`, on the core of proxies.
