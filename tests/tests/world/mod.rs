@@ -315,7 +315,7 @@ impl Cluster {
 
     /// `tombolo peer rotate`: who has not confirmed is waited for so long.
     pub async fn rotate(&self, lead_seconds: u32) {
-        self.operator().await.rotate(RotateRequest { lead_seconds }).await.unwrap();
+        self.operator().await.rotate(RotateRequest { lead_seconds, ..Default::default() }).await.unwrap();
     }
 
     /// Waits until a rotation is over that began with a bundle of this sequence.
