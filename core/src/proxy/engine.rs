@@ -1,5 +1,7 @@
 //! The engine: takes accepted connections and serves what is spoken on them.
 
+mod relay;
+
 use std::{
     fmt, io,
     sync::Arc,
@@ -13,7 +15,7 @@ use pingora_core::{
     protocols::http::ServerSession,
     server::configuration::ServerConf,
 };
-use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
+use pingora_proxy::{HttpProxy, ProxyServiceBuilder, Session};
 use tokio::sync::watch;
 
 use super::{
@@ -32,6 +34,7 @@ use super::{
     upstream::MeshConnector,
 };
 use crate::{model::Snapshot, quota::Quotas};
+pub(super) use relay::Relay;
 
 /// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
 /// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
@@ -65,6 +68,7 @@ pub(super) type Proxy = HttpProxy<Gate, MeshConnector>;
 /// connections.
 pub struct HttpEngine {
     proxy: Arc<Proxy>,
+    relay: Arc<Relay>,
     tcp: tcp::Tunnels,
     observer: Arc<dyn Observer>,
     limits: HttpLimits,
@@ -96,8 +100,10 @@ impl HttpEngine {
         let connector = MeshConnector::new(parts.upstream.clone());
         let (observer, tenures) = (parts.observer.clone(), Arc::clone(parts.upstream.tenures()));
         tenures.keep(Arc::clone(&parts.snapshot));
-        let proxy = Arc::new(build(Gate::new(parts, limits.clone(), crowds), connector)?);
-        Ok(Arc::new(Self { proxy, tcp, observer, limits, tenures }))
+        let gate = Gate::new(parts, limits.clone(), crowds);
+        let relay = Arc::new(Relay::new(gate.clone(), connector.clone()));
+        let proxy = Arc::new(build(gate, connector)?);
+        Ok(Arc::new(Self { proxy, relay, tcp, observer, limits, tenures }))
     }
 
     /// A listener's service: HTTP/1.1 and HTTP/2 by ALPN or, in plaintext, by what the client begins with; raw TCP where
@@ -125,21 +131,25 @@ impl HttpEngine {
             let begun = Instant::now();
             connection.begin_head(self.limits.head_time);
             let mut scan = HeadScan::default();
-            match connection.read_head(&mut scan, &self.limits).await {
-                Ok(()) => {}
+            let relayed = match connection.read_head(&mut scan, &self.limits).await {
+                Ok(bodyless) => bodyless,
                 Err(Unread::Gone) => return ListenStats::count(&stats.bad_heads),
                 Err(Unread::Refused(refused)) => {
                     refusal::count(stats, refused);
                     let refusal = Refusal { arrival, refused, begun };
                     return Box::pin(refusal.answer(*connection, &scan, &*self.observer)).await;
                 }
-            }
-            let mut session = ServerSession::new_http1(connection);
-            session.set_keepalive(Some(self.limits.idle.as_secs()));
-            if let Some(settings) = settings.take() {
-                settings.apply_to_session(&mut session);
-            }
-            let Some(reused) = self.proxy.process_new_http(session, &stop).await else {
+            };
+            let reused = if relayed {
+                let mut session = Session::new_h1(connection);
+                self.keep_alive(&mut session.downstream_session, settings.take());
+                Box::pin(self.relay.serve(session, &stop)).await
+            } else {
+                let mut session = ServerSession::new_http1(connection);
+                self.keep_alive(&mut session, settings.take());
+                self.proxy.process_new_http(session, &stop).await
+            };
+            let Some(reused) = reused else {
                 // The engine refuses what was found good here: nobody has logged it yet.
                 if head.is_some_and(|head| head.is_open()) {
                     let refused = Refused { status: 400, reason: "bad_request" };
@@ -154,6 +164,14 @@ impl HttpEngine {
                 break;
             }
             (connection, settings) = (next, kept);
+        }
+    }
+
+    /// The connection outlives the request, as far as the one before it has not said otherwise.
+    fn keep_alive(&self, session: &mut ServerSession, settings: Option<HttpPersistentSettings>) {
+        session.set_keepalive(Some(self.limits.idle.as_secs()));
+        if let Some(settings) = settings {
+            settings.apply_to_session(session);
         }
     }
 }
@@ -246,8 +264,10 @@ impl Listener {
         match spoken {
             Spoken::Http2 => {
                 let engine = &self.engine;
-                let (proxy, limits, observer) = (&engine.proxy, &engine.limits, &engine.observer);
-                Box::pin(Http2 { proxy, limits, observer, arrival, stats }.serve(connection, stop)).await;
+                let (proxy, relay) = (&engine.proxy, &engine.relay);
+                let (limits, observer) = (&engine.limits, &engine.observer);
+                let http2 = Http2 { proxy, relay, limits, observer, arrival, stats };
+                Box::pin(http2.serve(connection, stop)).await;
             }
             Spoken::Tcp => Box::pin(self.engine.tcp.run(connection, arrival, &mut stop, begun)).await,
             Spoken::Http1 | Spoken::Unknown => {

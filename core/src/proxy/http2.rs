@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::{
     Arrival, Connection, HttpLimits, ListenStats, Observer,
     connection::Tripped,
-    engine::{LAST_REQUEST, Proxy},
+    engine::{LAST_REQUEST, Proxy, Relay},
     listen::signalled,
     pace::Pace,
     refusal::{self, Refusal},
@@ -43,6 +43,7 @@ const MALFORMED: usize = 32;
 /// What serves a client's HTTP/2 connection.
 pub(super) struct Http2<'a> {
     pub proxy: &'a Arc<Proxy>,
+    pub relay: &'a Arc<Relay>,
     pub limits: &'a HttpLimits,
     pub observer: &'a Arc<dyn Observer>,
     pub arrival: &'a Arrival,
@@ -192,20 +193,25 @@ impl Http2<'_> {
         place: OwnedSemaphorePermit,
         stop: watch::Receiver<bool>,
     ) {
-        let (proxy, allowed) = (self.proxy.clone(), self.limits.cancelled);
+        let (proxy, relay, allowed) = (self.proxy.clone(), self.relay.clone(), self.limits.cancelled);
         let pace = if is_grpc(&session) { Pace::of_stream(self.limits) } else { Pace::of_body(self.limits) };
         let (ends, tripped) = (streams.ends.clone(), streams.tripped.clone());
         let state = Arc::new(StreamState::default());
-        if session.is_body_empty() {
+        let bodyless = session.is_body_empty();
+        if bodyless {
             state.body_settled();
         }
         let serving = async move {
-            let state = STREAM.get();
-            tokio::select! {
-                biased;
-                _ = proxy.process_new_http(ServerSession::new_http2(session), &stop) => {}
-                // The engine has no bound for it. Its future is dropped: the stream is reset, and the request logged.
-                () = state.stalled(pace) => {}
+            let (state, session) = (STREAM.get(), ServerSession::new_http2(session));
+            if bodyless {
+                relay.serve_stream(session, &stop).await;
+            } else {
+                tokio::select! {
+                    biased;
+                    _ = proxy.process_new_http(session, &stop) => {}
+                    // The engine has no bound for it. Its future is dropped: the stream is reset, and the request logged.
+                    () = state.stalled(pace) => {}
+                }
             }
             let ended = if state.was_cancelled() { &ends.cancelled } else { &ends.answered };
             ended.fetch_add(1, Relaxed);

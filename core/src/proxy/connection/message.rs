@@ -33,11 +33,13 @@ pub(in crate::proxy) enum Unread {
 impl Connection {
     /// Reads a request's head whole, under the deadline that [`Self::begin_head`] set, and finds it good. From then on,
     /// what is read is this message and no more. `scan` knows afterwards what was seen of a head that is refused.
+    ///
+    /// True: the message is of HTTP/1.1, for a path, and has no body.
     pub(in crate::proxy) async fn read_head(
         &mut self,
         scan: &mut HeadScan,
         limits: &HttpLimits,
-    ) -> Result<(), Unread> {
+    ) -> Result<bool, Unread> {
         loop {
             if let Some(head) = scan.scan(&self.read_ahead, limits).map_err(Unread::Refused)? {
                 self.read_ahead.advance(head.skip);
@@ -47,7 +49,7 @@ impl Connection {
                 if let Some(head) = &self.head {
                     head.state.answered.store(false, Ordering::Relaxed);
                 }
-                return Ok(());
+                return Ok(head.usual && head.body == Body::Length(0));
             }
             match self.fill().await {
                 Ok(0) => return Err(Unread::Gone),

@@ -41,6 +41,8 @@ async fn hot_futures_are_small() {
     let stats = ListenStats::default();
     let of_http1 = size_of_val(&engine.http1(one, &arrival, stop.clone(), &stats));
     let of_request = size_of_val(&*engine.proxy.process_new_http(session(connection().await.0), &stop));
+    let relayed = engine.relay.serve(Session::new_h1(connection().await.0), &stop);
+    assert!(size_of_val(&relayed) <= 5 * 1024, "{}", size_of_val(&relayed));
     assert!(of_connection <= 2048, "{of_connection}");
     assert!(of_http1 <= 1536, "{of_http1}");
     // Most of it is the engine's own.

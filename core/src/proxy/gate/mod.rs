@@ -18,6 +18,7 @@ mod steps;
 mod trace;
 
 use std::{
+    ops::Deref,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -39,7 +40,7 @@ pub(super) use policy::{Crowds, Places};
 
 use attempt::Sent;
 use budget::Budgets;
-use context::Context;
+pub(super) use context::Context;
 use exchange::{answered, fate, is_cancelled, keep_alive, sent};
 use failure::{CLIENT_CLOSED, Failure};
 use mirror::Mirrors;
@@ -52,8 +53,12 @@ use super::{
 };
 use crate::model::Snapshot;
 
+/// What is done with every request, by whichever loop it is driven.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Shared>);
+
 /// What every request needs.
-pub(super) struct Gate {
+pub(super) struct Shared {
     snapshot: Arc<ArcSwap<Snapshot>>,
     director: Arc<dyn Director>,
     picker: Arc<dyn Picker>,
@@ -65,10 +70,18 @@ pub(super) struct Gate {
     limits: HttpLimits,
 }
 
+impl Deref for Gate {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl Gate {
     /// One for each engine.
     pub fn new(parts: EngineParts, limits: HttpLimits, crowds: Arc<Crowds>) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             snapshot: parts.snapshot,
             director: parts.director,
             picker: parts.picker,
@@ -78,7 +91,7 @@ impl Gate {
             budgets: Budgets::default(),
             policies: PolicyState::new(parts.quotas, crowds),
             limits,
-        }
+        }))
     }
 
     /// True if one more try is within the service's budget. After a probe of an ejected endpoint it costs nothing.

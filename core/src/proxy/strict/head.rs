@@ -71,6 +71,8 @@ pub(in crate::proxy) struct Head {
     pub length: usize,
     /// What follows it.
     pub body: Body,
+    /// HTTP/1.1, and the target is a path.
+    pub usual: bool,
 }
 
 /// Reads a head in as many pieces as it comes in. Give it all bytes so far each time: no line is read twice once it is
@@ -241,7 +243,8 @@ impl HeadScan {
         }
         // RFC 9112 section 3.2; asked of HTTP/1.0 too, as no route can be found without it.
         let host = host.ok_or(Refused::bad("no_host"))?;
-        check_target(bytes.get(self.target.clone()).unwrap_or_default(), method, host)?;
+        let target = bytes.get(self.target.clone()).unwrap_or_default();
+        check_target(target, method, host)?;
         if self.chunked && self.length.is_some() {
             return Err(Refused::bad("length_and_coding"));
         }
@@ -253,7 +256,8 @@ impl HeadScan {
             (false, None | Some(0)) if self.upgrade && self.websocket && self.http11 => Body::Tunnel,
             (false, length) => Body::Length(length.unwrap_or(0)),
         };
-        Ok(Head { skip: begun, length: end - begun, body })
+        let usual = self.http11 && target.starts_with(b"/");
+        Ok(Head { skip: begun, length: end - begun, body, usual })
     }
 
     /// A head past its bound, of which the last line has no end yet.

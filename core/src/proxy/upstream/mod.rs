@@ -30,6 +30,7 @@ use cut::Cuts;
 pub use dial::{ConnectFailure, DialError};
 pub(super) use dial::{OVERFLOW, To, plain};
 use generation::Generations;
+pub(super) use session::MeshSession;
 pub(super) use session::{Abort, HeadOnly, set_authority, strip_connection_fields};
 
 use super::{Arrival, Connection, TryResult, tenure::Tenures};
