@@ -67,13 +67,13 @@ async fn filtered(
     context: &mut Box<Context>,
 ) -> Result<HttpTask> {
     match &mut part {
-        HttpTask::Header(head, ended) => {
+        HttpTask::Header(head, _) => {
             gate.upstream_response_filter(session, head, context).await?;
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
                 let error = Error::explain(ErrorType::InvalidHTTPHeader, "protocols switched unasked");
                 return Err(error.into_up());
             }
-            frame(session, head, *ended)?;
+            frame(session, head)?;
             gate.response_filter(session, head, context).await?;
         }
         HttpTask::Body(data, ended) => {
@@ -88,11 +88,11 @@ async fn filtered(
     Ok(part)
 }
 
-/// An answer of unknown length goes out in chunks (RFC 9112 section 6.3), so that the client's connection can be kept.
-fn frame(session: &Session, head: &mut ResponseHeader, ended: bool) -> Result<()> {
+/// An answer that does not say its length goes out in chunks (RFC 9112 section 6.3), also where it has ended with its head, so
+/// that the client's connection can be kept.
+fn frame(session: &Session, head: &mut ResponseHeader) -> Result<()> {
     head.set_version(Version::HTTP_11);
-    let bodyless = ended
-        || head.status.is_informational()
+    let bodyless = head.status.is_informational()
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || session.req_header().method == Method::HEAD;
     let headers = &head.headers;
