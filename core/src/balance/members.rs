@@ -19,6 +19,7 @@ use super::{
     health::{Health, Standing},
     nanos_of, outliers,
     ranks::Placing,
+    small_table,
     state::{MAX_SUBSETS, State},
     tiers::{Capacity, Shares, TIERS},
 };
@@ -59,7 +60,7 @@ pub(super) struct Listed<'a> {
 }
 
 /// Endpoints of a service port. Immutable, but for what is remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Members {
     all: Vec<Arc<Member>>,
     pub(super) policy: Arc<ServicePolicy>,
@@ -70,6 +71,20 @@ pub(super) struct Members {
     pub(super) ways: Vec<(Arc<str>, Ways)>,
     seat: u64,
     subsets: DashMap<(Labels, Option<Lane>), Arc<Subset>>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            policy: Arc::default(),
+            state: Arc::default(),
+            backings: Arc::default(),
+            ways: Vec::new(),
+            seat: 0,
+            subsets: small_table(),
+        }
+    }
 }
 
 /// Members with the same labels and lane, by tier.
@@ -110,7 +125,7 @@ impl Members {
             true => self.backings.clone(),
             false => Arc::new(Backings::new(listed.name, listed.summaries)),
         };
-        Self { all, policy, state, backings, ways, seat: placing.placement.seat, subsets: DashMap::new() }
+        Self { all, policy, state, backings, ways, seat: placing.placement.seat, subsets: small_table() }
     }
 
     /// The same members where clusters are fallen back on in another order; none where that changes nothing.
@@ -130,7 +145,7 @@ impl Members {
             backings: self.backings.clone(),
             ways: self.ways.clone(),
             seat: self.seat,
-            subsets: DashMap::new(),
+            subsets: small_table(),
         })
     }
 

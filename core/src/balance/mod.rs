@@ -28,12 +28,20 @@ mod tiers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use std::time::Duration;
+use std::{hash::Hash, time::Duration};
+
+use dashmap::DashMap;
 
 pub use checking::{Check, Seen};
 pub use pools::{Pick, Placement, Pools};
 pub use ranks::PeerSeen;
 pub use showing::{EndpointShown, GatewayShown, NextShown, PortShown, TierShown};
+
+/// A table of one service port, of which there are many: with the usual number of parts, each with a lock and padded to a
+/// cache line, it would take 512 bytes for each core.
+fn small_table<K: Eq + Hash, V>() -> DashMap<K, V> {
+    DashMap::with_shard_amount(2)
+}
 
 /// As time is counted here.
 fn nanos_of(duration: Duration) -> u64 {

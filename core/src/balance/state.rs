@@ -7,7 +7,7 @@ use std::sync::{
 
 use dashmap::DashMap;
 
-use super::{adaptive::Adaptive, nanos_of, tiers::Shares};
+use super::{adaptive::Adaptive, nanos_of, small_table, tiers::Shares};
 use crate::{
     decide::{Breaker, Outliers},
     model::{Labels, Lane},
@@ -17,7 +17,7 @@ use crate::{
 pub(super) const MAX_SUBSETS: usize = 256;
 
 /// State of one service port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     in_flight: AtomicU32,
     pending: AtomicU32,
@@ -29,6 +29,20 @@ pub(super) struct State {
     /// When it was last picked from; 0: never.
     used: AtomicU64,
     shares: DashMap<(Labels, Option<Lane>), Arc<Shares>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::default(),
+            pending: AtomicU32::default(),
+            adaptive: Adaptive::default(),
+            version: AtomicU64::default(),
+            compared: AtomicU64::default(),
+            used: AtomicU64::default(),
+            shares: small_table(),
+        }
+    }
 }
 
 impl State {

@@ -48,6 +48,9 @@ pub struct Applied {
     pub changed: bool,
 }
 
+/// What is held of one type, as it came.
+pub type Held = (&'static str, Vec<Arc<Resource>>);
+
 /// Makes decisions' data of documents: `decide::compile`.
 pub type Compile = fn(&ResourceSet) -> Compiled;
 
@@ -55,7 +58,7 @@ pub type Compile = fn(&ResourceSet) -> Compiled;
 #[derive(Debug)]
 pub struct Assembly {
     compile: Compile,
-    raw: HashMap<&'static str, BTreeMap<String, Resource>>,
+    raw: HashMap<&'static str, BTreeMap<String, Arc<Resource>>>,
     documents: ResourceSet,
     services: BTreeMap<ServiceKey, ServiceParts>,
     endpoints: BTreeMap<ServiceKey, EndpointTable>,
@@ -110,7 +113,7 @@ impl Assembly {
     fn set(&mut self, type_url: &'static str, resource: &Resource) -> Result<bool, ResourceError> {
         let held = self.raw.entry(type_url).or_default();
         if held.get(&resource.name).is_some_and(|held| held.resource == resource.resource) {
-            held.insert(resource.name.clone(), resource.clone());
+            held.insert(resource.name.clone(), Arc::new(resource.clone()));
             return Ok(false);
         }
         if held.len() >= MAX_RESOURCES && !held.contains_key(&resource.name) {
@@ -121,7 +124,7 @@ impl Assembly {
             return Err(ResourceError(format!("it holds a {:?}", any.type_url)));
         }
         self.take(type_url, &resource.name, &any.value)?;
-        self.raw.entry(type_url).or_default().insert(resource.name.clone(), resource.clone());
+        self.raw.entry(type_url).or_default().insert(resource.name.clone(), Arc::new(resource.clone()));
         Ok(true)
     }
 
@@ -208,14 +211,9 @@ impl Assembly {
         held.map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
     }
 
-    /// Everything valid as it came, a response a type.
-    pub fn held(&self) -> Vec<DeltaDiscoveryResponse> {
-        let response = |(url, held): (&&'static str, &BTreeMap<String, Resource>)| DeltaDiscoveryResponse {
-            type_url: (*url).to_owned(),
-            resources: held.values().cloned().collect(),
-            ..Default::default()
-        };
-        self.raw.iter().map(response).collect()
+    /// Everything valid as it came, by type.
+    pub fn held(&self) -> Vec<Held> {
+        self.raw.iter().map(|(url, held)| (*url, held.values().cloned().collect())).collect()
     }
 
     /// The documents, Secrets made of edge certificates among them.

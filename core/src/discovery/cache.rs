@@ -13,10 +13,13 @@ use prost::Message;
 use ring::digest::{SHA256, digest};
 use tombolo_proto::xds::DeltaDiscoveryResponse;
 
+use super::assembly::Held;
 use crate::identity::files;
 
 const FORMAT: &[u8] = b"tombolo snapshot 1\n";
 const DIGEST: usize = 32;
+/// Resources of one response.
+const AT_ONCE: usize = 64;
 /// A larger file is not read, and not written.
 const MAX_SIZE: u64 = 1 << 30;
 
@@ -91,15 +94,24 @@ impl Cache {
     ///
     /// # Errors
     /// If it cannot be written; what was saved before stays.
-    pub fn save(&self, responses: &[DeltaDiscoveryResponse]) -> Result<(), CacheError> {
-        let mut body = Vec::new();
-        for response in responses {
-            response.encode_length_delimited(&mut body).map_err(|e| self.io(io::Error::other(e)))?;
+    pub fn save(&self, held: &[Held]) -> Result<(), CacheError> {
+        let mut content = [FORMAT, &[0; DIGEST]].concat();
+        let body = content.len();
+        for (url, resources) in held {
+            // In parts, so that not all of it is in memory once more.
+            for part in resources.chunks(AT_ONCE) {
+                let resources = part.iter().map(|resource| (**resource).clone()).collect();
+                let type_url = (*url).to_owned();
+                let response = DeltaDiscoveryResponse { type_url, resources, ..Default::default() };
+                response.encode_length_delimited(&mut content).map_err(|e| self.io(io::Error::other(e)))?;
+            }
         }
-        if body.len() as u64 > MAX_SIZE {
+        if content.len() as u64 > MAX_SIZE {
             return Err(self.io(io::Error::other("it would be too large")));
         }
-        let content = [FORMAT, digest(&SHA256, &body).as_ref(), &body].concat();
+        let (head, rest) = content.split_at_mut(body);
+        let sum = digest(&SHA256, rest);
+        head.iter_mut().rev().zip(sum.as_ref().iter().rev()).for_each(|(to, from)| *to = *from);
         files::write_private(&self.path, &content).map_err(|e| self.io(e))
     }
 }

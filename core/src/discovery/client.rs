@@ -25,7 +25,7 @@ use tombolo_proto::xds::{
 use tonic::transport::Channel;
 
 use super::{
-    assembly::{Assembly, Compile},
+    assembly::{Assembly, Compile, Held},
     cache::Cache,
     protocol::{MAX_NAMES, Protocol},
     type_url,
@@ -358,12 +358,12 @@ impl fmt::Debug for Client {
 /// What waits to be saved: only the newest.
 #[derive(Default)]
 struct Unsaved {
-    state: Mutex<Option<Vec<DeltaDiscoveryResponse>>>,
+    state: Mutex<Option<Vec<Held>>>,
     there: tokio::sync::Notify,
 }
 
 impl Unsaved {
-    fn put(&self, state: Option<Vec<DeltaDiscoveryResponse>>) {
+    fn put(&self, state: Option<Vec<Held>>) {
         if state.is_some() {
             *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
             self.there.notify_one();

@@ -1,6 +1,10 @@
 //! From the wire to the model: everything is checked before it is believed.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use tombolo_proto::v1;
 
@@ -121,13 +125,16 @@ pub(super) fn endpoint_set(
     if message.ports.len() > MAX_PORTS {
         return refuse(format!("{} ports, at most {MAX_PORTS} are taken", message.ports.len()));
     }
-    let mut table = EndpointTable::default();
+    let (mut table, mut texts) = (EndpointTable::default(), Texts::default());
     for list in &message.ports {
         if list.endpoints.len() > MAX_ENDPOINTS {
             return refuse(format!("{} endpoints, at most {MAX_ENDPOINTS} are taken", list.endpoints.len()));
         }
-        let endpoints =
-            list.endpoints.iter().map(|e| endpoint(e).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = list
+            .endpoints
+            .iter()
+            .map(|e| endpoint(e, &mut texts).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
         let port = port(list.port)?;
         if table.endpoints.insert(port, endpoints.into()).is_some() {
             return refuse(format!("port {port} stands twice"));
@@ -161,7 +168,22 @@ fn summaries(messages: &[v1::Summary]) -> Result<Arc<[Summary]>, ResourceError> 
     messages.iter().map(summary).collect()
 }
 
-fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
+/// Texts that the endpoints of a service have in common: clusters, places, labels. Each is held once.
+#[derive(Default)]
+struct Texts(HashSet<Arc<str>>);
+
+impl Texts {
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = text.into();
+        self.0.insert(Arc::clone(&text));
+        text
+    }
+}
+
+fn endpoint(message: &v1::Endpoint, texts: &mut Texts) -> Result<Endpoint, ResourceError> {
     let about = |what: &str| ResourceError(format!("endpoint {:?}: {what}", message.id));
     if message.id.is_empty() || message.id.len() > 1024 {
         return Err(about("the id has 1 to 1024 letters"));
@@ -198,15 +220,16 @@ fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
         Ok(v1::Health::Draining) => EndpointHealth::Draining,
         Ok(v1::Health::Healthy | v1::Health::Unspecified) | Err(_) => EndpointHealth::Healthy,
     };
-    let place = message.locality.clone().unwrap_or_default();
+    let mut place = |of: fn(&v1::Locality) -> &str| texts.shared(message.locality.as_ref().map_or("", of));
+    let locality = Locality { region: place(|l| &l.region), zone: place(|l| &l.zone) };
     Ok(Endpoint {
         id: message.id.as_str().into(),
         reach,
         transport,
-        cluster: message.cluster.as_str().into(),
-        locality: Locality { region: place.region.into(), zone: place.zone.into() },
+        cluster: texts.shared(&message.cluster),
+        locality,
         weight: message.weight.max(1),
-        labels: labels(message),
+        labels: labels(message, texts),
         lane,
         health,
         stale: message.stale,
@@ -216,12 +239,12 @@ fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, ResourceError> {
 }
 
 /// Which host it is, the controller says, and no label of the workload.
-fn labels(message: &v1::Endpoint) -> Labels {
+fn labels(message: &v1::Endpoint, texts: &mut Texts) -> Labels {
     let own = message.labels.iter().filter(|(key, _)| *key != HOST_LABEL);
-    let mut labels: Labels = own.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
+    let mut labels: Labels = own.map(|(key, value)| (texts.shared(key), texts.shared(value))).collect();
     if !message.hostname.is_empty() {
         let host = format!("{}.{}", message.hostname, message.cluster);
-        labels.insert(HOST_LABEL.into(), host.into());
+        labels.insert(texts.shared(HOST_LABEL), host.into());
     }
     labels
 }

@@ -4,6 +4,7 @@ mod backend;
 mod compare;
 mod controller;
 mod decide;
+mod dns;
 mod documents;
 mod fleet;
 mod floor;
@@ -43,6 +44,8 @@ enum Command {
     Reload(reload::Reload),
     /// Nanoseconds of a decision alone
     Decide(decide::Decide),
+    /// What a sidecar costs that knows 1,000 services and 10,000 endpoints: memory, and answers of its DNS
+    Dns(dns::Dns),
     /// What a controller costs with 100 peers, 100,000 services and 1,000,000 endpoints
     Scale(scale::Scale),
     /// What a controller costs with 2,000 sidecars, and how soon a changed endpoint is in use
@@ -62,6 +65,7 @@ fn main() -> Result<(), Failure> {
         Command::Instructions(instructions) => instructions.run(),
         Command::Reload(reload) => reload.run(),
         Command::Decide(decide) => decide.run(),
+        Command::Dns(dns) => dns.run(),
         Command::Scale(scale) => scale.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Hub(hub) => hub.run(),
