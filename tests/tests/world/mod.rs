@@ -495,13 +495,14 @@ impl Proxy<tombolo_sidecar::Running> {
 
 // --- Documents ---
 
-/// A service whose endpoints are the workloads with the label `app: NAME`.
+/// A service whose endpoints are the workloads with the label `app: NAME`. It says what it speaks: where nobody does, a client
+/// that is silent for 100 ms, as a busy machine's may be, gets a tunnel.
 pub fn service(namespace: &str, name: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Service
 metadata: {{name: {name}, namespace: {namespace}}}
-spec: {{selector: {{app: {name}}}, ports: [{{port: {PORT}, targetPort: http}}]}}
+spec: {{selector: {{app: {name}}}, ports: [{{port: {PORT}, targetPort: http, appProtocol: http}}]}}
 ---
 "
     )
