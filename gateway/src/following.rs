@@ -152,19 +152,19 @@ impl Following {
         // Who comes now opens sockets of its own.
         drop(self.successor);
         let limit = self.options.drain_limit;
-        let mesh = match self.membership {
+        let remains = match self.membership {
             Some(membership) if end == End::Replaced => Some(membership.leave()),
             Some(membership) => {
-                let mesh = membership.withdraw(FAREWELL).await;
+                let remains = membership.withdraw(FAREWELL).await;
                 tokio::time::sleep(SETTLE).await;
-                Some(mesh)
+                Some(remains)
             }
             None => None,
         };
         self.stop.send_replace(true);
         let passed = async {
-            match &mesh {
-                Some((mesh, _)) => mesh.drained(limit).await,
+            match &remains {
+                Some(remains) => remains.drained(limit).await,
                 None => true,
             }
         };
@@ -172,8 +172,8 @@ impl Following {
         if !(edge && passed) {
             tracing::warn!(?limit, "connections that did not end in time are cut");
         }
-        if let Some((_, sharing)) = mesh {
-            sharing.give_back().await;
+        if let Some(remains) = remains {
+            remains.finish().await;
         }
         drop((self.checking, self.probing));
     }

@@ -62,7 +62,7 @@ pub(crate) struct Origin {
 pub(crate) struct Membership {
     member: Member,
     registration: Registration,
-    _discovering: Discovering,
+    discovering: Discovering,
     _reporting: Reporting,
     sharing: Sharing,
     /// The mesh listener.
@@ -81,17 +81,40 @@ impl Membership {
     }
 
     /// Leaves the place to a process that has registered under the same name, and gives back what lasts until the drain is
-    /// over: the mesh listener, and the shares of limits.
-    pub fn leave(self) -> (Serving, Sharing) {
-        (self.mesh, self.sharing)
+    /// over.
+    pub fn leave(self) -> Remains {
+        // The other process keeps the snapshot now.
+        Remains { mesh: self.mesh, sharing: self.sharing, discovering: None }
     }
 
     /// Says that this gateway goes away, no longer than `limit`, and gives back the same.
-    pub async fn withdraw(self, limit: Duration) -> (Serving, Sharing) {
+    pub async fn withdraw(self, limit: Duration) -> Remains {
         if !self.registration.withdraw(limit).await {
             tracing::warn!("the controller has not taken note that this gateway goes away");
         }
-        (self.mesh, self.sharing)
+        Remains { mesh: self.mesh, sharing: self.sharing, discovering: Some(self.discovering) }
+    }
+}
+
+/// What is left of a membership until the drain is over.
+pub(crate) struct Remains {
+    mesh: Serving,
+    sharing: Sharing,
+    discovering: Option<Discovering>,
+}
+
+impl Remains {
+    /// Waits for the connections of the mesh listener, no longer than `limit`. False: some are cut.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        self.mesh.drained(limit).await
+    }
+
+    /// Gives back the shares of limits, and saves what was heard last.
+    pub async fn finish(self) {
+        self.sharing.give_back().await;
+        if let Some(discovering) = self.discovering {
+            discovering.finish().await;
+        }
     }
 }
 
@@ -210,14 +233,8 @@ impl Joining {
         tokio::spawn(follow(discovery, names, into, states, Arc::clone(telemetry)));
         let reporting = Reporting::start(member.connect(), Arc::clone(telemetry), Some(self.samples));
         let sharing = Sharing::start(member.connect(), Arc::clone(&quotas));
-        let membership = Membership {
-            member,
-            registration,
-            _discovering: discovering,
-            _reporting: reporting,
-            sharing,
-            mesh,
-        };
+        let membership =
+            Membership { member, registration, discovering, _reporting: reporting, sharing, mesh };
         Ok(Origin { snapshot, pools, certificates, state, quotas, membership: Some(membership) })
     }
 

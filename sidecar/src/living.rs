@@ -88,6 +88,7 @@ impl Living {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");
         }
         core.sharing.give_back().await;
-        drop((member, (checking, probing), (core.discovering, core.reporting), probe, config, dns));
+        core.discovering.finish().await;
+        drop((member, (checking, probing), core.reporting, probe, config, dns));
     }
 }

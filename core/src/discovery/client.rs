@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,7 +15,8 @@ use dashmap::DashSet;
 use futures::future::BoxFuture;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::xds::{
@@ -25,9 +26,10 @@ use tombolo_proto::xds::{
 use tonic::transport::Channel;
 
 use super::{
-    assembly::{Assembly, Compile, Held},
+    assembly::{Assembly, Compile},
     cache::Cache,
     protocol::{MAX_NAMES, Protocol},
+    saving::Unsaved,
     type_url,
 };
 use crate::{
@@ -42,8 +44,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection must be made within this time.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Changes are saved so long after the first that is not saved yet.
-const SAVE_DELAY: Duration = Duration::from_millis(500);
 /// A message may be this large.
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -177,7 +177,7 @@ pub struct Client {
     synced: watch::Sender<bool>,
     confirmed: watch::Sender<bool>,
     want: mpsc::UnboundedReceiver<ServiceKey>,
-    unsaved: Arc<Unsaved>,
+    unsaved: Unsaved,
     stats: Arc<DiscoveryStats>,
 }
 
@@ -201,7 +201,7 @@ impl Client {
             synced,
             confirmed,
             want: wants,
-            unsaved: Arc::default(),
+            unsaved: Unsaved::default(),
             stats: stats.clone(),
             parts,
         };
@@ -247,11 +247,23 @@ impl Client {
         tracing::info!("starts from the cached snapshot");
     }
 
-    /// Runs until it is dropped: connects, serves the stream, connects again.
-    pub async fn run(mut self) {
+    /// Connects, serves the stream, connects again, until `end`; then what is not saved yet is saved, without delay. A
+    /// client that is dropped before saves nothing more.
+    pub async fn run(mut self, end: impl Future<Output = ()>) {
+        let mut saving = JoinSet::new();
         if let Some(cache) = self.parts.cache.clone() {
-            tokio::spawn(save_changes(cache, self.unsaved.clone(), self.stats.clone()));
+            saving.spawn(self.unsaved.save_to(cache, Arc::clone(&self.stats)));
         }
+        tokio::select! {
+            () = self.follow() => {}
+            () = end => {}
+        }
+        // The saver ends with what it is told by.
+        drop(self);
+        while saving.join_next().await.is_some() {}
+    }
+
+    async fn follow(&mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
             let connecting = timeout(CONNECT, (self.parts.connect)()).await;
@@ -323,7 +335,9 @@ impl Client {
         }
         if applied.changed {
             self.publish();
-            self.unsaved.put(self.parts.cache.is_some().then(|| self.assembly.held()));
+            if self.parts.cache.is_some() {
+                self.unsaved.put(self.assembly.held());
+            }
         }
         if let Some(url) = type_url::ALL.into_iter().find(|url| *url == response.type_url) {
             self.answered.insert(url);
@@ -352,48 +366,6 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("stats", &self.stats).finish_non_exhaustive()
-    }
-}
-
-/// What waits to be saved: only the newest.
-#[derive(Default)]
-struct Unsaved {
-    state: Mutex<Option<Vec<Held>>>,
-    there: tokio::sync::Notify,
-}
-
-impl Unsaved {
-    fn put(&self, state: Option<Vec<Held>>) {
-        if state.is_some() {
-            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-            self.there.notify_one();
-        }
-    }
-}
-
-/// Saves from a task of its own: a slow or full disk does not hold up discovery.
-async fn save_changes(cache: Cache, unsaved: Arc<Unsaved>, stats: Arc<DiscoveryStats>) {
-    loop {
-        unsaved.there.notified().await;
-        if Arc::strong_count(&unsaved) == 1 {
-            return;
-        }
-        tokio::time::sleep_until(Instant::now() + SAVE_DELAY).await;
-        let Some(state) = unsaved.state.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            continue;
-        };
-        let cache = cache.clone();
-        let outcome = tokio::task::spawn_blocking(move || cache.save(&state)).await;
-        let error = match outcome {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        stats.saves_failed.fetch_add(1, Relaxed);
-        tracing::error!(
-            error,
-            "the snapshot is not saved: a restart without a controller would use an older one"
-        );
     }
 }
 

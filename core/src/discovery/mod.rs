@@ -14,6 +14,7 @@ mod cache;
 mod client;
 mod convert;
 mod protocol;
+mod saving;
 
 pub use assembly::{Applied, Assembly, COOKIE_KEY, Compile, Held, Refused};
 pub use cache::{Cache, CacheError};

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tombolo_proto::xds::Node;
 
 use super::{PoolFeeder, standing::Watching};
@@ -22,6 +25,8 @@ use crate::{
     tls::{self, grpc},
 };
 
+/// At the end the disk is given so long to take what is not saved yet.
+const LAST_SAVE: Duration = Duration::from_secs(10);
 /// How often metrics show the state of discovery.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -172,18 +177,47 @@ impl Member {
                 follow(documents);
             }),
         });
-        let report = report(discovery.clone(), self.credentials(), telemetry);
-        (discovery, Discovering([tokio::spawn(client.run()), tokio::spawn(report)]))
+        let discovering = Discovering::start(client, discovery.clone(), self.credentials(), telemetry);
+        (discovery, discovering)
     }
 }
 
-/// Discovery that runs. Ends when it is dropped.
+/// Discovery that runs. Dropped, it ends without saving what it heard last.
 #[derive(Debug)]
-pub struct Discovering([JoinHandle<()>; 2]);
+pub struct Discovering {
+    end: Option<oneshot::Sender<()>>,
+    client: JoinHandle<()>,
+    report: JoinHandle<()>,
+}
+
+impl Discovering {
+    fn start(
+        client: Client,
+        discovery: Discovery,
+        credentials: identity::Watch,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let (end, ended) = oneshot::channel();
+        // Its sender lives in what this makes, and goes with it.
+        let client = client.run(async move { drop(ended.await) });
+        let report = report(discovery, credentials, telemetry);
+        Self { end: Some(end), client: tokio::spawn(client), report: tokio::spawn(report) }
+    }
+
+    /// Hears no more of the controller, and waits until the last good state is saved, 10 s at most: who starts
+    /// again with no controller there starts from that.
+    pub async fn finish(mut self) {
+        drop(self.end.take());
+        if tokio::time::timeout(LAST_SAVE, &mut self.client).await.is_err() {
+            tracing::warn!(limit = ?LAST_SAVE, "the snapshot is not saved in time: a restart would use an older one");
+        }
+    }
+}
 
 impl Drop for Discovering {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.client.abort();
+        self.report.abort();
     }
 }
 

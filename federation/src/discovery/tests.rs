@@ -429,7 +429,7 @@ mod end_to_end {
             cache,
             before_publish: Arc::new(|_, _| {}),
         });
-        tokio::spawn(client.run());
+        tokio::spawn(client.run(std::future::pending()));
         discovery
     }
 
