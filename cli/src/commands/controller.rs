@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use tombolo_core::model::TrustDomain;
+use tombolo_core::{decide::Cidr, model::TrustDomain};
 use tombolo_federation::{BundleListener, Options};
 
 use super::process::{self, Common};
@@ -32,6 +32,9 @@ pub struct ControllerArgs {
     /// Addresses of one network reach each other directly; peers on another go through gateways
     #[arg(long, default_value = "")]
     network: String,
+    /// Addresses that only this cluster has, e.g. those of its pods and services: no peer may name one; may be given several times
+    #[arg(long, value_name = "CIDR", value_parser = parse_range)]
+    own_range: Vec<Cidr>,
     /// Serve the trust bundle here over HTTPS, for SPIFFE federation: with the controller's own certificate
     /// (https_spiffe), or with --bundle-cert (https_web)
     #[arg(long, value_name = "ADDR")]
@@ -53,6 +56,10 @@ fn parse_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|e| e.to_string())
 }
 
+fn parse_range(text: &str) -> Result<Cidr, String> {
+    Cidr::parse(text).map_err(|e| e.to_string())
+}
+
 /// Runs until it is told to end.
 pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
     let telemetry = args.common.start(None)?;
@@ -64,6 +71,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), Failure> {
         advertise: args.advertise.iter().map(ToString::to_string).collect(),
         config: args.config,
         network: args.network,
+        own_ranges: args.own_range,
         bundle_endpoint: args
             .bundle_listen
             .map(|listen| BundleListener { listen, web: args.bundle_cert.zip(args.bundle_key) }),

@@ -23,6 +23,7 @@ mod rng;
 mod showing;
 mod state;
 mod tiers;
+mod witnesses;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

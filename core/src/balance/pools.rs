@@ -52,7 +52,7 @@ pub struct Pools {
     pub(super) pools: DashMap<(ServiceKey, u16), Arc<ArcSwap<Members>>, NameHash>,
     /// Some service has health checks.
     pub(super) checks: AtomicBool,
-    /// Some endpoint is behind a gateway.
+    /// Some endpoint is behind a gateway, or stands for a cluster on this network.
     pub(super) far: AtomicBool,
     pub(super) rng: Rng,
     origin: Instant,
@@ -122,7 +122,8 @@ impl Pools {
             snapshot.services.get(key).is_some_and(|entry| entry.endpoints.contains_key(port))
         });
         self.paths.forget_unused();
-        self.far.store(self.pools.iter().any(|pool| !pool.load().ways.is_empty()), Relaxed);
+        let behind = self.pools.iter().any(|pool| !pool.load().ways.is_empty());
+        self.far.store(behind || ranking.has_witnesses(), Relaxed);
         self.checks.store(self.pools.iter().any(|pool| pool.load().policy.check.is_some()), Relaxed);
     }
 

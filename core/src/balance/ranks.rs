@@ -11,10 +11,11 @@ use super::{
     Pools, nanos_of,
     pools::Placement,
     tiers::{NEAR, PEERS, TIERS},
+    witnesses::Gathering,
 };
 use crate::{
     model::{Endpoint, Reach, Snapshot},
-    paths::{self, Gateway, Order, Paths, Probe, Seen, Showing},
+    paths::{self, Gateway, Order, Paths, Probe, Seen, Showing, Ways},
 };
 
 /// Gateways of a service are probed while it was used within this time.
@@ -27,6 +28,14 @@ pub(super) struct Ranking {
     /// What Peer documents say.
     documents: BTreeMap<Arc<str>, u32>,
     clusters: BTreeSet<Arc<str>>,
+    /// Of clusters on this network: endpoints by which they are judged.
+    witnesses: BTreeMap<Arc<str>, Ways>,
+}
+
+impl Ranking {
+    pub(super) fn has_witnesses(&self) -> bool {
+        !self.witnesses.is_empty()
+    }
 }
 
 /// Another cluster, as it is seen from here.
@@ -36,7 +45,7 @@ pub struct PeerSeen {
     pub cluster: Arc<str>,
     /// The place that its Peer document gives it.
     pub order: Option<u32>,
-    /// To the nearest of its gateways that is up.
+    /// To the nearest of its gateways that is up; on a network that it shares, of the endpoints that stand for it.
     pub round_trip: Option<Duration>,
     /// Those that some endpoint is behind, by address.
     pub gateways: BTreeMap<SocketAddr, Showing>,
@@ -47,7 +56,7 @@ pub struct PeerSeen {
 pub(super) struct Ranks {
     /// Positions of other clusters, from 0.
     of: HashMap<Arc<str>, usize>,
-    /// Clusters all of whose gateways fail.
+    /// Clusters all of whose gateways fail; on a network that they share, all endpoints that stand for them.
     failing: BTreeSet<Arc<str>>,
 }
 
@@ -87,15 +96,19 @@ impl Pools {
     pub(super) fn rank_snapshot(&self, ranking: &mut Ranking, snapshot: &Snapshot, now: Instant) -> bool {
         let mut clusters: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut last: Option<&Arc<str>> = None;
+        let mut witnesses = Gathering::new(self.placement.seat);
         let ports = snapshot.services.values().flat_map(|entry| entry.endpoints.values());
-        for endpoint in ports.flat_map(|endpoints| endpoints.iter()) {
+        let others = |endpoint: &&Arc<Endpoint>| endpoint.cluster != self.placement.cluster;
+        for endpoint in ports.flat_map(|endpoints| endpoints.iter()).filter(others) {
             // Most endpoints are of the same cluster as the one before.
-            if last != Some(&endpoint.cluster) && endpoint.cluster != self.placement.cluster {
+            if last != Some(&endpoint.cluster) {
                 clusters.insert(endpoint.cluster.clone());
             }
             last = Some(&endpoint.cluster);
+            witnesses.consider(endpoint);
         }
         ranking.clusters = clusters;
+        ranking.witnesses = witnesses.ways(&self.paths);
         ranking.documents.clone_from(&snapshot.config.failover_order);
         self.rank(ranking, now)
     }
@@ -134,16 +147,18 @@ impl Pools {
             seen.insert(cluster.clone(), Seen { order, round_trip: None });
         }
         let (mut failing, mut well) = (BTreeSet::new(), BTreeSet::new());
-        for pool in &self.pools {
-            for (cluster, ways) in &pool.load().ways {
-                if let Some(seen) = seen.get_mut(cluster) {
-                    let measured = paths::round_trip(ways);
-                    seen.round_trip = seen.round_trip.into_iter().chain(measured).min();
-                }
-                let side = if paths::is_failing(ways) { &mut failing } else { &mut well };
-                side.insert(cluster.clone());
+        let mut judge = |cluster: &Arc<str>, ways: &Ways| {
+            if let Some(seen) = seen.get_mut(cluster) {
+                let measured = paths::round_trip(ways);
+                seen.round_trip = seen.round_trip.into_iter().chain(measured).min();
             }
+            let side = if paths::is_failing(ways) { &mut failing } else { &mut well };
+            side.insert(cluster.clone());
+        };
+        for pool in &self.pools {
+            pool.load().ways.iter().for_each(|(cluster, ways)| judge(cluster, ways));
         }
+        ranking.witnesses.iter().for_each(|(cluster, ways)| judge(cluster, ways));
         failing.retain(|cluster| !well.contains(cluster));
         ranking.order.update(&seen, self.nanos(now));
         let of = ranking.order.clusters().enumerate().map(|(rank, cluster)| (cluster.clone(), rank));
@@ -161,7 +176,7 @@ impl Pools {
         let peer = |cluster: &Arc<str>| PeerSeen {
             cluster: cluster.clone(),
             order: ranking.documents.get(cluster).copied(),
-            round_trip: None,
+            round_trip: ranking.witnesses.get(cluster).and_then(|ways| paths::round_trip(ways)),
             gateways: BTreeMap::new(),
         };
         let mut peers: Vec<PeerSeen> = ranking.order.clusters().map(peer).collect();
@@ -176,18 +191,27 @@ impl Pools {
         peers
     }
 
-    /// The probes that are to be made by now, `most` of them: of gateways in front of endpoints of services that are used.
+    /// The probes that are to be made by now, `most` of them: of gateways in front of endpoints of services that are used,
+    /// and while any is used, of endpoints that stand for clusters on this network.
     pub fn due_probes(&self, now: Instant, most: usize) -> Vec<Probe> {
         if !self.far.load(Relaxed) {
             return Vec::new();
         }
         let mut gateways: BTreeMap<SocketAddr, Arc<Gateway>> = BTreeMap::new();
+        let mut add = |ways: &Ways| {
+            gateways.extend(ways.iter().map(|gateway| (gateway.address(), Arc::clone(gateway))));
+        };
+        let mut is_any_used = false;
         for pool in &self.pools {
             let members = pool.load();
-            if !members.ways.is_empty() && members.state.is_used(nanos_of(USED), self.nanos(now)) {
-                let all = members.ways.iter().flat_map(|(_, ways)| ways.iter());
-                gateways.extend(all.map(|gateway| (gateway.address(), Arc::clone(gateway))));
+            if members.state.is_used(nanos_of(USED), self.nanos(now)) {
+                is_any_used = true;
+                members.ways.iter().for_each(|(_, ways)| add(ways));
             }
+        }
+        if is_any_used {
+            let ranking = self.ranking.lock().unwrap_or_else(PoisonError::into_inner);
+            ranking.witnesses.values().for_each(add);
         }
         let now = self.paths.nanos(now);
         gateways.values().filter_map(|gateway| gateway.due(now, self.rng.fraction())).take(most).collect()

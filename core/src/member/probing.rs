@@ -1,4 +1,5 @@
-//! Asking the gateways of other clusters whether they are there, and how far away.
+//! Asking the gateways of other clusters whether they are there, and how far away; on a network that is shared with them, a
+//! few of their endpoints.
 
 use std::{
     sync::Arc,
@@ -75,9 +76,11 @@ impl Prober {
         self.telemetry.paths().probed(result.is_ok());
         let now = self.pools.paths().nanos(Instant::now());
         match (probe.finish(result.as_ref().ok().copied(), now), result) {
-            (Some(true), _) => tracing::info!(gateway = %address, "a peer's gateway answers again"),
+            (Some(true), _) => {
+                tracing::info!(%address, "a peer's gateway, or endpoint on this network, answers again")
+            }
             (Some(false), Err(error)) => {
-                tracing::warn!(gateway = %address, %error, "a peer's gateway does not answer, and gets no requests");
+                tracing::warn!(%address, %error, "a peer's gateway, or endpoint on this network, does not answer");
                 self.upstream.cut(address);
             }
             _ => {}

@@ -32,7 +32,7 @@ pub struct PeerShown {
     pub cluster: String,
     /// From its Peer document.
     pub order: Option<u32>,
-    /// To the nearest of its gateways, in milliseconds.
+    /// To the nearest of its gateways, or of the endpoints that stand for it on this network, in milliseconds.
     pub round_trip_ms: Option<f64>,
 }
 

@@ -35,7 +35,8 @@ pub struct Endpoint {
     pub lane: Option<Lane>,
     /// What discovery says. What is seen on the wire is kept in `balance`.
     pub health: EndpointHealth,
-    /// Imported over a link that is past its lease: used after all others, if its gateways fail as well.
+    /// Imported over a link that is past its lease: used after all others, if its cluster cannot be reached
+    /// well either.
     pub stale: bool,
     /// The workload's own port behind its sidecar (equal to the address's port for plaintext endpoints).
     pub target_port: u16,

@@ -37,7 +37,11 @@ const STANDINGS: [Standing; 4] = [Standing::Up, Standing::Lossy, Standing::Suspe
 impl PathMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("gateway_probes", "Probes of peers' gateways", metrics.probes.clone());
+        registry.register(
+            "gateway_probes",
+            "Probes of peers' gateways, and of endpoints that stand for peers on this network",
+            metrics.probes.clone(),
+        );
         registry.register(
             "peer_gateways",
             "Gateways of a peer by how they stand, as seen from here",
@@ -45,7 +49,7 @@ impl PathMetrics {
         );
         registry.register(
             "peer_gateway_round_trip_microseconds",
-            "Round trip to the nearest gateway of a peer that is up",
+            "Round trip to the nearest gateway of a peer that is up, or of endpoints that stand for it on this network",
             metrics.round_trip.clone(),
         );
         registry.register(

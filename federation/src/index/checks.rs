@@ -1,56 +1,19 @@
 //! What a peer says is checked here before it is believed: it may be in the hands of somebody else.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::SocketAddr,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use tombolo_core::model::{LANE_LABEL, Lane, SpiffeId, TrustDomain, check_dns_label, is_opaque_sni};
 use tombolo_proto::v1;
 
 use super::{
     Name, Refusal, RefusalKind,
+    own::OwnAddresses,
     peers::{MAX_ENDPOINTS_PER_PORT, MAX_GATEWAYS, MAX_LOCALITIES, MAX_SERVICE_PORTS},
     registrations::{MAX_LABEL_BYTES, MAX_LABELS, MAX_WEIGHT},
 };
 
 /// Most endpoints that a summary may claim; a greater one is refused.
 const MAX_BEHIND: u32 = 1_000_000;
-
-/// Addresses of this cluster's own members, which no peer can have.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OwnAddresses {
-    /// Of workloads and gateways, with how many have it.
-    members: HashMap<SocketAddr, usize>,
-    /// Of documents.
-    fixed: HashSet<SocketAddr>,
-}
-
-impl OwnAddresses {
-    /// A member came.
-    pub fn add(&mut self, address: SocketAddr) {
-        *self.members.entry(address).or_default() += 1;
-    }
-
-    /// A member is gone, or has moved.
-    pub fn remove(&mut self, address: SocketAddr) {
-        if let Some(count) = self.members.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.members.remove(&address);
-            }
-        }
-    }
-
-    /// The endpoints of documents are these.
-    pub fn fix<'a>(&mut self, endpoints: impl Iterator<Item = &'a v1::Endpoint>) {
-        self.fixed = endpoints.filter_map(|endpoint| endpoint.address.parse().ok()).collect();
-    }
-
-    fn has(&self, address: SocketAddr) -> bool {
-        self.members.contains_key(&address) || self.fixed.contains(&address)
-    }
-}
 
 /// What a peer's word is held against.
 pub(super) struct Check<'a> {
@@ -77,12 +40,16 @@ impl Check<'_> {
         let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
         let address = address.ok_or((RefusalKind::Malformed, "an address that is not IP:PORT"))?;
         let ip = address.ip().to_canonical();
-        let is_broadcast = matches!(ip, std::net::IpAddr::V4(ip) if ip.is_broadcast());
-        if ip.is_unspecified() || ip.is_multicast() || is_broadcast || (ip.is_loopback() && !self.on_loopback)
-        {
+        // Link-local: of this machine's own link, where clouds have their metadata.
+        let is_nobodys = match ip {
+            IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let is_nobodys = is_nobodys || ip.is_unspecified() || ip.is_multicast();
+        if is_nobodys || (ip.is_loopback() && !self.on_loopback) {
             return Err((RefusalKind::Address, "an address that no other cluster can have"));
         }
-        if self.own.has(address) || self.own.has(SocketAddr::new(ip, address.port())) {
+        if self.own.has(SocketAddr::new(ip, address.port()), self.on_loopback) {
             return Err((RefusalKind::Address, "an address of this cluster's own"));
         }
         Ok(())

@@ -19,6 +19,7 @@ mod hosts;
 mod imports;
 mod link;
 mod output;
+mod own;
 mod peers;
 mod publish;
 mod refusals;
@@ -33,7 +34,7 @@ use std::{
 };
 
 use prost::bytes::Bytes;
-use tombolo_core::model::TrustDomain;
+use tombolo_core::{decide::Blocks, model::TrustDomain};
 use tombolo_proto::v1;
 
 pub use configuration::{Configuration, ExportSpec, LeasePolicy, Limits, PeerPolicy, ServiceSpec};
@@ -49,9 +50,9 @@ pub use refusals::{Refusal, RefusalKind, Refusals};
 pub use registrations::{Leases, MAX_LABELS, MAX_REGISTRATIONS, Registration};
 pub use vips::{MAX_VIP, VipChange, Vips};
 
-use checks::OwnAddresses;
 use dirty::Dirty;
 use output::Published;
+use own::OwnAddresses;
 
 /// Most gateways of one cluster; a further one is refused.
 pub const MAX_OWN_GATEWAYS: usize = 1_000;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub peer_drop: i64,
     /// This cluster is on loopback addresses itself: its peers are on this machine too.
     pub on_loopback: bool,
+    /// Addresses that only this cluster has.
+    pub own_ranges: Arc<Blocks>,
 }
 
 /// What was saved before a restart.
@@ -131,15 +134,15 @@ impl Index {
     pub fn new(settings: Settings, restored: Restored, now: Moment) -> Self {
         let expires = now.plus(settings.restart_grace.max(settings.lease));
         let mut registrations = Leases::default();
-        let mut own = OwnAddresses::default();
+        let mut own = OwnAddresses::new(Arc::clone(&settings.own_ranges));
         for registration in restored.registrations {
-            own.add(registration.address);
+            own.workload(registration.address, None);
             // Only a younger stream could refuse, and there is none.
             let _ = registrations.put(registration.name(), Arc::new(registration), None, expires);
         }
         let mut gateways = Leases::default();
         for (name, gateway) in restored.gateways {
-            own.add(gateway.address);
+            own.gateway(gateway.address, None);
             let _ = gateways.put(name, gateway, None, expires);
         }
         let grace = settings.restart_grace;
@@ -218,11 +221,6 @@ impl Index {
         result.unwrap_or_else(|refusal| vec![refusal])
     }
 
-    fn register_address(&mut self, new: SocketAddr, old: Option<SocketAddr>) {
-        self.own.add(new);
-        old.into_iter().for_each(|old| self.own.remove(old));
-    }
-
     fn register(&mut self, session: Session, new: Arc<Registration>, now: Moment) -> Taken {
         let name = new.name();
         let object = format!("workload {name}");
@@ -242,7 +240,7 @@ impl Index {
         let old = self.registrations.put(name.clone(), Arc::clone(&new), Some(session), expires);
         let old =
             old.map_err(|_| Refusal::new(RefusalKind::Outdated, object, "a younger stream registered it"))?;
-        self.register_address(new.address, old.as_ref().map(|old| old.address));
+        self.own.workload(new.address, old.as_ref().map(|old| old.address));
         if old.as_ref().is_none_or(|old| *old != new) {
             self.dirty_selecting(&new);
             old.iter().for_each(|old| self.dirty_selecting(old));
@@ -272,7 +270,7 @@ impl Index {
         let old = self.gateways.put(name.clone(), new.clone(), Some(session), expires);
         let old =
             old.map_err(|_| Refusal::new(RefusalKind::Outdated, object, "a younger stream registered it"))?;
-        self.register_address(new.address, old.as_ref().map(|old| old.address));
+        self.own.gateway(new.address, old.as_ref().map(|old| old.address));
         if old.is_none_or(|old| old != new) {
             self.dirty.gateways = true;
             self.saves.push(Save::Gateway(name, Some(new)));
@@ -296,7 +294,7 @@ impl Index {
     }
 
     fn registration_gone(&mut self, name: Name, gone: &Registration) {
-        self.own.remove(gone.address);
+        self.own.workload_gone(gone.address);
         self.dirty_selecting(gone);
         self.saves.push(Save::Registration(name, None));
     }
@@ -311,7 +309,7 @@ impl Index {
     }
 
     fn gateway_gone(&mut self, name: Name, address: Option<SocketAddr>) {
-        address.into_iter().for_each(|address| self.own.remove(address));
+        address.into_iter().for_each(|address| self.own.gateway_gone(address));
         self.dirty.gateways = true;
         self.saves.push(Save::Gateway(name, None));
     }

@@ -35,6 +35,7 @@ pub(crate) mod kit {
             peer_lease: PEER_LEASE,
             peer_drop: PEER_DROP,
             on_loopback: false,
+            own_ranges: Arc::default(),
         }
     }
 
@@ -172,6 +173,8 @@ pub(crate) mod kit {
 }
 
 use kit::*;
+
+mod addresses;
 
 struct Test {
     index: Index,

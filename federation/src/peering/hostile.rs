@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tombolo_core::{
+    decide::Cidr,
     model::{SpiffeId, TrustDomain},
     telemetry::{AccessLog, Telemetry},
 };
@@ -69,6 +70,7 @@ impl East {
             advertise: Vec::new(),
             config: Vec::new(),
             network: "east".into(),
+            own_ranges: vec![Cidr::parse("10.1.0.0/16").unwrap()],
             bundle_endpoint: None,
             acme_dns_hook: None,
             admin: None,
@@ -137,7 +139,9 @@ async fn what_a_compromised_peer_may_not_say_is_refused_counted_and_shown() {
     long.id.push_str(&"x".repeat(600));
     let mut ours = west.endpoint("bank", "ledger", 5);
     ours.address = "192.0.2.80:80".into();
-    let all = vec![good.clone(), foreign, here, heavy, long, ours];
+    let mut inside = west.endpoint("bank", "ledger", 6);
+    inside.address = "10.1.2.3:443".into();
+    let all = vec![good.clone(), foreign, here, heavy, long, ours, inside];
     link.say(Message::Service(west.service("bank", "ledger", all))).await;
     // What is not imported from it, names that are none, and more than it may have.
     link.say(Message::Service(west.service("shop", "checkout", vec![west.endpoint("shop", "checkout", 0)])))
@@ -146,8 +150,16 @@ async fn what_a_compromised_peer_may_not_say_is_refused_counted_and_shown() {
     for name in ["a", "b", "c"] {
         link.say(Message::Service(west.service("bank", name, vec![west.endpoint("bank", name, 0)]))).await;
     }
-    link.say(gateways(&["198.51.100.1:15443", "192.0.2.80:80", "0.0.0.0:1", "224.0.0.1:1", "[::]:1", "x:1"]))
-        .await;
+    link.say(gateways(&[
+        "198.51.100.1:15443",
+        "192.0.2.80:80",
+        "10.1.0.9:15443",
+        "0.0.0.0:1",
+        "224.0.0.1:1",
+        "[::]:1",
+        "x:1",
+    ]))
+    .await;
     link.say(synced(1)).await;
     assert!(soon("the end", link.is_taken(1)).await);
 

@@ -18,6 +18,7 @@ use tokio::{
 };
 use tombolo_core::{
     acme::Patience,
+    decide::{Blocks, Cidr},
     lifecycle::{
         Readiness,
         admin::{self, Admin},
@@ -111,6 +112,8 @@ pub struct Options {
     pub config: Vec<PathBuf>,
     /// The network; empty: one of its own, named as the cluster.
     pub network: String,
+    /// Addresses that only this cluster has: a peer that names one is refused it.
+    pub own_ranges: Vec<Cidr>,
     /// Where this cluster's trust bundle is served to others (SPIFFE Federation); none: nowhere.
     pub bundle_endpoint: Option<BundleListener>,
     /// The command that writes DNS records for ACME's `dns-01`, run as `COMMAND add|remove NAME VALUE`.
@@ -308,6 +311,7 @@ fn build(
         peer_lease: millis(bounds.peer_lease),
         peer_drop: millis(bounds.peer_drop),
         on_loopback: addresses.iter().all(|address| is_loopback(address)),
+        own_ranges: Arc::new(Blocks::new(options.own_ranges.iter().copied())),
     };
     let index = Index::new(settings, saved.index, clock.now());
     let (documents, problems) = Documents::restore(saved.generation, !options.config.is_empty());

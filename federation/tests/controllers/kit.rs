@@ -55,6 +55,7 @@ impl Cluster {
             advertise: Vec::new(),
             config,
             network: String::new(),
+            own_ranges: Vec::new(),
             bundle_endpoint: None,
             acme_dns_hook: None,
             admin: Some(([127, 0, 0, 1], 0).into()),

@@ -122,6 +122,7 @@ impl Hub {
             advertise: Vec::new(),
             config: Vec::new(),
             network: "hub".into(),
+            own_ranges: Vec::new(),
             bundle_endpoint: None,
             acme_dns_hook: None,
             admin: None,

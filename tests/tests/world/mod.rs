@@ -250,6 +250,7 @@ impl Cluster {
             advertise: Vec::new(),
             config: Vec::new(),
             network: name.into(),
+            own_ranges: Vec::new(),
             bundle_endpoint: None,
             acme_dns_hook: None,
             admin: None,

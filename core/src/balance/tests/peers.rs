@@ -187,6 +187,80 @@ fn gateways_of_services_that_nobody_uses_are_not_probed() {
     assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty());
 }
 
+/// On this network, so that no gateway is in between.
+fn beside(cluster: &str, id: &str, port: u16) -> Endpoint {
+    let identity = crate::model::SpiffeId::parse(&format!("spiffe://{cluster}.example/ns/shop/sa/checkout"));
+    let transport = Transport::Mesh { identity: identity.unwrap(), sni: "a.t".into() };
+    Endpoint { cluster: cluster.into(), reach: Reach::Direct(gateway(port)), transport, ..endpoint(id) }
+}
+
+#[test]
+fn clusters_on_this_network_are_ordered_by_the_round_trip_to_their_endpoints() {
+    let all = vec![beside("west", "w", 1), beside("south", "s", 2), behind("north", "n", &[3])];
+    let mut sea = Sea::new(all);
+    sea.probe(&[(1, Some(30)), (2, Some(2)), (3, Some(10))]);
+    assert_eq!(sea.says(), ["s"]);
+    let seen = |sea: &Sea| -> Vec<(String, Option<Duration>)> {
+        let peers = sea.town.pools.peers(sea.town.now).into_iter();
+        peers.map(|peer| (peer.cluster.to_string(), peer.round_trip)).collect()
+    };
+    let ms = |number: u32| Some(MS * number);
+    assert_eq!(seen(&sea), [("south".into(), ms(2)), ("north".into(), ms(10)), ("west".into(), ms(30))]);
+    // One that does not answer is not out for that: it is its requests that tell.
+    sea.probe(&[(1, Some(30)), (2, None), (3, Some(10))]);
+    sea.probe(&[(1, Some(30)), (2, None), (3, Some(10))]);
+    assert_eq!(sea.says(), ["s"]);
+}
+
+#[test]
+fn who_was_not_heard_of_and_does_not_answer_on_this_network_comes_last() {
+    let all = |old: bool| {
+        let near = (10..20).map(|port| beside("south", &format!("s{port}"), port));
+        let near = near.map(|endpoint| if old { stale(endpoint) } else { endpoint });
+        near.chain([behind("west", "w", &[1])]).collect::<Vec<_>>()
+    };
+    let probed = |south: Option<u64>| -> Vec<_> {
+        (10..20).map(|port| (port, south)).chain([(1, Some(90))]).collect()
+    };
+    let mut sea = Sea::new(all(false));
+    sea.probe(&probed(Some(2)));
+    assert_eq!(sea.says().len(), 10);
+    sea.town.pools.apply(&snapshot(all(true)), sea.town.now);
+    assert_eq!(sea.says().len(), 10, "not heard of alone moves nothing");
+    sea.probe(&probed(None));
+    sea.probe(&probed(None));
+    assert_eq!(sea.says(), ["w"], "no request has to find out");
+    for _ in 0..4 {
+        sea.probe(&probed(Some(2)));
+    }
+    sea.town.now += 20 * SECOND;
+    assert_eq!(sea.says().len(), 10, "it answers again");
+    sea.probe(&probed(None));
+    sea.probe(&probed(None));
+    sea.town.pools.apply(&snapshot(all(false)), sea.town.now);
+    sea.town.now += 20 * SECOND;
+    assert_eq!(sea.says().len(), 10, "its controller vouches for it");
+}
+
+#[test]
+fn of_many_endpoints_on_this_network_a_few_are_probed() {
+    let all: Vec<_> = (1..100).map(|port| beside("west", &format!("w{port}"), port)).collect();
+    let all =
+        all.into_iter().chain([Endpoint { transport: Transport::Plaintext, ..beside("south", "s", 200) }]);
+    let mut sea = Sea::new(all.collect());
+    assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty(), "nobody calls anything");
+    let _used = sea.town.pick(None, &[]);
+    let ports = |sea: &Sea| -> Vec<u16> {
+        let probes = sea.town.pools.due_probes(sea.town.now, 100);
+        probes.iter().map(|probe| probe.gateway().address().port()).collect()
+    };
+    let first = ports(&sea);
+    assert_eq!(first.len(), 3);
+    assert!(!first.contains(&200), "no application is knocked at");
+    sea.town.now += 6 * SECOND;
+    assert_eq!(ports(&sea), first, "always the same");
+}
+
 fn summary(cluster: &str, healthy: u32, total: u32, capacity: u32) -> Summary {
     Summary {
         cluster: cluster.into(),
