@@ -1,4 +1,5 @@
-//! What a decision costs: how often it allocates. How long it takes is measured by `tombolo-bench decide`.
+//! What decisions and routes cost: how often one allocates, what the other holds. How long a decision takes is measured by
+//! `tombolo-bench decide`.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -14,15 +15,16 @@ use tombolo_core::{
     decide::{Caller, Outcome, RequestHead, SnapshotAvailability, compile, decide_edge},
     model::Snapshot,
     proxy::{Observer, RequestEnd},
-    resources::{Source, parse, static_services},
+    resources::{Reader, Source, parse, static_services},
     telemetry::{AccessLog, Telemetry},
 };
 
-/// Counts the allocations of each thread.
+/// Counts the allocations of each thread, and the bytes that it holds.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
 #[allow(unsafe_code)] // The only way to count what is allocated; each call is passed on as it is.
@@ -30,10 +32,12 @@ thread_local! {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        HELD.set(HELD.get() + layout.size().cast_signed());
         // SAFETY: the caller's promises are handed on.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HELD.set(HELD.get() - layout.size().cast_signed());
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
     }
@@ -69,7 +73,7 @@ spec: { services: [app], address: 192.0.2.1, ports: [{ name: http, port: 80 }] }
 ";
 
 /// So many routes, ten for each host.
-fn world(routes: usize) -> Snapshot {
+fn documents(routes: usize) -> Source {
     let mut text = BASE.to_owned();
     for number in 0..routes {
         let (host, path) = target(number);
@@ -87,7 +91,11 @@ spec:
         )
         .unwrap();
     }
-    let parsed = parse(&[Source { name: "test".into(), text }]);
+    Source { name: "test".into(), text }
+}
+
+fn world(routes: usize) -> Snapshot {
+    let parsed = parse(&[documents(routes)]);
     assert!(parsed.problems.is_empty(), "{:?}", parsed.problems.first());
     Snapshot {
         config: Arc::new(compile(&parsed.resources)),
@@ -196,4 +204,25 @@ fn a_request_like_an_earlier_one_is_counted_without_allocating() {
     assert_eq!(ALLOCATIONS.get() - before, 0);
     telemetry.request(&end(201));
     assert!(ALLOCATIONS.get() > before, "a new series is made");
+}
+
+/// What is kept of a route: its document, so that a change elsewhere does not parse it again, and what decides.
+const ROUTE_BYTES: isize = 2_400;
+
+#[test]
+fn a_route_holds_no_more_memory_than_is_said() {
+    let held = |routes: usize| {
+        let source = documents(routes);
+        let before = HELD.get();
+        let mut reader = Reader::default();
+        let parsed = reader.read(&[source]);
+        let compiled = compile(&parsed.resources);
+        assert!(compiled.status.len() > routes, "each has a status");
+        HELD.get() - before
+    };
+    // What is made once for the process is made now.
+    held(1);
+    let each = (held(1_100) - held(100)) / 1_000;
+    assert!(each < ROUTE_BYTES, "{each} bytes");
+    assert!(each > ROUTE_BYTES / 2, "the bound is out of date: {each} bytes");
 }

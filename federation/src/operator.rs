@@ -245,10 +245,11 @@ impl OperatorService {
             let resources = || self.state.documents().resources().clone();
             let all = status.get_or_insert_with(|| self.state.ordered.status(resources()));
             let same = |told: &&ObjectStatus| {
-                ["namespace", "name"].iter().all(|part| told.metadata[*part] == tree["metadata"][*part])
+                let metadata = &tree["metadata"];
+                metadata["namespace"] == *told.metadata.namespace && metadata["name"] == *told.metadata.name
             };
             if let Some(told) = all.iter().find(same).filter(|_| is_issuer(&tree)) {
-                tree["status"] = told.status.clone();
+                tree["status"] = serde_json::Value::clone(&told.status);
                 *document = tree.to_string();
             }
         }

@@ -9,13 +9,13 @@ use tombolo_core::resources::{self, Document, Problem, ResourceSet};
 pub(crate) struct Files {
     watcher: resources::Watcher,
     reader: resources::Reader,
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<Arc<str>, Held>,
 }
 
 /// A good object, and the file that it was in.
 #[derive(Debug, Clone)]
 struct Held {
-    file: String,
+    file: Arc<str>,
     document: Arc<Document>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
     /// What is wrong with the files as they are now.
     pub problems: Vec<Problem>,
     /// [`Document::key`]s of objects that are in force as they were before, because of a problem.
-    pub kept: Vec<String>,
+    pub kept: Vec<Arc<str>>,
 }
 
 impl Files {
@@ -48,14 +48,14 @@ impl Files {
         let mut resources = parsed.resources;
         let problems: Vec<Problem> = unreadable.into_iter().chain(parsed.problems).collect();
         let mut held = BTreeMap::new();
-        for (file, key, document) in self.reader.documents() {
-            let found = || Held { file: file.to_owned(), document: Arc::clone(document) };
-            held.entry(key.clone()).or_insert_with(found);
+        for (file, document) in self.reader.documents() {
+            let found = || Held { file: Arc::clone(file), document: Arc::clone(document) };
+            held.entry(Arc::clone(document.key())).or_insert_with(found);
         }
         let mut kept = Vec::new();
         for (key, before) in &self.held {
             if resources.get(key).is_none() && problems.iter().any(|problem| may_hide(problem, before)) {
-                resources.insert((*before.document).clone());
+                resources.insert(Arc::clone(&before.document));
                 held.insert(key.clone(), before.clone());
                 kept.push(key.clone());
             }
@@ -68,7 +68,7 @@ impl Files {
 /// True if the problem may be why an object that was there is not there now: it is about that object, or about something
 /// in its file (or the whole path) that cannot be told.
 fn may_hide(problem: &Problem, held: &Held) -> bool {
-    let rest = held.file.strip_prefix(&problem.file);
+    let rest = held.file.strip_prefix(problem.file.as_str());
     let same_place =
         rest.is_some_and(|rest| rest.is_empty() || (problem.document == 0 && rest.starts_with('/')));
     let object = &held.document.object;

@@ -18,7 +18,7 @@ pub(crate) struct State {
     /// What is wrong with the certificates.
     pub certificate_problems: Vec<String>,
     /// Objects in force as they were before a problem.
-    pub kept: Vec<String>,
+    pub kept: Vec<Arc<str>>,
 }
 
 /// What the gateway serves by now.

@@ -104,7 +104,7 @@ impl StaticSource {
             tracing::error!("{problem}");
         }
         for object in &loaded.kept {
-            tracing::warn!(object, "in force as it was before its problem");
+            tracing::warn!(object = &**object, "in force as it was before its problem");
         }
         let is_automatic = |release: &&_| {
             let release: &&Arc<Object<GrayRelease>> = release;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Holdings, Issued};
 use crate::{
     decide::ACME_ISSUER,
-    resources::{Object, ObjectKey, ObjectMeta, ResourceSet, kinds::Secret},
+    resources::{ApiVersion, Object, ObjectKey, ObjectMeta, ResourceSet, kinds::Secret},
 };
 
 /// Makes Secrets of what was issued, each once, so that an unchanged certificate is the same object again.
@@ -62,5 +62,5 @@ fn secret(key: &ObjectKey, issued: &Issued) -> Object<Secret> {
         ("tls.key".to_owned(), issued.key.clone()),
     ]);
     let spec = Secret { r#type: "kubernetes.io/tls".into(), string_data, ..Secret::default() };
-    Object { api_version: "v1".into(), meta, spec }
+    Object { api_version: ApiVersion { group: "", version: "v1" }, meta, spec }
 }

@@ -54,7 +54,7 @@ mod tests {
         let certificate = Answer::Tls { name: "a.example".into(), digest: [7; 32] };
         let json = answers_document(&[page.clone(), certificate.clone()]).unwrap();
         let document = parse_json(CHALLENGES, &json).unwrap();
-        assert_eq!(document.key(), CHALLENGES);
+        assert_eq!(&**document.key(), CHALLENGES);
         let mut resources = ResourceSet::default();
         resources.insert(document);
         let told = told_answers(&resources);

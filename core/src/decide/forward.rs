@@ -18,7 +18,7 @@ use crate::model::{AppProtocol, Labels, Lane, Scope, Snapshot};
 pub(crate) struct Shared {
     pub(crate) labels: Arc<Labels>,
     pub(crate) filters: Arc<Filters>,
-    pub(crate) retry: Retry,
+    pub(crate) retry: Arc<Retry>,
     pub(crate) mirrors: Arc<[Mirror]>,
     /// The rule's name where no route applies.
     pub(crate) default_rule: Arc<str>,
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
 pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| Shared {
     labels: Arc::default(),
     filters: Arc::default(),
-    retry: Retry::default(),
+    retry: Arc::default(),
     mirrors: Arc::from([]),
     default_rule: "default".into(),
 });

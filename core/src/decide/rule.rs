@@ -34,7 +34,7 @@ pub(crate) struct Rule {
     /// The rule's own filters, without those of its backendRefs: what goes with the arms of its release.
     pub(crate) filters: Arc<Filters>,
     pub(crate) timeouts: Timeouts,
-    pub(crate) retry: Retry,
+    pub(crate) retry: Arc<Retry>,
     pub(crate) mirrors: Arc<[Mirror]>,
     /// How clients are kept on their endpoints.
     pub(crate) session: Option<Arc<Session>>,
@@ -51,7 +51,7 @@ pub(crate) struct Rule {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Answers.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     /// Sends on.
     Forward(Weighted),
 }
@@ -81,7 +81,7 @@ pub(crate) struct Target {
     /// The rule's and the backendRef's together.
     pub(crate) filters: Arc<Filters>,
     /// The backendRef's own: such requests are answered instead of being sent.
-    pub(crate) redirect: Option<Redirect>,
+    pub(crate) redirect: Option<Box<Redirect>>,
     /// The rule's and the backendRef's together; none: the rule's alone.
     pub(crate) mirrors: Option<Arc<[Mirror]>>,
     /// The gray release of this service.

@@ -265,7 +265,7 @@ fn document(name: &str, json: &str) -> Result<Document, ResourceError> {
         let texts: Vec<String> = problems.iter().take(8).map(ToString::to_string).collect();
         ResourceError(texts.join("\n"))
     })?;
-    if document.key() != name {
+    if **document.key() != *name {
         return Err(ResourceError(format!("it is named {name} but holds {}", document.key())));
     }
     Ok(document)

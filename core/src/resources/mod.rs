@@ -22,7 +22,7 @@ mod tests;
 pub use duration::parse_duration;
 pub use load::load;
 pub use object::kinds_without_namespace;
-pub use object::{AnyObject, Document, Object, ObjectKey, ObjectMeta, ResourceSet};
+pub use object::{AnyObject, ApiVersion, Document, Object, ObjectKey, ObjectMeta, ResourceSet};
 pub use parse::{MAX_DOCUMENTS, MAX_SOURCE_BYTES, Parsed, Source, parse, parse_json};
 pub use problem::Problem;
 pub use reader::Reader;

@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kinds;
 
-/// Namespace and name. The namespace of a cluster-scoped object is empty.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Namespace and name, written as in an object's `metadata`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectKey {
-    /// Namespace.
+    /// Namespace. Empty of a cluster-scoped object.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     /// Name.
     pub name: String,
@@ -59,11 +60,33 @@ impl ObjectMeta {
     }
 }
 
+/// An API group and a version of it, e.g. `gateway.networking.k8s.io/v1`; `v1` of the core group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiVersion {
+    /// Empty is core.
+    pub group: &'static str,
+    /// e.g. `v1`.
+    pub version: &'static str,
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slash = if self.group.is_empty() { "" } else { "/" };
+        write!(f, "{}{slash}{}", self.group, self.version)
+    }
+}
+
+impl Serialize for ApiVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// An object of one kind.
 #[derive(Debug, Clone)]
 pub struct Object<T> {
-    /// As it was written, e.g. `gateway.networking.k8s.io/v1`.
-    pub api_version: String,
+    /// As it was written.
+    pub api_version: ApiVersion,
     /// Its metadata.
     pub meta: ObjectMeta,
     /// Its `spec`, or what stands for one.
@@ -145,7 +168,7 @@ macro_rules! kinds {
         /// Valid objects, by kind and key. Cheap to clone.
         #[derive(Debug, Clone, Default)]
         pub struct ResourceSet {
-            documents: BTreeMap<String, Arc<Document>>,
+            documents: BTreeMap<Arc<str>, Arc<Document>>,
             $(
                 #[doc = concat!("Every ", $kind, ".")]
                 pub $field: BTreeMap<ObjectKey, Arc<Object<kinds::$type>>>,
@@ -182,21 +205,17 @@ macro_rules! kinds {
                 match self { $(Self::$variant(_) => $group,)* }
             }
 
-            /// Its API version as written.
-            pub fn api_version(&self) -> &str {
-                match self { $(Self::$variant(object) => &object.api_version,)* }
-            }
         }
 
         /// Reads the typed part of a document of this kind. None for a kind that is not known.
-        pub(super) fn read_body(kind: &KindInfo, api_version: &str, meta: ObjectMeta, body: &Value)
+        pub(super) fn read_body(kind: &KindInfo, api_version: ApiVersion, meta: ObjectMeta, body: &Value)
             -> Option<super::typed::Reading<AnyObject>>
         {
             match (kind.group, kind.kind) {
                 $(($group, $kind) => {
                     let reading = super::typed::read_shaped::<kinds::$type>(kind.shape, body);
                     Some(reading.map(|spec| {
-                        let object = Object { api_version: api_version.to_owned(), meta, spec };
+                        let object = Object { api_version, meta, spec };
                         AnyObject::$variant(Arc::new(object))
                     }))
                 })*
@@ -238,38 +257,41 @@ kinds! {
 pub struct Document {
     /// The object.
     pub object: AnyObject,
-    pub(super) json: Value,
+    key: Arc<str>,
+    /// As text: a tree takes fifteen times as much memory, and is rarely asked for.
+    json: Box<str>,
 }
 
 impl Document {
+    pub(super) fn new(object: AnyObject, json: Box<str>) -> Self {
+        let meta = object.meta();
+        let key = format!("{}/{}/{}/{}", object.group(), object.kind(), meta.namespace, meta.name).into();
+        Self { object, key, json }
+    }
+
     /// `GROUP/KIND/NAMESPACE/NAME`: unique, and what it is called in discovery.
-    pub fn key(&self) -> String {
-        let meta = self.object.meta();
-        format!("{}/{}/{}/{}", self.object.group(), self.object.kind(), meta.namespace, meta.name)
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
     }
 
     /// The document as one line of JSON, without status. A Secret's holds its values.
-    pub fn to_json(&self) -> String {
-        self.json.to_string()
+    pub fn json(&self) -> &str {
+        &self.json
     }
 
-    /// The document as a tree.
-    pub fn tree(&self) -> &Value {
-        &self.json
+    /// [`Self::json`] as a tree. Parses: not for where many are asked.
+    pub fn tree(&self) -> Value {
+        // It was written from a tree.
+        serde_json::from_str(&self.json).unwrap_or_default()
     }
 }
 
 impl ResourceSet {
     /// Adds or replaces an object.
-    pub fn insert(&mut self, document: Document) {
+    pub fn insert(&mut self, document: impl Into<Arc<Document>>) {
+        let document = document.into();
         self.index(&document.object);
-        self.documents.insert(document.key(), Arc::new(document));
-    }
-
-    /// As [`Self::insert`], of a document that others hold as well; `key` is its [`Document::key`].
-    pub(super) fn insert_shared(&mut self, key: String, document: Arc<Document>) {
-        self.index(&document.object);
-        self.documents.insert(key, document);
+        self.documents.insert(Arc::clone(&document.key), document);
     }
 
     /// Removes the object with this [`Document::key`]. False if it is not there.
@@ -285,7 +307,7 @@ impl ResourceSet {
     }
 
     /// Every document with its key, in the order of their keys.
-    pub fn documents(&self) -> impl Iterator<Item = (&String, &Arc<Document>)> {
+    pub fn documents(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Document>)> {
         self.documents.iter()
     }
 

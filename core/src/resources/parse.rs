@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     nearest::nearest,
-    object::{AnyObject, Document, KINDS, KindInfo, ObjectMeta, RawMeta, ResourceSet, read_body},
+    object::{AnyObject, ApiVersion, Document, KINDS, KindInfo, ObjectMeta, RawMeta, ResourceSet, read_body},
     problem::Problem,
     typed::{self, FieldProblem},
     validate,
@@ -74,11 +74,10 @@ pub(super) enum Found {
         /// Of the text, from 1.
         number: usize,
         line: Option<usize>,
-        key: String,
         document: Arc<Document>,
     },
-    /// What is wrong.
-    Problem(Problem),
+    /// What is wrong. In a box, since most documents have nothing.
+    Problem(Box<Problem>),
 }
 
 /// Everything in one text.
@@ -86,7 +85,7 @@ pub(super) fn find(source: &Source) -> Vec<Found> {
     let mut found = Vec::new();
     if source.text.len() > MAX_SOURCE_BYTES {
         let message = format!("is larger than {} MiB", MAX_SOURCE_BYTES >> 20);
-        return vec![Found::Problem(Problem::of_file(&source.name, message))];
+        return vec![Found::Problem(Problem::of_file(&source.name, message).into())];
     }
     for (document, (line, text)) in (1..).zip(split(&source.text)) {
         // One more than is allowed, so that this is told.
@@ -96,7 +95,7 @@ pub(super) fn find(source: &Source) -> Vec<Found> {
         let place = Place { file: &source.name, document, line: Some(line) };
         match tree_of(place, text) {
             Ok(tree) => read_tree(place, tree, &mut found),
-            Err(problem) => found.push(Found::Problem(*problem)),
+            Err(problem) => found.push(Found::Problem(problem)),
         }
     }
     found
@@ -121,17 +120,17 @@ impl<'a> Gathering<'a> {
                 return false;
             }
             match one {
-                Found::Document { number, line, key, document } => match self.seen.get(&**key) {
+                Found::Document { number, line, document } => match self.seen.get(&**document.key()) {
                     Some(first) => {
                         let place = Place { file, document: *number, line: *line };
                         parsed.problems.push(twice(place, &document.object, *first));
                     }
                     None => {
-                        self.seen.insert(key, (file, *number));
-                        parsed.resources.insert_shared(key.clone(), document.clone());
+                        self.seen.insert(document.key(), (file, *number));
+                        parsed.resources.insert(document.clone());
                     }
                 },
-                Found::Problem(problem) => parsed.problems.push(problem.clone()),
+                Found::Problem(problem) => parsed.problems.push(Problem::clone(problem)),
             }
         }
         true
@@ -227,10 +226,10 @@ fn read_tree(place: Place<'_>, tree: Value, found: &mut Vec<Found>) {
     }
     match read_object(place, tree) {
         Ok(document) => {
-            let (number, line, key) = (place.document, place.line, document.key());
-            found.push(Found::Document { number, line, key, document: Arc::new(document) });
+            let (number, line) = (place.document, place.line);
+            found.push(Found::Document { number, line, document: Arc::new(document) });
         }
-        Err(problems) => found.extend(problems.into_iter().map(Found::Problem)),
+        Err(problems) => found.extend(problems.into_iter().map(|problem| Found::Problem(problem.into()))),
     }
 }
 
@@ -248,40 +247,44 @@ fn read_object(place: Place<'_>, mut tree: Value) -> Result<Document, Vec<Proble
         let field = FieldProblem { field: field.into(), message: message.into(), hint };
         vec![problem(place, None, field)]
     };
-    let Some(object) = tree.as_object_mut() else {
+    let status =
+        tree.as_object_mut().and_then(|object| object.shift_remove("status")).filter(Value::is_object);
+    let json = tree.to_string().into();
+    let Value::Object(mut body) = tree else {
         return Err(whole("", "is not an object", Some("begin with apiVersion and kind".into())));
     };
-    let status = object.shift_remove("status").filter(Value::is_object);
-    let mut body = object.clone();
     let (Some(Value::String(api_version)), Some(Value::String(kind))) =
         (body.shift_remove("apiVersion"), body.shift_remove("kind"))
     else {
         return Err(whole("", "has no apiVersion or no kind", Some("give both, as texts".into())));
     };
-    let info = find_kind(&api_version, &kind)
+    let (info, api_version) = find_kind(&api_version, &kind)
         .map_err(|(field, message, hint)| whole(field, &message, Some(hint)))?;
     let (mut meta, mut problems) = read_meta(info, body.shift_remove("metadata"));
     meta.status = status.map(Arc::new);
     let name = format!("{kind} {}", meta.key());
-    if let Some(reading) = read_body(info, &api_version, meta, &Value::Object(body)) {
+    if let Some(reading) = read_body(info, api_version, meta, &Value::Object(body)) {
         if let Some(object) = &reading.object {
             let rules = validate::validate(object).into_iter();
             problems.extend(rules.filter(|problem| !reading.is_touched(&problem.field)));
         }
         problems.extend(reading.problems.into_iter().map(|p| without_secrets(info.kind, p)));
         if let (true, Some(object)) = (problems.is_empty(), reading.object) {
-            return Ok(Document { object, json: tree });
+            return Ok(Document::new(object, json));
         }
     }
     Err(problems.into_iter().map(|field| problem(place, Some(name.clone()), field)).collect())
 }
 
-fn find_kind(api_version: &str, kind: &str) -> Result<&'static KindInfo, (&'static str, String, String)> {
+fn find_kind(
+    api_version: &str,
+    kind: &str,
+) -> Result<(&'static KindInfo, ApiVersion), (&'static str, String, String)> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let of_kind = KINDS.iter().find(|info| info.kind == kind && info.group == group);
     if let Some(info) = of_kind {
-        if info.versions.contains(&version) {
-            return Ok(info);
+        if let Some(version) = info.versions.iter().find(|known| **known == version) {
+            return Ok((info, ApiVersion { group: info.group, version }));
         }
         let hint = format!("use one of: {}", info.versions.join(", "));
         return Err(("apiVersion", format!("version {version:?} of {kind} is not known"), hint));

@@ -15,7 +15,7 @@ use super::{
 pub struct Reader {
     /// By name and text. Two texts of one file with the same 128 bits would be taken for one.
     known: HashMap<u128, Arc<Vec<Found>>>,
-    last: Vec<(String, Arc<Vec<Found>>)>,
+    last: Vec<(Arc<str>, Arc<Vec<Found>>)>,
 }
 
 impl Reader {
@@ -26,7 +26,7 @@ impl Reader {
         for source in sources {
             let key = xxh3_128_with_seed(source.text.as_bytes(), xxh3_64(source.name.as_bytes()));
             let found = self.known.get(&key).cloned().unwrap_or_else(|| Arc::new(find(source)));
-            self.last.push((source.name.clone(), found.clone()));
+            self.last.push((source.name.as_str().into(), found.clone()));
             known.insert(key, found);
         }
         self.known = known;
@@ -39,12 +39,12 @@ impl Reader {
         gathering.parsed
     }
 
-    /// Every valid document of the last texts with its file and its key, in their order. An object that stands in several
-    /// files comes several times.
-    pub fn documents(&self) -> impl Iterator<Item = (&str, &String, &Arc<Document>)> {
-        let all = self.last.iter().flat_map(|(file, found)| found.iter().map(move |one| (&**file, one)));
+    /// Every valid document of the last texts with its file, in their order. An object that stands in several files comes
+    /// several times.
+    pub fn documents(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Document>)> {
+        let all = self.last.iter().flat_map(|(file, found)| found.iter().map(move |one| (file, one)));
         all.filter_map(|(file, one)| match one {
-            Found::Document { key, document, .. } => Some((file, key, document)),
+            Found::Document { document, .. } => Some((file, document)),
             Found::Problem(_) => None,
         })
     }
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(read.problems, fresh.problems);
         let texts = |parsed: &Parsed| {
             let all = parsed.resources.documents();
-            all.map(|(key, document)| (key.clone(), document.to_json())).collect::<Vec<_>>()
+            all.map(|(key, document)| (key.clone(), document.json().to_owned())).collect::<Vec<_>>()
         };
         assert_eq!(texts(&read), texts(&fresh));
         read
@@ -106,7 +106,7 @@ mod tests {
         let after = reader.read(&[sources[0].clone(), source("b.yaml", service("b", 81))]);
         assert!(Arc::ptr_eq(&document(&before, a), &document(&after, a)));
         assert!(!Arc::ptr_eq(&document(&before, b), &document(&after, b)));
-        let found: Vec<_> = reader.documents().map(|(file, key, _)| (file, &**key)).collect();
+        let found: Vec<_> = reader.documents().map(|(file, document)| (&**file, &**document.key())).collect();
         assert_eq!(found, [("a.yaml", a), ("b.yaml", b)]);
     }
 }

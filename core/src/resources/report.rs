@@ -71,16 +71,13 @@ impl fmt::Display for CheckReport {
         for object in &self.objects {
             let refused = refusals(&object.status);
             accepted += usize::from(refused.is_empty());
-            let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-            let (namespace, name) =
-                (text(object.metadata.get("namespace")), text(object.metadata.get("name")));
-            let slash = if namespace.is_empty() { "" } else { "/" };
             for condition in refused {
-                let part = |name: &str| text(condition.get(name));
+                let part = |name: &str| condition.get(name).and_then(Value::as_str).unwrap_or_default();
                 writeln!(
                     f,
-                    "{} {namespace}{slash}{name}: not {}: {}: {}",
+                    "{} {}: not {}: {}: {}",
                     object.kind,
+                    object.metadata,
                     part("type"),
                     part("reason"),
                     part("message")

@@ -73,7 +73,7 @@ fn slices_by_service(resources: &ResourceSet) -> HashMap<ObjectKey, Vec<Arc<Obje
         let subsets = endpoints.spec.subsets.iter();
         let slice = |(at, subset): (usize, &EndpointSubset)| {
             let meta = ObjectMeta { name: format!("{}-{at}", key.name), ..endpoints.meta.clone() };
-            let api_version = endpoints.api_version.clone();
+            let api_version = endpoints.api_version;
             Arc::new(Object { api_version, meta, spec: subset.to_slice() })
         };
         place.insert(subsets.enumerate().map(slice).collect());

@@ -1,19 +1,23 @@
 //! Status in the form that Kubernetes holds it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
+
+use super::{ApiVersion, ObjectKey};
 
 /// One object and its status stanza.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
     /// e.g. `gateway.networking.k8s.io/v1`.
-    pub api_version: String,
+    pub api_version: ApiVersion,
     /// e.g. `HTTPRoute`.
-    pub kind: String,
+    pub kind: &'static str,
     /// Namespace and name.
-    pub metadata: serde_json::Value,
-    /// The stanza, e.g. `{"conditions": [...]}` or `{"parents": [...]}`.
-    pub status: serde_json::Value,
+    pub metadata: ObjectKey,
+    /// The stanza, e.g. `{"conditions": [...]}` or `{"parents": [...]}`. Objects of which the same is to be said share it.
+    pub status: Arc<serde_json::Value>,
 }
 
 /// A Kubernetes condition (`meta/v1`).

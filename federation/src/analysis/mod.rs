@@ -185,7 +185,7 @@ fn changed(
             && (&meta.namespace, &meta.name) == (&key.namespace, &key.name)
     };
     let mut all = documents.resources().documents().map(|(_, document)| document);
-    let mut tree = all.find(is_it)?.tree().clone();
+    let mut tree = all.find(is_it)?.tree();
     let number =
         if weight.is_multiple_of(100) { json!(weight / 100) } else { json!(f64::from(weight) / 100.0) };
     set(&mut tree, &["spec", "split", "weights", arm], number);

@@ -57,7 +57,7 @@ pub fn configuration(
         exports: exports(resources),
         peers: peers(resources),
         documents: documents
-            .map(|(key, d)| (key.clone(), v1::ConfigDocument { json: d.to_json() }))
+            .map(|(key, d)| (key.to_string(), v1::ConfigDocument { json: d.json().to_owned() }))
             .collect(),
         certificates: certificates(resources),
     }

@@ -111,7 +111,8 @@ impl Documents {
             new.documents().map(|(_, document)| Document::clone(document)).collect();
         // While something does not parse, what is not found may be in there: nothing goes.
         let gone = if complete && problems.is_empty() {
-            let there: BTreeSet<String> = documents.iter().map(Document::key).collect();
+            let there: BTreeSet<String> =
+                documents.iter().map(|document| document.key().to_string()).collect();
             self.generation.from_files.difference(&there).cloned().collect()
         } else {
             BTreeSet::new()
@@ -142,7 +143,7 @@ impl Documents {
             resources.remove(&key);
         }
         for document in documents {
-            let (key, json) = (document.key(), document.to_json());
+            let (key, json) = (document.key().to_string(), document.json().to_owned());
             match next.documents.get(&key) {
                 None => changes.push(format!("created {}", shown(&key))),
                 Some(old) if *old == json => unchanged.push(format!("unchanged {}", shown(&key))),
@@ -199,7 +200,7 @@ fn is_spelling(wanted: &str, kind: &str) -> bool {
 }
 
 fn without_secrets(document: &Document) -> String {
-    let mut tree = document.tree().clone();
+    let mut tree = document.tree();
     if document.object.kind() == "Secret" {
         for part in ["data", "stringData"] {
             if let Some(values) = tree.get_mut(part).and_then(|v| v.as_object_mut()) {

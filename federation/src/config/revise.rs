@@ -51,8 +51,9 @@ impl Documents {
             let hint = Some("to delete everything, name each with `tombolo delete`".into());
             return Err(vec![Problem { hint, ..Problem::of_file("apply", "no document is left to keep") }]);
         }
-        let kept: BTreeSet<&String> = new.documents().map(|(key, _)| key).collect();
-        let is_gone = |key: &&String| prune.reaches(key) && !kept.contains(key) && !self.is_from_file(key);
+        let kept: BTreeSet<&str> = new.documents().map(|(key, _)| &**key).collect();
+        let is_gone =
+            |key: &&String| prune.reaches(key) && !kept.contains(key.as_str()) && !self.is_from_file(key);
         let gone = self.generation.documents.keys().filter(is_gone);
         let gone: BTreeSet<String> = gone.cloned().collect();
         // Else the next look at the files would undo it, or not, depending on what changes there.
@@ -73,8 +74,8 @@ impl Documents {
         let Parsed { resources: listed, mut problems } = resources::parse(sources);
         let mut gone = BTreeSet::new();
         for (key, _) in listed.documents() {
-            if self.generation.documents.contains_key(key) {
-                gone.insert(key.clone());
+            if self.generation.documents.contains_key(&**key) {
+                gone.insert(key.to_string());
             } else if !missing_is_fine {
                 problems.push(Problem::of_file("delete", format!("there is no {}", shown(key))));
             }
@@ -86,7 +87,7 @@ impl Documents {
                 Err(problem) => problems.push(*problem),
             }
         }
-        if let Err(more) = self.refuse_from_files(gone.iter()) {
+        if let Err(more) = self.refuse_from_files(gone.iter().map(String::as_str)) {
             problems.extend(more);
         }
         if problems.is_empty() { Ok(self.change(Vec::new(), gone, false, by)) } else { Err(problems) }
@@ -124,9 +125,8 @@ impl Documents {
         self.generation.from_files.contains(key)
     }
 
-    fn refuse_from_files<'a>(&self, keys: impl Iterator<Item = &'a String>) -> Result<(), Vec<Problem>> {
-        let problems: Vec<Problem> =
-            keys.filter(|key| self.is_from_file(key)).map(|key| from_file(key)).collect();
+    fn refuse_from_files<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Result<(), Vec<Problem>> {
+        let problems: Vec<Problem> = keys.filter(|key| self.is_from_file(key)).map(from_file).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 

@@ -16,7 +16,7 @@ use super::{
     requests,
     rules::{GRPC_ROUTE, HTTP_ROUTE, RouteRules, compile_rules},
     sets::{self, EXPERIMENTAL_GROUP},
-    status::{CONTROLLER, Conditions, Problem, messages, object_status},
+    status::{CONTROLLER, Conditions, Problem, Stanzas, messages, object_status},
     streams::{self, StreamRules},
 };
 use crate::{
@@ -72,8 +72,9 @@ fn attach_requests<'r>(
     resources: &'r ResourceSet,
     releases: &Releases,
     places: &mut Places<'_, '_>,
-) -> HashMap<(&'static str, &'r ObjectKey), Value> {
+) -> HashMap<(&'static str, &'r ObjectKey), Arc<Value>> {
     let mut out = HashMap::new();
+    let mut stanzas = Stanzas::default();
     for source in requests::sources(resources) {
         let named = (source.kind, source.key);
         let rules = compile_rules(resources, releases, named, source.meta, &source.rules);
@@ -85,7 +86,8 @@ fn attach_requests<'r>(
             cargo: Cargo::Requests(&rules),
             done: HashSet::new(),
         };
-        out.insert(named, json!({ "parents": attaching.to(source.parents, places) }));
+        let stanza = json!({ "parents": attaching.to(source.parents, places) });
+        out.insert(named, stanzas.share(stanza));
     }
     out
 }

@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct CompiledFilters {
     pub(super) filters: Filters,
-    pub(super) redirect: Option<Redirect>,
+    pub(super) redirect: Option<Box<Redirect>>,
     pub(super) mirrors: Vec<Mirror>,
     /// Mirrors that lead nowhere: they are left out.
     pub(super) unresolved: Vec<Problem>,
@@ -63,7 +63,7 @@ pub(super) fn compile_filters(
             out.filters.response = out.filters.response.then(&edits(headers));
         }
         if let Some(spec) = &filter.request_redirect {
-            out.redirect = Some(redirect(spec, matched));
+            out.redirect = Some(Box::new(redirect(spec, matched)));
         }
         if let Some(rewrite) = &filter.url_rewrite {
             out.filters.rewrite = Rewrite {

@@ -17,7 +17,7 @@ use super::{
     status::{CONTROLLER, Conditions, Problem, messages, object_status},
 };
 use crate::{
-    decide::{Bind, BindKey, Listener, Place, Proxied, ShownCertificate},
+    decide::{Bind, BindKey, Listener, Place, Proxied, ShownCertificate, table::RouteTables},
     resources::{
         Object, ObjectKey, ObjectStatus, ResourceSet,
         kinds::{Gateway, GatewayClass},
@@ -113,9 +113,10 @@ pub(super) fn drafts(resources: &ResourceSet) -> Vec<GatewayDraft<'_>> {
 /// The sockets of all Gateways. Takes the listeners' routes.
 pub(super) fn binds(drafts: &mut [GatewayDraft<'_>]) -> Vec<Bind> {
     let mut binds: BTreeMap<BindKey, Vec<Arc<Listener>>> = BTreeMap::new();
+    let mut tables = RouteTables::default();
     for draft in drafts.iter_mut().filter(|draft| draft.serves()) {
         for l in &mut draft.listeners {
-            let Some(listener) = l.finish(draft.key, &draft.shown) else { continue };
+            let Some(listener) = l.finish(draft.key, &draft.shown, &mut tables) else { continue };
             for key in draft.addresses.keys(l.spec.port, l.on_shared_socket) {
                 binds.entry(key).or_default().push(listener.clone());
             }

@@ -16,7 +16,7 @@ use crate::{
         ClientValidation, Listener, ListenerProtocol, ShownCertificate,
         host::HostPattern,
         stream::StreamRoute,
-        table::{Entry, RouteTable},
+        table::{Entry, RouteTables},
     },
     resources::{
         ObjectKey, ResourceSet,
@@ -168,7 +168,12 @@ impl<'a> ListenerDraft<'a> {
     }
 
     /// What serves, once every route is attached. Takes the routes. None if it is not served.
-    pub(super) fn finish(&mut self, gateway: &ObjectKey, shown: &ShownCertificate) -> Option<Arc<Listener>> {
+    pub(super) fn finish(
+        &mut self,
+        gateway: &ObjectKey,
+        shown: &ShownCertificate,
+        tables: &mut RouteTables,
+    ) -> Option<Arc<Listener>> {
         let protocol = self.protocol.filter(|_| self.is_served())?;
         Some(Arc::new(Listener {
             gateway: gateway.to_string().into(),
@@ -179,7 +184,7 @@ impl<'a> ListenerDraft<'a> {
             certificates: self.certificates.clone(),
             clients: self.clients.clone(),
             pattern: self.pattern.clone(),
-            routes: Arc::new(RouteTable::new(std::mem::take(&mut self.entries))),
+            routes: tables.share(std::mem::take(&mut self.entries)),
             streams: Arc::new(self.take_streams()),
             shown: shown.clone(),
         }))

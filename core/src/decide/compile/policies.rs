@@ -113,7 +113,7 @@ fn export_status<T>(object: &Object<T>, problems: &[Problem]) -> ObjectStatus {
     object_status("ServiceExport", object, conditions.stanza())
 }
 
-fn accepted<T>(kind: &str, object: &Object<T>, problems: &[Problem]) -> ObjectStatus {
+fn accepted<T>(kind: &'static str, object: &Object<T>, problems: &[Problem]) -> ObjectStatus {
     let mut conditions = Conditions::new(object.meta.generation);
     conditions.good("Accepted", problems);
     let stanza: Value = conditions.stanza();

@@ -1,5 +1,7 @@
 //! Conditions and status stanzas as Kubernetes holds them.
 
+use std::{collections::HashSet, sync::Arc};
+
 use serde_json::{Value, json};
 
 use super::foreign;
@@ -87,15 +89,30 @@ pub(super) fn messages(problems: &[Problem]) -> String {
 }
 
 /// An object with its stanza.
-pub(super) fn object_status<T>(kind: &str, object: &Object<T>, status: Value) -> ObjectStatus {
-    let metadata = if object.meta.namespace.is_empty() {
-        json!({ "name": object.meta.name })
-    } else {
-        json!({ "namespace": object.meta.namespace, "name": object.meta.name })
-    };
-    let status = match &object.meta.status {
-        Some(before) => foreign::keep(before, status),
-        None => status,
-    };
-    ObjectStatus { api_version: object.api_version.clone(), kind: kind.into(), metadata, status }
+pub(super) fn object_status<T>(
+    kind: &'static str,
+    object: &Object<T>,
+    stanza: impl Into<Arc<Value>>,
+) -> ObjectStatus {
+    let mut status = stanza.into();
+    if let Some(before) = &object.meta.status {
+        status = Arc::new(foreign::keep(before, Arc::unwrap_or_clone(status)));
+    }
+    ObjectStatus { api_version: object.api_version, kind, metadata: object.meta.key(), status }
+}
+
+/// Stanzas that are the same are held once: ten thousand routes have but a few.
+#[derive(Default)]
+pub(super) struct Stanzas(HashSet<Arc<Value>>);
+
+impl Stanzas {
+    /// The one that is like this.
+    pub(super) fn share(&mut self, stanza: Value) -> Arc<Value> {
+        if let Some(known) = self.0.get(&stanza) {
+            return known.clone();
+        }
+        let stanza = Arc::new(stanza);
+        self.0.insert(stanza.clone());
+        stanza
+    }
 }

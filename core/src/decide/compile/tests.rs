@@ -28,8 +28,8 @@ fn resources(yaml: &str) -> ResourceSet {
 }
 
 fn status(compiled: &Compiled, kind: &str, name: &str) -> Value {
-    let found = compiled.status.iter().find(|s| s.kind == kind && s.metadata["name"] == name);
-    found.unwrap_or_else(|| panic!("no status of {kind} {name}")).status.clone()
+    let found = compiled.status.iter().find(|s| s.kind == kind && s.metadata.name == name);
+    found.unwrap_or_else(|| panic!("no status of {kind} {name}")).status.as_ref().clone()
 }
 
 /// `Type=Status/Reason` of each condition.

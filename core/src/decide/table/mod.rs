@@ -8,10 +8,12 @@
 //! that the route itself names, not what is left of it at a listener for fewer hosts.
 
 mod hosts;
+mod shared;
 
 use std::sync::Arc;
 
 use hosts::Host;
+pub(crate) use shared::RouteTables;
 
 use super::{
     RequestHead, hash::NameMap, host::HostPattern, matcher::PathMatch, matcher::RequestMatch, rule::Rule,

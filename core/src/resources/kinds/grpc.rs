@@ -40,7 +40,7 @@ pub struct GrpcRule {
     pub backend_refs: Vec<BackendRef>,
     /// Keeps a client on its endpoint.
     #[serde(default)]
-    pub session_persistence: Option<SessionPersistence>,
+    pub session_persistence: Option<Box<SessionPersistence>>,
 }
 
 /// A match: all of its parts.

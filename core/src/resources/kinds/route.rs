@@ -65,13 +65,13 @@ pub struct RouteRule {
     pub backend_refs: Vec<BackendRef>,
     /// Bounds of time.
     #[serde(default)]
-    pub timeouts: Option<RouteTimeouts>,
+    pub timeouts: Option<Box<RouteTimeouts>>,
     /// What may be tried again.
     #[serde(default)]
-    pub retry: Option<RouteRetry>,
+    pub retry: Option<Box<RouteRetry>>,
     /// Keeps a client on its endpoint.
     #[serde(default)]
-    pub session_persistence: Option<SessionPersistence>,
+    pub session_persistence: Option<Box<SessionPersistence>>,
 }
 
 /// A match: all of its parts.
@@ -159,7 +159,7 @@ pub enum HeaderMatchType {
     RegularExpression,
 }
 
-/// A filter: a type, and the field that goes with it.
+/// A filter: a type, and the field that goes with it. In boxes, since only one of them is there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Filter {
@@ -167,25 +167,25 @@ pub struct Filter {
     pub r#type: FilterType,
     /// For `RequestHeaderModifier`.
     #[serde(default)]
-    pub request_header_modifier: Option<HeaderFilter>,
+    pub request_header_modifier: Option<Box<HeaderFilter>>,
     /// For `ResponseHeaderModifier`.
     #[serde(default)]
-    pub response_header_modifier: Option<HeaderFilter>,
+    pub response_header_modifier: Option<Box<HeaderFilter>>,
     /// For `RequestRedirect`.
     #[serde(default)]
-    pub request_redirect: Option<RedirectFilter>,
+    pub request_redirect: Option<Box<RedirectFilter>>,
     /// For `URLRewrite`.
     #[serde(default)]
-    pub url_rewrite: Option<RewriteFilter>,
+    pub url_rewrite: Option<Box<RewriteFilter>>,
     /// For `RequestMirror`.
     #[serde(default)]
-    pub request_mirror: Option<MirrorFilter>,
+    pub request_mirror: Option<Box<MirrorFilter>>,
     /// For `CORS`.
     #[serde(default)]
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
     /// For `ExternalAuth`.
     #[serde(default)]
-    pub external_auth: Option<ExternalAuthSpec>,
+    pub external_auth: Option<Box<ExternalAuthSpec>>,
 }
 
 /// Kinds of filters.

@@ -80,7 +80,7 @@ status: {{ conditions: [] }}
     assert_eq!((all.listener_sets.len(), all.x_listener_sets.len()), (1, 1));
     let (_, set) = all.listener_sets.first_key_value().unwrap();
     assert!(set.meta.status.is_some());
-    assert!(all.documents().all(|(_, document)| !document.to_json().contains("status")));
+    assert!(all.documents().all(|(_, document)| !document.json().contains("status")));
     let long = format!("kind: ConfigMap\napiVersion: v1\nmetadata: {{ name: {} }}\n", "a".repeat(253));
     accepted(&long);
 }

@@ -23,7 +23,7 @@ fn rule(c: &mut Checker, rule: &GrpcRule) {
     c.each("matches", &rule.matches, route_match);
     filters(c, &rule.filters);
     c.each("filters", &rule.filters, fits_grpc);
-    session(c, rule.session_persistence.as_ref());
+    session(c, rule.session_persistence.as_deref());
     backend_refs(c, &rule.backend_refs);
     c.each("backendRefs", &rule.backend_refs, |c, backend| c.each("filters", &backend.filters, fits_grpc));
 }

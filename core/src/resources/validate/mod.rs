@@ -52,7 +52,7 @@ pub(super) fn validate(object: &AnyObject) -> Vec<FieldProblem> {
         }
         AnyObject::HttpRoute(o) => c.at("spec", |c| routes::http_route(c, &o.spec)),
         AnyObject::GrpcRoute(o) => c.at("spec", |c| grpc::grpc_route(c, &o.spec)),
-        AnyObject::TlsRoute(o) => c.at("spec", |c| stream::tls_route(c, &o.spec, &o.api_version)),
+        AnyObject::TlsRoute(o) => c.at("spec", |c| stream::tls_route(c, &o.spec, o.api_version)),
         AnyObject::TcpRoute(o) => c.at("spec", |c| stream::tcp_route(c, &o.spec)),
         AnyObject::BackendTlsPolicy(o) => c.at("spec", |c| stream::backend_tls_policy(c, &o.spec)),
         AnyObject::ReferenceGrant(o) => c.at("spec", |c| edge::reference_grant(c, &o.spec)),

@@ -60,7 +60,7 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
         let fits = !redirects || rule.backend_refs.is_empty();
         c.require(fits, "does not go with RequestRedirect, which sends nothing on", "remove one of them");
     });
-    session(c, rule.session_persistence.as_ref());
+    session(c, rule.session_persistence.as_deref());
     if let Some(spec) = &rule.timeouts {
         c.at("timeouts", |c| timeouts(c, spec));
     }

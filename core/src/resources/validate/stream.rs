@@ -1,14 +1,17 @@
 //! TLSRoute, TCPRoute, BackendTLSPolicy, and `spec.tls` of a Gateway.
 
 use super::{common::Checker, routes::backend_ref};
-use crate::resources::kinds::{
-    BackendTlsPolicy, BackendTlsValidation, FrontendTls, FrontendTlsConfig, GatewayTls, ParentRef,
-    StreamRule, SubjectAltName, SubjectAltNameType, TcpRoute, TlsRoute,
+use crate::resources::{
+    ApiVersion,
+    kinds::{
+        BackendTlsPolicy, BackendTlsValidation, FrontendTls, FrontendTlsConfig, GatewayTls, ParentRef,
+        StreamRule, SubjectAltName, SubjectAltNameType, TcpRoute, TlsRoute,
+    },
 };
 
-pub(super) fn tls_route(c: &mut Checker, route: &TlsRoute, api_version: &str) {
+pub(super) fn tls_route(c: &mut Checker, route: &TlsRoute, api_version: ApiVersion) {
     parents(c, &route.parent_refs);
-    let may_lack = api_version.ends_with("/v1alpha2");
+    let may_lack = api_version.version == "v1alpha2";
     c.at("hostnames", |c| {
         c.require(may_lack || !route.hostnames.is_empty(), "is empty", "name the server names")
     });

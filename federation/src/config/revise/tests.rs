@@ -132,7 +132,8 @@ fn rolling_back_makes_a_new_generation_with_the_documents_of_the_old_one() {
     assert_eq!(back.generation.documents, old.documents);
     assert_eq!((back.generation.number, back.generation.action.as_str()), (4, "rollback to 1"));
     // And the parsed documents are those too, not only their texts.
-    let json: Vec<String> = back.resources.documents().map(|(_, document)| document.to_json()).collect();
+    let json: Vec<String> =
+        back.resources.documents().map(|(_, document)| document.json().to_owned()).collect();
     assert_eq!(json, old.documents.values().cloned().collect::<Vec<_>>());
     let again = adopted(&third, back);
     let same = again.roll_back(&old, &by("rollback to 1")).unwrap();
