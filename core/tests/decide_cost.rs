@@ -197,6 +197,7 @@ fn a_request_like_an_earlier_one_is_counted_without_allocating() {
         grpc: None,
         user_agent: None,
         verdict: None,
+        missed: None,
     };
     telemetry.request(&end(200));
     let before = ALLOCATIONS.get();

@@ -73,5 +73,6 @@ fn refuse(status: StatusCode, reason: &'static str) -> Outcome {
         route: None,
         policies: Default::default(),
         verdict: None,
+        missed: None,
     })
 }

@@ -207,6 +207,7 @@ fn refuse(refused: Refused) -> Outcome {
         route: None,
         policies: Default::default(),
         verdict,
+        missed: None,
     })
 }
 

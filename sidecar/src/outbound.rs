@@ -106,6 +106,7 @@ fn not_outbound() -> Outcome {
         route: None,
         policies: Default::default(),
         verdict: None,
+        missed: None,
     })
 }
 

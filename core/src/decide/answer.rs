@@ -118,6 +118,17 @@ pub struct LocalAnswer {
     pub policies: Policies,
     /// How AuthorizationPolicies judged it, at the inbound of a workload.
     pub verdict: Option<Verdict>,
+    /// The arm that it was for, which has no healthy endpoint (`whenUnavailable: fail`).
+    pub missed: Option<Box<MissedArm>>,
+}
+
+/// An arm that a request was for and did not get to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedArm {
+    /// `NAMESPACE/NAME` of the gray release.
+    pub release: Arc<str>,
+    /// Its arm.
+    pub arm: Arc<str>,
 }
 
 /// Changes to header fields, applied in the order set, add, remove (Gateway API HTTPHeaderFilter).

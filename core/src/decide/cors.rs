@@ -128,6 +128,7 @@ impl Cors {
             route,
             policies: Default::default(),
             verdict: None,
+            missed: None,
         })
     }
 

@@ -184,14 +184,20 @@ impl From<&Outcome> for ExplainedResult {
     fn from(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Forward(decision) => forward(decision),
-            Outcome::Local(LocalAnswer { status, headers, reason, route, policies: _, verdict: _ }) => {
-                Self::Answer {
-                    status: status.as_u16(),
-                    reason: (*reason).into(),
-                    route: route.as_ref().map(ToString::to_string),
-                    headers: headers.iter().map(|(name, value)| field(name, value)).collect(),
-                }
-            }
+            Outcome::Local(LocalAnswer {
+                status,
+                headers,
+                reason,
+                route,
+                policies: _,
+                verdict: _,
+                missed: _,
+            }) => Self::Answer {
+                status: status.as_u16(),
+                reason: (*reason).into(),
+                route: route.as_ref().map(ToString::to_string),
+                headers: headers.iter().map(|(name, value)| field(name, value)).collect(),
+            },
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderValue, StatusCode};
 
 use super::{
-    ArmReason, Availability, Backend, Caller, Decision, Filters, Harm, LocalAnswer, Mirror, Outcome,
-    Policies, RequestHead, Retry, Timeouts, UpstreamTls,
+    ArmReason, Availability, Backend, Caller, Decision, Filters, Harm, LocalAnswer, Mirror, MissedArm,
+    Outcome, Policies, RequestHead, Retry, Timeouts, UpstreamTls,
     gray::{Arm, Issuing, Release, STABLE, WhenUnavailable},
     rule::{Action, Invalid, NO_BACKEND, Rule, Target, Weighted},
     session::{Session, Sticky, Token},
@@ -197,7 +197,12 @@ impl Request<'_> {
                 self.decided(course, backend, filters, gray)
             }
             (WhenUnavailable::Fail, _) | (WhenUnavailable::OtherCluster, Err(_)) => {
-                refuse(course, StatusCode::SERVICE_UNAVAILABLE, "arm_unavailable")
+                let mut outcome = refuse(course, StatusCode::SERVICE_UNAVAILABLE, "arm_unavailable");
+                if let Outcome::Local(answer) = &mut outcome {
+                    let (release, arm) = (release.name.clone(), arm.name.clone());
+                    answer.missed = Some(Box::new(MissedArm { release, arm }));
+                }
+                outcome
             }
         }
     }
@@ -367,6 +372,7 @@ fn refuse(course: Course<'_>, status: StatusCode, reason: &'static str) -> Outco
         route: Some(course.route.clone()),
         policies: Default::default(),
         verdict: None,
+        missed: None,
     })
 }
 
@@ -379,5 +385,6 @@ pub(crate) fn unrouted(status: StatusCode, reason: &'static str) -> Outcome {
         route: None,
         policies: Default::default(),
         verdict: None,
+        missed: None,
     })
 }

@@ -40,8 +40,8 @@ pub use acme::{
     Hidden, TsigAlgorithmName, TsigKey,
 };
 pub use answer::{
-    ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, Outcome, PathRewrite, Retry,
-    Rewrite, Timeouts,
+    ArmReason, Backend, Decision, Filters, HeaderEdits, LocalAnswer, Mirror, MissedArm, Outcome, PathRewrite,
+    Retry, Rewrite, Timeouts,
 };
 pub use authorize::{Basis, InboundWorkload, Judgement, Verdict, authorize};
 pub use backend_tls::{BackendName, BackendTls, BackendTrust, ProxyVersion, ShownCertificate, UpstreamTls};

@@ -39,6 +39,7 @@ impl Redirect {
                     route,
                     policies: Default::default(),
                     verdict: None,
+                    missed: None,
                 }
             }
             Err(_) => LocalAnswer {
@@ -48,6 +49,7 @@ impl Redirect {
                 route: Some(route.clone()),
                 policies: Default::default(),
                 verdict: None,
+                missed: None,
             },
         }
     }

@@ -122,6 +122,7 @@ fn secured(snapshot: &Snapshot, listener: &Listener, mut outcome: Outcome) -> Ou
                 route: Some(decision.route.clone()),
                 policies: Default::default(),
                 verdict: None,
+                missed: None,
             });
         }
     }

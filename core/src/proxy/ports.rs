@@ -11,7 +11,7 @@ use http::Method;
 
 use super::{Arrival, Copied};
 use crate::{
-    decide::{Backend, Decision, Verdict},
+    decide::{Backend, Decision, MissedArm, Verdict},
     model::{Endpoint, Labels, Lane, ServiceKey},
 };
 
@@ -159,6 +159,8 @@ pub struct RequestEnd<'a> {
     pub user_agent: Option<&'a str>,
     /// How AuthorizationPolicies judged it, at the inbound of a workload.
     pub verdict: Option<&'a Verdict>,
+    /// The arm that it was for, where that has no healthy endpoint and nobody else takes its requests.
+    pub missed: Option<&'a MissedArm>,
 }
 
 /// A raw TCP connection that has ended.

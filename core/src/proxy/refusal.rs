@@ -92,6 +92,7 @@ impl Refusal<'_> {
             grpc: None,
             user_agent: None,
             verdict: None,
+            missed: None,
         });
     }
 }

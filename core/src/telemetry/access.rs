@@ -155,6 +155,7 @@ mod tests {
             grpc: None,
             user_agent: None,
             verdict: None,
+            missed: None,
         }
     }
 

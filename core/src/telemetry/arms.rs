@@ -60,9 +60,12 @@ pub(super) struct Arms(DashMap<(Arc<str>, Arc<str>), Arc<Count>>);
 
 impl Arms {
     /// Counts a request that was sent to an arm. What was answered before it got there says nothing of the arm, nor does a
-    /// client that did not wait. A request that another arm took, as its own has no healthy endpoint, is a failure of its
-    /// own.
+    /// client that did not wait. A request that another arm took, or that was refused, as its own has no healthy endpoint, is
+    /// a failure of its own.
     pub(super) fn count(&self, end: &RequestEnd<'_>) {
+        if let Some(count) = end.missed.and_then(|missed| self.of(&missed.release, &missed.arm)) {
+            count.add(true, end.duration);
+        }
         let Some(decision) = end.decision else { return };
         let (Some(release), Some(arm)) = (&decision.release, &decision.arm) else { return };
         if end.tries == 0 || end.status == 499 {

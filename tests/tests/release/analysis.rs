@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tombolo_tests::wait_until;
@@ -117,4 +117,45 @@ async fn an_arm_goes_up_its_steps_and_back_to_nothing_when_it_fails() {
         let (code, _, err) = stage.run(&["apply", "--dry-run", &file]);
         assert!(code == 1 && err.contains(said), "{wrong}: {code} {err}");
     }
+}
+
+/// A controller that is killed forgets no step and no end: both stand in the document. The step that it was in begins again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_analysis_goes_on_after_the_controller_was_killed() {
+    let (stable, canary) = (App::start("stable").await, App::start("canary").await);
+    let analysis = "  split: { key: { cookie: uid } }
+  analysis:
+    steps: [{ weight: 20, duration: 1s }, { weight: 50, duration: 8s }, { weight: 80, duration: 600s }]
+    thresholds: [{ metric: success-rate, min: 95 }]
+    minRequests: 20
+";
+    let release = release(analysis) + "  whenUnavailable: fail\n";
+    let documents =
+        [EDGE, &stable.documents(), &canary.documents(), &route(&[("/", "stable")]), &release].concat();
+    let mut stage = Stage::start(&documents).await;
+    let load = Load::start(&stage);
+    wait_until("the second step", LIMIT, || shown(&stage).contains("v2 50%"));
+    stage.restart_controller();
+    let again = Instant::now();
+    assert!(shown(&stage).contains("v2 50%"), "{}", shown(&stage));
+    wait_until("the last step", LIMIT, || shown(&stage).contains("v2 80%"));
+    assert!(
+        again.elapsed() > Duration::from_secs(7),
+        "the step lasts as long as it should: {:?}",
+        again.elapsed()
+    );
+
+    // No endpoint is left: each request that the arm should have had is refused, and counts.
+    let none = canary.documents().replace("endpoints: [{", "endpoints: [] #");
+    stage.apply(&none);
+    wait_until("it is rolled back", LIMIT, || shown(&stage).contains("stable 100%, v2 0%"));
+    let ended = shown(&stage);
+    assert!(ended.contains("rolled back from 80%: success-rate"), "{ended}");
+    stage.apply(&canary.documents());
+    stage.restart_controller();
+    let generation = stage.generation();
+    wait_until("the analysis looks on", LIMIT, || stage.ok(&["status"]).contains("gateway"));
+    assert!(shown(&stage).contains("rolled back from 80%: success-rate"), "{}", shown(&stage));
+    assert_eq!(stage.generation(), generation);
+    drop(load);
 }

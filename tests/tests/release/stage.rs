@@ -165,14 +165,27 @@ impl Stage {
         let controller = SocketAddr::from((Ipv4Addr::LOCALHOST, offset + CONTROLLER));
         let dir = TempDir::new().unwrap();
         let mut stage = Self { dir, controller, offset, running: Vec::new() };
-        let listen = controller.to_string();
-        stage.spawn(
-            "controller",
-            &["--cluster", "east", "--trust-domain", "east.example", "--listen", &listen],
-        );
+        stage.control();
         stage.apply(documents);
         stage.serve(&["--sample-header", "x-user"]);
         stage
+    }
+
+    /// Starts the controller.
+    fn control(&mut self) {
+        let listen = self.controller.to_string();
+        self.spawn(
+            "controller",
+            &["--cluster", "east", "--trust-domain", "east.example", "--listen", &listen],
+        );
+    }
+
+    /// Kills the controller and starts it anew.
+    pub fn restart_controller(&mut self) {
+        drop(self.running.remove(0));
+        self.control();
+        // It stays where it was among those that run.
+        self.running.rotate_right(1);
     }
 
     /// Starts the gateway.

@@ -86,6 +86,7 @@ impl PolicyTable {
                 route,
                 policies: Default::default(),
                 verdict: None,
+                missed: None,
             });
         }
         match &mut outcome {

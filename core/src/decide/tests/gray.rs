@@ -100,7 +100,11 @@ fn an_arm_that_is_down_is_replaced_as_the_release_says() {
         assert_eq!(to(&stable), "cluster/shop/checkout:80");
         assert_eq!((stable.arm.as_deref(), stable.reason), (Some("stable"), ArmReason::Unavailable));
         assert_eq!(stable.lane, None, "who is not on the arm is not in its lane");
-        assert_eq!(local(of(backend, "whenUnavailable: fail")), (503, "arm_unavailable"));
+        let refused = of(backend, "whenUnavailable: fail");
+        let Outcome::Local(answer) = &refused else { panic!("{refused:?}") };
+        let missed = answer.missed.as_ref().unwrap();
+        assert_eq!((&*missed.release, &*missed.arm), ("shop/checkout-v2", "v2"), "it counts as its failure");
+        assert_eq!(local(refused), (503, "arm_unavailable"));
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     trace::{Spot, log_id},
 };
 use crate::{
-    decide::{Decision, LocalAnswer, Verdict},
+    decide::{Decision, LocalAnswer, MissedArm, Verdict},
     model::Endpoint,
     proxy::{
         Arrival, Entry, Observer, Picked, RequestEnd,
@@ -48,6 +48,7 @@ pub(in crate::proxy) struct Context {
     pub local_route: Option<Arc<str>>,
     /// How AuthorizationPolicies judged a request that is answered here.
     pub local_verdict: Option<Verdict>,
+    pub missed: Option<Box<MissedArm>>,
     pub trace: Option<Spot>,
     /// The `grpc-status` of a call's answer, as far as it has come.
     pub grpc_status: Option<u16>,
@@ -144,6 +145,7 @@ impl Drop for Context {
             grpc: None,
             user_agent: None,
             verdict: self.verdict(),
+            missed: None,
         });
     }
 }
@@ -162,6 +164,7 @@ impl Context {
             failure: None,
             local_route: None,
             local_verdict: None,
+            missed: None,
             trace: None,
             grpc_status: None,
             page: None,
@@ -184,6 +187,7 @@ impl Context {
             route: None,
             policies: Default::default(),
             verdict: None,
+            missed: None,
         }
     }
 

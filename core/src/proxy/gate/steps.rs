@@ -146,6 +146,7 @@ impl Gate {
         context.failure = Some(Failure::new(answer.status.as_u16(), answer.reason));
         context.local_route = answer.route;
         context.local_verdict = answer.verdict;
+        context.missed = answer.missed;
         let (mut head, body) = failure::plain_answer(answer.status)?;
         let body = match context.page.take() {
             Some(page) => {
@@ -189,6 +190,7 @@ impl Gate {
             grpc: grpc::is_call(&request.headers).then(|| grpc::ended(session, context.grpc_status)),
             user_agent: text(header::USER_AGENT),
             verdict: context.verdict(),
+            missed: context.missed.as_deref(),
         });
     }
 }
@@ -211,5 +213,6 @@ fn refusal(failure: Failure) -> LocalAnswer {
         route: None,
         policies: Default::default(),
         verdict: None,
+        missed: None,
     }
 }

@@ -180,6 +180,7 @@ async fn answers_made_here_are_short_and_say_nothing() {
             route: Some("r".into()),
             policies: Default::default(),
             verdict: None,
+            missed: None,
         })
     });
     let answer = get(proxy.edge().address(), "").await.to_lowercase();

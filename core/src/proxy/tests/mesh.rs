@@ -168,6 +168,7 @@ async fn the_inbound_decides_by_the_verified_caller() {
             route: None,
             policies: Default::default(),
             verdict: None,
+            missed: None,
         })
     });
     let inbound = called.inbound();

@@ -279,6 +279,7 @@ async fn answers_made_here_are_bounded_too() {
                 route: None,
                 policies: policies.clone(),
                 verdict: None,
+                missed: None,
             })
         }
     };

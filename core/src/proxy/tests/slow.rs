@@ -289,6 +289,7 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
             route: None,
             policies: Default::default(),
             verdict: None,
+            missed: None,
         })
     });
     let listener = proxy.edge();

@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::{
-    decide::{ArmReason, Backend, Decision, SharedLimit},
+    decide::{ArmReason, Backend, Decision, MissedArm, SharedLimit},
     model::{AppProtocol, Endpoint, EndpointHealth, Lane, Reach, ServiceKey, SpiffeId, Transport},
     proxy::{Arrival, Entry},
     quota::Quotas,
@@ -55,6 +55,7 @@ fn answered<'a>(status: u16, route: &'a str) -> RequestEnd<'a> {
         grpc: None,
         user_agent: None,
         verdict: None,
+        missed: None,
     }
 }
 
@@ -240,4 +241,17 @@ fn every_metric_is_documented() {
         let name = if kind == "counter" { format!("`{name}_total`") } else { format!("`{name}`") };
         assert!(documented.contains(&name), "{name} is not in TELEMETRY.md");
     }
+}
+
+#[test]
+fn a_request_that_its_arm_could_not_take_is_a_failure_of_the_arm() {
+    let telemetry = Telemetry::new(AccessLog::off());
+    let missed = MissedArm { release: "shop/a".into(), arm: "v2".into() };
+    for missed in [Some(&missed), None] {
+        telemetry.request(&RequestEnd { missed, ..answered(503, "r") });
+    }
+    let arms = telemetry.arms();
+    let told: Vec<_> =
+        arms.iter().map(|arm| (&*arm.release, &*arm.arm, arm.requests, arm.failures)).collect();
+    assert_eq!(told, [("shop/a", "v2", 1, 1)]);
 }

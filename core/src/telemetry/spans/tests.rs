@@ -37,6 +37,7 @@ fn end(method: &Method) -> RequestEnd<'_> {
         grpc: None,
         user_agent: None,
         verdict: None,
+        missed: None,
     }
 }
 

@@ -145,6 +145,7 @@ impl Gate {
                 route: Some(route),
                 policies: Default::default(),
                 verdict: None,
+                missed: None,
             };
             return self.answer(session, context, answer).await.map(|()| true);
         };
