@@ -20,6 +20,11 @@ impl Failure {
         Self { message: message.into(), code: 2 }
     }
 
+    /// With what else may be done.
+    pub fn or(self, hint: &str) -> Self {
+        Self { message: format!("{}; {hint}", self.message), ..self }
+    }
+
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         self.code

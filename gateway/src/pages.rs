@@ -7,24 +7,29 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tombolo_core::{
     balance::Pools,
-    decide::{Bind, BindKey, ListenerProtocol, explain_edge},
+    decide::{self, Bind, BindKey, ListenerProtocol, explain_edge},
     lifecycle::admin::{Page, Pages},
     member::{Question, QuestionError, explain_service, shares, view},
     model::Snapshot,
     quota::Quotas,
+    resources::{self, Source},
+    telemetry::Samples,
 };
 
 use crate::{
     stapling::{Staples, show, show_conditions},
     state::Served,
+    static_source::picture,
 };
 
-/// `/config` and `/explain`.
+/// `/config` and `/explain`; `/preview` takes documents.
 pub(crate) struct GatewayPages {
     pub served: Arc<ArcSwap<Served>>,
     pub pools: Arc<Pools>,
     pub quotas: Arc<Quotas>,
     pub staples: Arc<ArcSwap<Staples>>,
+    /// Recent requests; none where a controller has the documents.
+    pub samples: Option<Arc<Samples>>,
 }
 
 impl Pages for GatewayPages {
@@ -34,6 +39,10 @@ impl Pages for GatewayPages {
             "/explain" => Some(self.explain(query.unwrap_or_default())),
             _ => None,
         }
+    }
+
+    fn asked(&self, path: &str, text: &str) -> Option<Page> {
+        (path == "/preview").then(|| self.preview(text))
     }
 }
 
@@ -83,6 +92,30 @@ impl GatewayPages {
             },
             Err(error) => bad(&error),
         }
+    }
+}
+
+impl GatewayPages {
+    /// What would become of recent requests if these files were all that it reads. Their names and texts are JSON.
+    fn preview(&self, files: &str) -> Page {
+        let Some(samples) = &self.samples else {
+            let hint = "this gateway's documents are a controller's: preview there, without --admin";
+            return Page::error(StatusCode::CONFLICT, hint);
+        };
+        let sources: Vec<Source> = match serde_json::from_str(files) {
+            Ok(sources) => sources,
+            Err(error) => return Page::error(StatusCode::BAD_REQUEST, error),
+        };
+        let parsed = resources::parse(&sources);
+        if !parsed.problems.is_empty() || parsed.resources.is_empty() {
+            let problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+            let said =
+                if problems.is_empty() { "there is no document in it".into() } else { problems.join("\n") };
+            return Page::error(StatusCode::UNPROCESSABLE_ENTITY, said);
+        }
+        let old = Arc::clone(&self.served.load().state.snapshot);
+        let new = picture(&parsed.resources, old.version + 1, old.cookies.clone());
+        Page::json(&decide::preview(&old, &new, &samples.recent()))
     }
 }
 

@@ -190,7 +190,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         director: Arc::new(EdgeDirector {
             pools: Arc::clone(&pools),
             challenges: Arc::clone(&challenges),
-            samples,
+            samples: Arc::clone(&samples),
         }),
         picker: Arc::clone(&pools) as _,
         upstream: Arc::clone(&upstream),
@@ -210,7 +210,13 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         membership.show_certificate(&readiness, &options.telemetry);
     }
     let served: Arc<ArcSwap<Served>> = Arc::default();
-    let pages = GatewayPages { served: Arc::clone(&served), pools, quotas, staples };
+    let pages = GatewayPages {
+        served: Arc::clone(&served),
+        pools,
+        quotas,
+        staples,
+        samples: membership.is_none().then_some(samples),
+    };
     let admin = open_admin(&options, &inherited)?;
     let admin_socket = admin.as_ref().and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
     let admin = serve_admin(&options, admin, &readiness, pages, stopped)?;

@@ -8,7 +8,7 @@ use tombolo_core::{
     decide::{CookieKey, compile},
     member::PoolFeeder,
     model::{Snapshot, TrustBundles},
-    resources::{Object, kinds::GrayRelease, static_services},
+    resources::{Object, ResourceSet, kinds::GrayRelease, static_services},
     telemetry::Telemetry,
 };
 
@@ -21,6 +21,17 @@ use crate::{
 
 /// The name of the cluster that a gateway without a controller is.
 const CLUSTER: &str = "static";
+
+/// What decisions are made from, of these documents.
+pub(crate) fn picture(resources: &ResourceSet, version: u64, cookies: Option<CookieKey>) -> Snapshot {
+    Snapshot {
+        version,
+        config: Arc::new(compile(resources)),
+        services: static_services(resources, CLUSTER),
+        trust: Arc::new(TrustBundles::default()),
+        cookies,
+    }
+}
 
 /// Where each state is put in force.
 pub(crate) struct Slots {
@@ -76,13 +87,7 @@ impl StaticSource {
         self.ordering.overlay(&mut resources);
         self.book.update(&resources, &self.telemetry);
         self.version += 1;
-        let snapshot = Snapshot {
-            version: self.version,
-            config: Arc::new(compile(&resources)),
-            services: static_services(&resources, CLUSTER),
-            trust: Arc::new(TrustBundles::default()),
-            cookies: self.cookies.clone(),
-        };
+        let snapshot = picture(&resources, self.version, self.cookies.clone());
         self.ordering.want(&snapshot.config);
         let snapshot = Arc::new(snapshot);
         self.feeder.feed(&snapshot);

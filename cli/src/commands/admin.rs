@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -11,22 +12,37 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BODY: usize = 64 << 20;
 
+const WORK: Duration = Duration::from_secs(60);
+
 /// `GET path`: status and body.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    match tokio::time::timeout(TIMEOUT, attempt(address, path)).await {
+    within(TIMEOUT, address, Request::get(path).body(Full::default())).await
+}
+
+/// `POST path` with something to work on: status and body.
+pub async fn post(address: SocketAddr, path: &str, text: String) -> Result<(u16, String), String> {
+    within(WORK, address, Request::post(path).body(Full::from(text))).await
+}
+
+type Made = http::Result<Request<Full<Bytes>>>;
+
+async fn within(limit: Duration, address: SocketAddr, request: Made) -> Result<(u16, String), String> {
+    match tokio::time::timeout(limit, attempt(address, request)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(format!("no answer from {address} within {TIMEOUT:?}")),
+        Err(_) => Err(format!("no answer from {address} within {limit:?}")),
     }
 }
 
-async fn attempt(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+async fn attempt(address: SocketAddr, request: Made) -> Result<(u16, String), String> {
     let text = |e: &dyn std::fmt::Display| format!("{address}: {e}");
     let stream = TcpStream::connect(address).await.map_err(|e| text(&e))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new());
-    let response = sender.send_request(request.map_err(|e| text(&e))?).await.map_err(|e| text(&e))?;
+    let mut request = request.map_err(|e| text(&e))?;
+    let host = HeaderValue::try_from(address.to_string()).map_err(|e| text(&e))?;
+    request.headers_mut().insert(header::HOST, host);
+    let response = sender.send_request(request).await.map_err(|e| text(&e))?;
     let status = response.status().as_u16();
     let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|e| text(&e))?;
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))

@@ -1,14 +1,15 @@
 //! `tombolo apply`.
 
-use std::{path::PathBuf, time::Instant};
+use std::{net::SocketAddr, path::PathBuf, time::Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tombolo_core::{decide::Preview, resources};
 use tombolo_proto::v1::{ApplyRequest, ApplyResponse, apply_request::File};
 
 use super::{
     OperatorClient,
     acknowledge::WaitArgs,
+    admin,
     check::Output,
     operator::{ControllerSocket, refused},
 };
@@ -32,6 +33,9 @@ pub struct ApplyArgs {
     /// route, arm or backend, or fail
     #[arg(long, conflicts_with_all = ["dry_run", "if_generation"])]
     preview: bool,
+    /// Preview at a gateway that reads files, at its admin listener: these files are taken for all that it reads
+    #[arg(long, value_name = "ADDR", requires = "preview", conflicts_with = "prune")]
+    admin: Option<SocketAddr>,
     /// Only if this generation, as `tombolo history` lists it, is still in force
     #[arg(long, value_name = "GENERATION")]
     if_generation: Option<u64>,
@@ -73,12 +77,18 @@ impl PruneArgs {
 pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
     let dry_run = args.dry_run;
     let files = if args.files.is_empty() { &args.paths } else { &args.files };
+    if let Some(gateway) = args.admin {
+        return preview_at(gateway, files, args.output).await;
+    }
     let request = args.prune.request(files, dry_run)?;
     let request = ApplyRequest { if_generation: args.if_generation, ..request };
-    let mut client = args.controller.connect().await?;
     if args.preview {
+        let hint = "a gateway without a controller is asked with --admin ADDR, its admin listener";
+        let client = args.controller.connect().await;
+        let mut client = client.map_err(|failure| failure.or(hint))?;
         return preview(&mut client, request, args.output).await;
     }
+    let mut client = args.controller.connect().await?;
     let began = Instant::now();
     let answer = client.apply(request).await.map_err(refused)?.into_inner();
     print_outcome(&answer, dry_run)?;
@@ -92,8 +102,7 @@ async fn preview(client: &mut OperatorClient, request: ApplyRequest, output: Out
         let (count, problems) = (answer.errors.len(), answer.errors.join("\n"));
         return Err(Failure::new(format!("it would be refused, {count} problem(s):\n{problems}")));
     }
-    let preview: Preview = serde_json::from_str(&answer.json)
-        .map_err(|e| Failure::new(format!("the controller's answer is not a preview: {e}")))?;
+    let preview = parsed(&answer.json)?;
     if output == Output::Json {
         let json = json!({
             "changes": answer.changes,
@@ -101,14 +110,46 @@ async fn preview(client: &mut OperatorClient, request: ApplyRequest, output: Out
             "silent": answer.silent,
             "preview": preview,
         });
-        println!("{}", serde_json::to_string_pretty(&json).unwrap_or_default());
-        return Ok(());
+        return print_json(&json);
     }
     answer.changes.iter().for_each(|change| println!("{change}"));
     print!("{} gateway(s) asked; {preview}", answer.gateways);
     answer.silent.iter().for_each(|id| println!("no answer from {id}"));
-    println!("this was a preview: nothing was applied");
+    println!("{NOTHING}");
     Ok(())
+}
+
+const NOTHING: &str = "this was a preview: nothing was applied";
+
+fn parsed(preview: &str) -> Result<Preview, Failure> {
+    serde_json::from_str(preview)
+        .map_err(|e| Failure::new(format!("what was answered is not a preview: {e}")))
+}
+
+fn print_json(json: &Value) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(json).unwrap_or_default());
+    Ok(())
+}
+
+/// The same, of the requests of one gateway that reads files.
+async fn preview_at(gateway: SocketAddr, files: &[PathBuf], output: Output) -> Result<(), Failure> {
+    let (sources, problems) = resources::load(files);
+    if !problems.is_empty() {
+        return Err(Failure::new(super::check::lines(&problems)));
+    }
+    let asked = admin::post(gateway, "/preview", json!(sources).to_string()).await;
+    match asked.map_err(Failure::new)? {
+        (200, body) => {
+            let preview = parsed(&body)?;
+            if output == Output::Json {
+                return print_json(&json!({ "preview": preview }));
+            }
+            println!("{preview}{NOTHING}");
+            Ok(())
+        }
+        (422, body) => Err(Failure::new(format!("it would be refused:\n{}", body.trim_end()))),
+        (_, body) => Err(Failure::new(format!("{gateway} answered: {}", body.trim_end()))),
+    }
 }
 
 /// The texts of files, or every problem in reading them.

@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Durati
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -19,6 +19,10 @@ use crate::telemetry::Telemetry;
 const CONNECTIONS: usize = 64;
 /// A request's head must be whole after this long.
 const HEAD: Duration = Duration::from_secs(5);
+/// A body too.
+const BODY: Duration = Duration::from_secs(10);
+/// Bytes of a body; a larger one is refused. JSON of the largest text that is read as documents, and some room.
+const MAX_BODY: usize = 2 * crate::resources::MAX_SOURCE_BYTES;
 
 /// A page: status, content type, body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,13 @@ impl Page {
 pub trait Pages: Send + Sync + 'static {
     /// The page at this path with this query; none where there is none.
     fn page(&self, path: &str, query: Option<&str>) -> Option<Page>;
+
+    /// What is answered to a text that is sent to this path; none where nothing takes one. Changes nothing of the process. May
+    /// block: only one is at work at a time.
+    fn asked(&self, path: &str, text: &str) -> Option<Page> {
+        let _ = (path, text);
+        None
+    }
 }
 
 /// What the listener shows.
@@ -80,6 +91,7 @@ pub fn serve_on(
 ) -> io::Result<SocketAddr> {
     let bound = listener.local_addr()?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let desk = Arc::new(Semaphore::new(1));
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -88,12 +100,10 @@ pub fn serve_on(
             };
             let Ok((stream, _)) = accepted else { continue };
             let Ok(place) = places.clone().try_acquire_owned() else { continue };
-            let admin = admin.clone();
+            let (admin, desk) = (admin.clone(), Arc::clone(&desk));
             tokio::spawn(async move {
-                let answer = service_fn(|request| {
-                    let response = admin.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
+                let answer =
+                    service_fn(async |request| Ok::<_, Infallible>(admin.answer(request, &desk).await));
                 // How a connection ends is of no interest here.
                 let _ended = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -109,16 +119,36 @@ pub fn serve_on(
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let page = if matches!(*request.method(), Method::GET | Method::HEAD) {
-            self.page(request.uri().path(), request.uri().query())
-        } else {
-            Page::error(StatusCode::METHOD_NOT_ALLOWED, "only GET")
+    async fn answer(&self, request: Request<Incoming>, desk: &Semaphore) -> Response<Full<Bytes>> {
+        let page = match *request.method() {
+            Method::GET | Method::HEAD => self.page(request.uri().path(), request.uri().query()),
+            Method::POST => self.take(request, desk).await,
+            _ => no_such_method(),
         };
         let mut response = Response::new(Full::new(Bytes::from(page.body)));
         *response.status_mut() = page.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
         response
+    }
+
+    async fn take(&self, request: Request<Incoming>, desk: &Semaphore) -> Page {
+        let path = request.uri().path().to_owned();
+        let read = Limited::new(request.into_body(), MAX_BODY).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(BODY, read).await else {
+            let message = format!("the text takes more than {MAX_BODY} bytes, or {BODY:?}");
+            return Page::error(StatusCode::PAYLOAD_TOO_LARGE, message);
+        };
+        let Ok(text) = String::from_utf8(body.to_bytes().into()) else {
+            return Page::error(StatusCode::BAD_REQUEST, "it is not UTF-8");
+        };
+        let Ok(_place) = desk.try_acquire() else {
+            return Page::error(StatusCode::SERVICE_UNAVAILABLE, "another one is being worked on; ask again");
+        };
+        let pages = Arc::clone(&self.pages);
+        match tokio::task::spawn_blocking(move || pages.asked(&path, &text)).await {
+            Ok(page) => page.unwrap_or_else(no_such_method),
+            Err(error) => Page::error(StatusCode::INTERNAL_SERVER_ERROR, error),
+        }
     }
 
     /// 200 if nothing is missing; a line for each thing that does not go well, in any case.
@@ -147,6 +177,10 @@ impl Admin {
             }),
         }
     }
+}
+
+fn no_such_method() -> Page {
+    Page::error(StatusCode::METHOD_NOT_ALLOWED, "only GET")
 }
 
 impl fmt::Debug for Admin {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -19,7 +20,7 @@ pub const MAX_SOURCE_BYTES: usize = 16 << 20;
 pub const MAX_DOCUMENTS: usize = 100_000;
 
 /// A text and where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Shown in problems; a path, mostly.
     pub name: String,

@@ -1,10 +1,13 @@
 //! `tombolo apply --preview`.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
+use tombolo_tests::{command, processes::Processes};
 
 use crate::{
     client::get,
-    stage::{App, EDGE, Stage, route},
+    stage::{App, EDGE, Stage, free_offset, route},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,4 +70,55 @@ async fn a_preview_says_what_would_become_of_requests_and_changes_nothing() {
     let (code, out, err) = stage.run(&["apply", "--preview", &bad]);
     assert_eq!(code, 1, "{out}{err}");
     assert!(err.contains("would be refused"), "{err}");
+}
+
+/// A gateway without a controller is asked itself; the files are taken for all that it would read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_reads_files_tells_what_others_would_do() {
+    let app = App::start("stable").await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, documents: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, documents).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let base = EDGE.to_owned() + &app.documents();
+    let now = file("now.yaml", &(base.clone() + &route(&[("/buy", "stable")])));
+    let (offset, state) = (free_offset().to_string(), dir.path().join("state"));
+    let [edge, admin] =
+        [80, 90].map(|port| SocketAddr::from(([127, 0, 0, 1], port + offset.parse::<u16>().unwrap())));
+    let mut processes = Processes::new(dir.path());
+    let mut gateway = command(["gateway", "--config", &now, "--address", "127.0.0.1"]);
+    gateway.args(["--port-offset", &offset, "--admin", &admin.to_string(), "--state-dir"]).arg(&state);
+    processes.spawn("gateway", &mut gateway);
+    for path in ["/buy", "/look", "/buy"] {
+        get("shop.example", path).send(edge).await.unwrap();
+    }
+    let preview = |file: &str, more: &[&str]| {
+        let mut asking = command(["apply", "--preview", file]);
+        let output = asking.args(["--state-dir", "/nonexistent"]).args(more).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let next = file("next.yaml", &(base.clone() + &route(&[("/look", "stable")])));
+    let at = admin.to_string();
+    let (code, out, err) = preview(&next, &["--admin", &at]);
+    assert_eq!(code, 0, "{err}");
+    for line in ["3 recent requests", "2 would fail", "1 would no longer fail", "nothing was applied"] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    let (code, out, err) = preview(&next, &["--admin", &at, "--output", "json"]);
+    assert_eq!(code, 0, "{err}");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["preview"]["changed"], json!({ "fails": 2, "mends": 1 }), "{json:#}");
+    assert_eq!(get("shop.example", "/buy").send(edge).await.unwrap().status, 200, "nothing changed");
+
+    let wrong = file("wrong.yaml", &(base + &route(&[("buy", "stable")])));
+    let (code, _, err) = preview(&wrong, &["--admin", &at]);
+    assert!(code == 1 && err.contains("would be refused") && err.contains("wrong.yaml"), "{err}");
+    let empty = file("empty.yaml", "# nothing\n");
+    let (code, _, err) = preview(&empty, &["--admin", &at]);
+    assert!(code == 1 && err.contains("no document"), "{err}");
+    let (code, _, err) = preview(&next, &[]);
+    assert!(code == 1 && err.contains("/nonexistent/controller.sock") && err.contains("--admin"), "{err}");
 }

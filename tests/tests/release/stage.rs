@@ -30,7 +30,7 @@ const CONTROLLER: u16 = 90;
 
 /// An offset at which the ports of a stage are free. They are below those that the system gives out by itself (from 32768 on):
 /// one of these may be some client's when the gateway comes to it.
-fn free_offset() -> u16 {
+pub fn free_offset() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..200 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
