@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=protos");
     let descriptors = protox::compile(files, ["protos"])?;
     // Maps in the order of their keys: what is the same is the same bytes, also after a restart.
-    tonic_prost_build::configure().bytes(".").btree_map(".tombolo").compile_fds(descriptors)?;
+    let build = tonic_prost_build::configure().bytes(".").btree_map(".tombolo");
+    build.codec_path("crate::codec::SmallCodec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Wire contracts: the `.proto` files in `protos/` and the code generated from them. No logic lives here.
 #![allow(missing_docs, clippy::all, rustdoc::all)]
 
+pub mod codec;
+
 /// Incremental xDS: the messages and service of `envoy.service.discovery.v3`.
 pub mod xds {
     tonic::include_proto!("envoy.service.discovery.v3");

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::xds::{
@@ -28,6 +28,7 @@ use tonic::transport::Channel;
 use super::{
     assembly::{Assembly, Compile},
     cache::Cache,
+    pauses::Pauses,
     protocol::{MAX_NAMES, Protocol},
     saving::Unsaved,
     type_url,
@@ -39,9 +40,6 @@ use crate::{
 
 /// Requests that wait to be sent; the stream is slow when there are so many, and the sender waits.
 const QUEUE: usize = 64;
-/// Between tries to connect: the first pause, doubled each time, with jitter, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection must be made within this time.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A message may be this large.
@@ -171,6 +169,8 @@ pub struct Client {
     protocol: Protocol,
     assembly: Assembly,
     answered: BTreeSet<&'static str>,
+    /// Something has changed that is in no snapshot yet.
+    unpublished: bool,
     snapshot: Arc<ArcSwap<Snapshot>>,
     documents: Arc<ArcSwap<ResourceSet>>,
     version: watch::Sender<u64>,
@@ -195,6 +195,7 @@ impl Client {
             protocol: Protocol::new(parts.node.clone(), &parts.wildcard),
             assembly: Assembly::new(parts.compile),
             answered: BTreeSet::new(),
+            unpublished: false,
             snapshot: snapshot.clone(),
             documents: documents.clone(),
             version,
@@ -264,11 +265,11 @@ impl Client {
     }
 
     async fn follow(&mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let connecting = timeout(CONNECT, (self.parts.connect)()).await;
             let outcome = match connecting.unwrap_or_else(|_| Err("timed out".into())) {
-                Ok(channel) => self.serve(channel, &mut pause).await,
+                Ok(channel) => self.serve(channel, &mut pauses).await,
                 Err(error) => error,
             };
             if self.stats.connected.swap(false, Relaxed) {
@@ -279,15 +280,12 @@ impl Client {
             } else {
                 tracing::debug!(reason = outcome, "the controller is not reached");
             }
-            // Half of it fixed, half by chance, so that proxies do not come back in step.
-            let jitter = pause.mul_f64(0.5 + f64::from(jitter()) / f64::from(u16::MAX) / 2.0);
-            sleep(jitter).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            pauses.pause().await;
         }
     }
 
     /// One stream from its beginning to its end. Says why it ended.
-    async fn serve(&mut self, channel: Channel, pause: &mut Duration) -> String {
+    async fn serve(&mut self, channel: Channel, pauses: &mut Pauses) -> String {
         let (requests, queue) = mpsc::channel::<DeltaDiscoveryRequest>(QUEUE);
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -305,7 +303,7 @@ impl Client {
             let request = tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(response)) => {
-                        *pause = FIRST_PAUSE;
+                        pauses.again_short();
                         Some(self.take(&response))
                     }
                     Ok(None) => return "the controller has ended the stream".into(),
@@ -333,13 +331,23 @@ impl Client {
         for refused in &applied.refused {
             tracing::warn!(name = refused.name, reason = refused.reason, "refused; the last good one stays");
         }
-        if applied.changed {
+        self.unpublished |= applied.changed;
+        // Else more of the same follows once this is acknowledged.
+        if !response.system_version_info.is_empty() {
+            self.whole(&response.type_url);
+        }
+        self.protocol.answer(response, &applied.refused)
+    }
+
+    /// All of a type is here that there is to be told.
+    fn whole(&mut self, type_url: &str) {
+        if std::mem::take(&mut self.unpublished) {
             self.publish();
             if self.parts.cache.is_some() {
                 self.unsaved.put(self.assembly.held());
             }
         }
-        if let Some(url) = type_url::ALL.into_iter().find(|url| *url == response.type_url) {
+        if let Some(url) = type_url::ALL.into_iter().find(|url| *url == type_url) {
             self.answered.insert(url);
         }
         if !*self.confirmed.borrow() && self.parts.wildcard.iter().all(|url| self.answered.contains(url)) {
@@ -350,7 +358,6 @@ impl Client {
             }
             self.confirmed.send_replace(true);
         }
-        self.protocol.answer(response, &applied.refused)
     }
 
     fn publish(&mut self) {
@@ -367,12 +374,4 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("stats", &self.stats).finish_non_exhaustive()
     }
-}
-
-/// 16 random bits.
-fn jitter() -> u16 {
-    let mut bytes = [0; 2];
-    // Without randomness there is no jitter, and nothing else is lost.
-    let _filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
-    u16::from_le_bytes(bytes)
 }

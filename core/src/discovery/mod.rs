@@ -13,6 +13,7 @@ mod assembly;
 mod cache;
 mod client;
 mod convert;
+mod pauses;
 mod protocol;
 mod saving;
 
@@ -20,6 +21,7 @@ pub use assembly::{Applied, Assembly, COOKIE_KEY, Compile, Held, Refused};
 pub use cache::{Cache, CacheError};
 pub use client::{BeforePublish, Client, ClientParts, Connect, Discovery, DiscoveryStats};
 pub use convert::ResourceError;
+pub(crate) use pauses::Pauses;
 pub use protocol::Protocol;
 
 /// The type URLs of Tombolo's resources.

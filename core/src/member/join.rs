@@ -12,7 +12,7 @@ use tokio::{
 };
 use tombolo_proto::xds::Node;
 
-use super::{PoolFeeder, standing::Watching};
+use super::{PoolFeeder, line::Line, standing::Watching};
 use crate::{
     discovery::{Cache, Client, ClientParts, Compile, Connect, Discovery},
     identity::{
@@ -57,7 +57,7 @@ pub enum JoinError {
 pub struct Member {
     id: SpiffeId,
     rotating: Rotating,
-    addresses: Vec<String>,
+    line: Arc<Line>,
     learned: Arc<Learned>,
     state_dir: PathBuf,
 }
@@ -90,7 +90,9 @@ impl Member {
         let rotating = rotation.start().await?;
         let id = rotating.credentials().borrow().id().clone();
         tracing::info!(%id, "has an identity");
-        Ok(Self { id, rotating, addresses, learned: Arc::default(), state_dir: options.state_dir })
+        let learned = Arc::default();
+        let line = Self::line(&rotating, &learned, addresses, SpiffeId::controller(&trust_domain));
+        Ok(Self { id, rotating, line, learned, state_dir: options.state_dir })
     }
 
     /// Who this process is.
@@ -116,15 +118,23 @@ impl Member {
         watching.start();
     }
 
-    /// Makes channels to the controller, each with the certificate and roots of the moment.
+    /// A way to the controller for one that calls it: all share a connection, made with the certificate and roots of the
+    /// moment. Who asks again gets another one.
     pub fn connect(&self) -> Connect {
-        let (credentials, bundle) = (self.rotating.credentials(), self.rotating.bundle());
-        let (learned, addresses) = (Arc::clone(&self.learned), self.addresses.clone());
-        let controller = SpiffeId::controller(self.id.trust_domain());
-        Arc::new(move || {
+        self.line.user()
+    }
+
+    /// The connection, not made yet.
+    fn line(
+        rotating: &Rotating,
+        learned: &Arc<Learned>,
+        addresses: Vec<String>,
+        controller: SpiffeId,
+    ) -> Arc<Line> {
+        let (learned, bundle) = (Arc::clone(learned), rotating.bundle());
+        Line::new(rotating.credentials(), move |credentials| {
             let mut trust = TrustBundles::default();
             trust.insert((*learned.newest(&bundle)).clone());
-            let credentials = Arc::clone(&credentials.borrow());
             let config = tls::mesh_client(credentials, Arc::new(trust), &controller, &["h2"]);
             let addresses = addresses.clone();
             Box::pin(async move {

@@ -17,16 +17,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::v1::{Health, RegisterRequest, RegisterResponse, registry_client::RegistryClient};
 
-use super::random_seed;
 use crate::{
-    discovery::Connect,
+    discovery::{Connect, Pauses},
     identity::files::{read_private, write_private},
     model::{check_dns_label, is_opaque_sni},
 };
 
-/// Between tries to reach the controller: the first pause, doubled each time, with jitter, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A lease outside of these bounds is taken as the nearer bound, in seconds.
 const LEASE: std::ops::RangeInclusive<u32> = 3..=3600;
 /// Ports of one workload. An answer with more is refused.
@@ -122,25 +118,22 @@ enum End {
 
 impl Keeping {
     async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let mut answered = false;
             match self.stream(&mut answered).await {
                 End::Withdrawn => return,
                 End::Broken(reason) if answered => {
                     tracing::warn!(reason, "the registration has broken off; registering again");
-                    pause = FIRST_PAUSE;
+                    pauses.again_short();
                 }
                 End::Broken(reason) => tracing::debug!(reason, "not registered"),
             }
-            // Half of it fixed, half by chance, so that a cluster does not come back in step.
-            let part = (random_seed() % 1000) as f64 / 2000.0;
             tokio::select! {
-                () = sleep(pause.mul_f64(0.5 + part)) => {}
+                () = pauses.pause() => {}
                 // There is nobody to tell.
                 _ = self.withdrawn.wait_for(|withdrawn| *withdrawn) => return,
             }
-            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 

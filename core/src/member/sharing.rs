@@ -15,9 +15,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::v1::{QuotaReport, QuotaUse, quota_client::QuotaClient};
 
-use super::{pauses::Pauses, random_seed};
+use super::random_seed;
 use crate::{
-    discovery::Connect,
+    discovery::{Connect, Pauses},
     quota::{Quotas, Use, WHOLE},
 };
 

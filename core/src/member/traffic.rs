@@ -6,9 +6,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::v1::{TrafficQuestion, TrafficReport, traffic_client::TrafficClient};
 
-use super::pauses::Pauses;
 use crate::{
-    discovery::Connect,
+    discovery::{Connect, Pauses},
     telemetry::{Samples, Telemetry},
 };
 

@@ -40,6 +40,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// An asked link that says nothing for this long is dead.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes that may be on their way to a client over one connection: what one call does not read holds up no other.
+const WINDOW: u32 = 1 << 20;
+
 /// A client's handshake with this server.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,6 +89,7 @@ async fn connect_one(address: &str, config: Arc<ClientConfig>) -> Result<Channel
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| causes(&error))?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_connection_window_size(WINDOW)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

@@ -94,7 +94,15 @@ impl DeltaServer {
         loop {
             let is_synced = *synced.borrow_and_update();
             changes.borrow_and_update();
-            for response in state.responses(&self.store) {
+            let due = match state.responses(&self.store) {
+                Ok(due) => due,
+                Err(reason) => {
+                    // The client may be gone already.
+                    let _sent = responses.send(Err(Status::aborted(reason))).await;
+                    return;
+                }
+            };
+            for response in due {
                 if responses.send(Ok(response)).await.is_err() {
                     return;
                 }

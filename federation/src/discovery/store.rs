@@ -1,7 +1,7 @@
 //! Every resource that proxies can ask for, with its version.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,6 +14,10 @@ use tombolo_proto::xds::Resource;
 
 /// Changes remembered for each type. A stream that is further behind compares everything.
 const LOG: usize = 4096;
+
+/// Names of what is gone, remembered for each type: a stream that is further behind than [`LOG`] finds there what it cannot
+/// find among what is here. One that is behind this too has to begin anew.
+const GRAVES: usize = 65_536;
 
 /// One resource that changed, or is gone.
 #[derive(Clone, PartialEq)]
@@ -42,13 +46,20 @@ pub(super) struct TypeStore {
     type_url: &'static str,
     log: VecDeque<(u64, Arc<str>)>,
     revision: u64,
+    /// What changed up to here is not in the log any more.
     forgotten: u64,
+    /// What is gone, and since when.
+    graves: VecDeque<(u64, Arc<str>)>,
+    /// What went up to here is not among them any more.
+    buried: u64,
 }
 
 /// One resource. The index may hold the same bytes.
 pub(super) struct Held {
     pub(super) version: Version,
     pub(super) value: Bytes,
+    /// The revision that brought it as it is.
+    changed: u64,
 }
 
 /// The beginning of a hash of the content.
@@ -87,10 +98,30 @@ impl TypeStore {
         self.revision
     }
 
-    /// Names that changed after this revision; none if that is too long ago to tell.
-    pub(super) fn changed_since(&self, revision: u64) -> Option<impl Iterator<Item = &Arc<str>>> {
-        (revision >= self.forgotten)
-            .then(|| self.log.iter().rev().take_while(move |(at, _)| *at > revision).map(|(_, name)| name))
+    /// Those of the wanted names that changed after this revision, here or gone; none if that is too long ago to tell.
+    pub(super) fn changed_since(
+        &self,
+        revision: u64,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Option<BTreeSet<Arc<str>>> {
+        let after = |(at, _): &&(u64, Arc<str>)| *at > revision;
+        let name = |(_, name): &'_ (u64, Arc<str>)| wanted(name).then(|| Arc::clone(name));
+        if revision >= self.forgotten {
+            return Some(self.log.iter().rev().take_while(after).filter_map(name).collect());
+        }
+        let here = self.resources.iter().filter(|(name, held)| held.changed > revision && wanted(name));
+        let here = here.map(|(name, _)| Arc::clone(name));
+        let gone = self.graves.iter().rev().take_while(after).filter_map(name);
+        (revision >= self.buried).then(|| here.chain(gone).collect())
+    }
+
+    fn bury(&mut self, revision: u64, name: Arc<str>) {
+        self.graves.push_back((revision, name));
+        if self.graves.len() > GRAVES
+            && let Some((at, _)) = self.graves.pop_front()
+        {
+            self.buried = at;
+        }
     }
 }
 
@@ -153,13 +184,19 @@ fn set(store: &mut TypeStore, update: Update, revision: u64) -> bool {
     let known = store.resources.get_key_value(update.name.as_str());
     let name = known.map_or_else(|| Arc::from(update.name.as_str()), |(name, _)| Arc::clone(name));
     let changed = match update.value {
-        None => store.resources.remove(&name).is_some(),
+        None => {
+            let was_here = store.resources.remove(&name).is_some();
+            if was_here {
+                store.bury(revision, Arc::clone(&name));
+            }
+            was_here
+        }
         Some(value) => {
             let version = Version::of(&value);
             let same = store.resources.get(&name).is_some_and(|held| held.version == version);
             if !same {
                 store.type_url = update.type_url;
-                store.resources.insert(Arc::clone(&name), Held { version, value });
+                store.resources.insert(Arc::clone(&name), Held { version, value, changed: revision });
             }
             !same
         }

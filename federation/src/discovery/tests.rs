@@ -47,7 +47,7 @@ fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
 }
 
 fn one(state: &mut StreamState, store: &ResourceStore) -> DeltaDiscoveryResponse {
-    let mut responses = state.responses(store);
+    let mut responses = state.responses(store).unwrap();
     assert_eq!(responses.len(), 1, "{responses:?}");
     responses.remove(0)
 }
@@ -69,7 +69,7 @@ fn a_wildcard_gets_everything_then_only_changes() {
     let store = store(&[("a", "1"), ("b", "1")]);
     let (mut state, response) = opened(&store, &[]);
     assert_eq!(names(&response), ["a", "b"]);
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     store.apply([update("b", Some("2")), update("c", Some("1")), update("a", None), update("a", None)]);
     let response = one(&mut state, &store);
     assert_eq!(
@@ -79,7 +79,7 @@ fn a_wildcard_gets_everything_then_only_changes() {
     state.request(&ack(&response)).unwrap();
     // The same content again is no change.
     store.apply([update("b", Some("2"))]);
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn names_that_are_not_there_are_answered_as_removed_once() {
     let store = store(&[("a", "1")]);
     let (mut state, response) = opened(&store, &["a", "x"]);
     assert_eq!((names(&response), response.removed_resources.clone()), (vec!["a"], vec!["x".to_owned()]));
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     store.apply([update("x", Some("1")), update("other", Some("1"))]);
     assert_eq!(names(&one(&mut state, &store)), ["x"]);
 }
@@ -99,9 +99,9 @@ fn nothing_is_answered_before_the_controller_is_synced() {
     let mut request = subscribe(&[]);
     request.initial_resource_versions = HashMap::from([("a".into(), "old".into())]);
     state.request(&request).unwrap();
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     store.apply([update("b", Some("1"))]);
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     store.set_synced();
     let response = one(&mut state, &store);
     assert_eq!((names(&response), response.removed_resources.clone()), (vec!["b"], vec!["a".to_owned()]));
@@ -112,7 +112,7 @@ fn an_empty_wildcard_is_answered_once() {
     let store = store(&[]);
     let (mut state, response) = opened(&store, &[]);
     assert!(response.resources.is_empty() && response.removed_resources.is_empty());
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
 }
 
 #[test]
@@ -141,11 +141,11 @@ fn one_response_at_a_time_and_changes_meanwhile_come_together() {
     let first = one(&mut state, &store);
     store.apply([update("a", Some("2"))]);
     store.apply([update("a", Some("3")), update("b", Some("1"))]);
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     // A stale nonce answers nothing, but its subscriptions count.
     let stale = DeltaDiscoveryRequest { response_nonce: "no such".into(), ..subscribe(&["x"]) };
     assert_eq!(state.request(&stale), Ok(None));
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     state.request(&ack(&first)).unwrap();
     let response = one(&mut state, &store);
     assert_eq!(
@@ -163,7 +163,7 @@ fn what_was_refused_is_not_sent_again_until_it_changes() {
     let detail = Status { code: 3, message: "a: bad".into(), details: vec![] };
     let nack = DeltaDiscoveryRequest { error_detail: Some(detail), ..ack(&response) };
     assert_eq!(state.request(&nack), Ok(Some("a: bad".into())));
-    assert!(state.responses(&store).is_empty());
+    assert!(state.responses(&store).unwrap().is_empty());
     store.apply([update("a", Some("2"))]);
     assert_eq!(names(&one(&mut state, &store)), ["a"]);
 }
@@ -217,6 +217,58 @@ fn a_stream_far_behind_compares_everything() {
     store.apply([update("a", None)]);
     let response = one(&mut state, &store);
     assert_eq!((names(&response), response.removed_resources.clone()), (vec!["b"], vec!["a".to_owned()]));
+}
+
+#[test]
+fn of_a_stream_that_was_told_everything_nothing_is_remembered() {
+    let store = store(&[("a", "1"), ("b", "1")]);
+    let (mut wildcard, _) = opened(&store, &[]);
+    let (named, _) = opened(&store, &["a", "x"]);
+    assert_eq!((wildcard.remembered(), named.remembered()), (0, 2));
+    // Asked for by name as well, it is told again, and that is all.
+    wildcard.request(&subscribe(&["b"])).unwrap();
+    assert_eq!(names(&one(&mut wildcard, &store)), ["b"]);
+    assert_eq!(wildcard.remembered(), 0);
+}
+
+#[test]
+fn a_stream_that_misses_more_than_is_remembered_of_what_is_gone_ends_and_resumes() {
+    let store = store(&[("a", "1"), ("gone", "1")]);
+    let (mut state, first) = opened(&store, &[]);
+    store.apply([update("gone", None)]);
+    for n in 0..70 {
+        let names: Vec<String> = (0..1000).map(|at| format!("{n}-{at}")).collect();
+        store.apply(names.iter().map(|name| update(name, Some("1"))));
+        store.apply(names.iter().map(|name| update(name, None)));
+    }
+    assert!(state.responses(&store).is_err(), "it is not known any more that it holds what is gone");
+    let mut state = StreamState::new(SIDECAR);
+    let held = first.resources.iter().map(|r| (r.name.clone(), r.version.clone()));
+    let request = DeltaDiscoveryRequest { initial_resource_versions: held.collect(), ..subscribe(&[]) };
+    state.request(&request).unwrap();
+    assert_eq!(one(&mut state, &store).removed_resources, ["gone"]);
+}
+
+#[test]
+fn much_comes_in_parts_and_the_last_says_so() {
+    let text = "x".repeat(1000);
+    let many: Vec<(String, &str)> = (0..100).map(|n| (format!("{n:02}"), text.as_str())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    let store = store(&many);
+    for (viewer, parts) in [(SIDECAR, 6), (GATEWAY, 1)] {
+        let mut state = StreamState::new(viewer);
+        state.request(&subscribe(&[])).unwrap();
+        let mut got = Vec::new();
+        for part in 1..=parts {
+            let response = one(&mut state, &store);
+            got.extend(names(&response).into_iter().map(str::to_owned));
+            assert_eq!(response.system_version_info.is_empty(), part < parts, "{part} of {parts}");
+            assert_eq!(state.answered(TYPE), None);
+            state.request(&ack(&response)).unwrap();
+        }
+        assert!(state.responses(&store).unwrap().is_empty());
+        assert_eq!((got.len(), state.answered(TYPE)), (100, Some(1)));
+    }
 }
 
 #[test]
@@ -297,7 +349,7 @@ proptest! {
         let mut state = StreamState::new(SIDECAR);
         state.request(&model.open()).unwrap();
         let deliver = |state: &mut StreamState, model: &mut Model| {
-            for response in state.responses(&store) {
+            for response in state.responses(&store).unwrap() {
                 model.take(&response);
                 state.request(&ack(&response)).unwrap();
             }
@@ -483,6 +535,23 @@ mod end_to_end {
 
     fn knows(discovery: &Discovery, name: &str) -> bool {
         discovery.snapshot().load().services.contains_key(&key(name))
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_parts_is_believed_to_be_everything_only_when_it_is() {
+        let (controller, current) = Controller::start();
+        let names: Vec<String> = (0..1000).map(|number| format!("service-{number}")).collect();
+        let store = Arc::new(ResourceStore::default());
+        store.apply(names.iter().flat_map(|name| service(name)));
+        store.set_synced();
+        controller.run(&store);
+        let discovery = proxy(current, None);
+        let mut confirmed = discovery.confirmed();
+        let confirmed = tokio::time::timeout(Duration::from_secs(20), confirmed.wait_for(|all| *all)).await;
+        assert!(confirmed.is_ok_and(|confirmed| confirmed.is_ok()));
+        assert!(names.iter().all(|name| knows(&discovery, name)));
+        assert!(discovery.stats().acks.load(std::sync::atomic::Ordering::Relaxed) > 4, "it came in parts");
+        assert!(discovery.snapshot().load().version <= 2, "a snapshot is made of all of it");
     }
 
     #[tokio::test]

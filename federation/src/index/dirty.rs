@@ -8,7 +8,7 @@ use std::{
 
 use tombolo_core::resources::kinds::ServicePatterns;
 
-use super::{Configuration, Index, Name, PeerPolicy};
+use super::{Configuration, Index, Name, PeerPolicy, selectors::Selectors};
 
 /// What has to be computed anew.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +83,7 @@ impl Index {
     pub(super) fn reconfigure(&mut self, configuration: Arc<Configuration>) {
         let old = std::mem::replace(&mut self.configuration, configuration);
         let new = Arc::clone(&self.configuration);
+        self.selectors = Arc::new(Selectors::of(&new));
         self.dirty.documents = true;
         self.dirty.own.extend(differing(&old.services, &new.services));
         self.dirty.own.extend(differing(&old.exports, &new.exports));

@@ -24,6 +24,7 @@ mod peers;
 mod publish;
 mod refusals;
 mod registrations;
+mod selectors;
 mod services;
 mod vips;
 
@@ -53,6 +54,7 @@ pub use vips::{MAX_VIP, VipChange, Vips};
 use dirty::Dirty;
 use output::Published;
 use own::OwnAddresses;
+use selectors::Selectors;
 
 /// Most gateways of one cluster; a further one is refused.
 pub const MAX_OWN_GATEWAYS: usize = 1_000;
@@ -100,6 +102,8 @@ pub struct Restored {
 pub struct Index {
     settings: Settings,
     configuration: Arc<Configuration>,
+    /// Of the configuration's services.
+    selectors: Arc<Selectors>,
     own_bundle: Option<v1::TrustBundle>,
     /// Of trust domains that no link leads to.
     foreign: Vec<v1::TrustBundle>,
@@ -155,6 +159,7 @@ impl Index {
             exported: BTreeSet::new(),
             vips: Vips::restore(restored.vips),
             configuration: Arc::default(),
+            selectors: Arc::default(),
             own_bundle: None,
             foreign: Vec::new(),
             published: Published::default(),
@@ -301,11 +306,11 @@ impl Index {
 
     /// The services that a workload belongs to have changed.
     fn dirty_selecting(&mut self, workload: &Registration) {
-        let from = Name::new(&workload.namespace, "");
-        let known = self.configuration.services.range(from..);
-        let inside = known.take_while(|(name, _)| *name.namespace == *workload.namespace);
-        let selecting = inside.filter(|(_, spec)| services::selects(&spec.selector, &workload.labels));
-        self.dirty.own.extend(selecting.map(|(name, _)| name.clone()));
+        let services = &self.configuration.services;
+        let selecting = self.selectors.candidates(workload).filter(|name| {
+            services.get(*name).is_some_and(|spec| selectors::selects(&spec.selector, &workload.labels))
+        });
+        self.dirty.own.extend(selecting.cloned());
     }
 
     fn gateway_gone(&mut self, name: Name, address: Option<SocketAddr>) {

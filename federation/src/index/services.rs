@@ -9,6 +9,7 @@ use tombolo_proto::v1;
 use super::{
     Configuration, Index, Link, Name, Peer, PeerPolicy, Registration,
     crossing::{Takes, cross},
+    selectors::selects,
 };
 
 /// Most bytes of one service as a peer is told of it; a link takes 4 MiB.
@@ -187,11 +188,6 @@ fn fit(export: &mut v1::ExportedService) {
             return;
         }
     }
-}
-
-/// Whether labels have all that a selector asks for.
-pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 impl Peer {

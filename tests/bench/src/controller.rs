@@ -98,6 +98,12 @@ impl Controller {
     }
 }
 
+/// The error names each target that was missed.
+pub fn held_to(targets: &[(&str, bool)]) -> Result<(), Failure> {
+    let missed: Vec<_> = targets.iter().filter(|(_, met)| !met).map(|(target, _)| *target).collect();
+    if missed.is_empty() { Ok(()) } else { Err(format!("missed: {}", missed.join("; ")).into()) }
+}
+
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Hub {

@@ -25,7 +25,7 @@ use tombolo_proto::v1::JoinTokenRequest;
 
 use crate::{
     Failure,
-    controller::Controller,
+    controller::{Controller, held_to},
     measure::{cpu_time, median},
     rounds::runtime,
 };
@@ -67,7 +67,9 @@ impl Fleet {
         let mut controller = Controller::start().await?;
         controller.apply(&documents(self.services, self.endpoints)).await?;
         let state = tempfile::tempdir()?;
-        let member = join(&mut controller, state.path()).await?;
+        // All sidecars join by it, each for itself.
+        let token = token(&mut controller, self.sidecars + 1).await?;
+        let member = join(&token, &state.path().join("member")).await?;
         let mut endpoint = Endpoint::start(&member).await?;
         let proxy = Proxy::start(&member, self.services).await?;
         controller.settle().await?;
@@ -82,7 +84,7 @@ impl Fleet {
 
         let before = controller.resident()?;
         let (begun, cpu) = (Instant::now(), cpu_time(controller.id())?);
-        let starting = (0..self.sidecars).map(|number| self.sidecar(&member, number, state.path()));
+        let starting = (0..self.sidecars).map(|number| self.sidecar(&token, number, state.path()));
         let starting = futures::stream::iter(starting).buffer_unordered(AT_ONCE);
         let mut sidecars: Vec<Sidecar> = starting.try_collect().await?;
         println!(
@@ -106,15 +108,14 @@ impl Fleet {
             ("told to all sidecars within a second", told.median < 1_000.0),
             ("under 100 KiB a sidecar", each < 100.0),
         ];
-        let missed: Vec<_> = misses.into_iter().filter(|(_, met)| !met).map(|(target, _)| target).collect();
-        if missed.is_empty() { Ok(()) } else { Err(format!("missed: {}", missed.join("; ")).into()) }
+        held_to(&misses)
     }
 
     /// One sidecar, which uses the changing service and some others.
-    async fn sidecar(&self, member: &Member, number: usize, state: &Path) -> Result<Sidecar, Failure> {
+    async fn sidecar(&self, token: &Arc<Token>, number: usize, state: &Path) -> Result<Sidecar, Failure> {
         let others = (1..self.used).map(|other| service((number * self.used + other) % self.services.max(1)));
         let others = others.map(|name| format!("cluster/fleet/{name}"));
-        Sidecar::start(member.connect(), number, others.collect(), state).await
+        Sidecar::start(token, number, others.collect(), state).await
     }
 
     /// Changes the endpoint again and again. How long it takes until all have it, and milliseconds of CPU for each.
@@ -158,16 +159,16 @@ impl std::fmt::Display for Times {
     }
 }
 
-async fn join(controller: &mut Controller, state: &Path) -> Result<Member, Failure> {
-    let request =
-        JoinTokenRequest { namespace: "fleet".into(), account: "side".into(), ttl_seconds: 600, uses: 1 };
+async fn token(controller: &mut Controller, uses: usize) -> Result<Arc<Token>, Failure> {
+    let (namespace, account) = ("fleet".into(), "side".into());
+    let request = JoinTokenRequest { namespace, account, ttl_seconds: 600, uses: u32::try_from(uses)? };
     let token = controller.operator.join_token(request).await?.into_inner().token;
-    let options = JoinOptions {
-        controllers: Vec::new(),
-        token: Some(Arc::new(Token::parse(&token)?)),
-        state_dir: state.join("member"),
-    };
-    Ok(Member::join(options).await?)
+    Ok(Arc::new(Token::parse(&token)?))
+}
+
+async fn join(token: &Arc<Token>, state_dir: &Path) -> Result<Member, Failure> {
+    let (token, state_dir) = (Some(Arc::clone(token)), state_dir.to_owned());
+    Ok(Member::join(JoinOptions { controllers: Vec::new(), token, state_dir }).await?)
 }
 
 /// The workload whose port changes, again and again.

@@ -9,8 +9,9 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_core::{
-    discovery::{Connect, Protocol, type_url},
-    member::{Registration, RegistrationParts, Reporting, Sharing},
+    discovery::{Protocol, type_url},
+    identity::Token,
+    member::{Member, Registration, RegistrationParts, Reporting, Sharing},
     quota::Quotas,
     telemetry::{AccessLog, Telemetry},
 };
@@ -23,7 +24,7 @@ use tombolo_proto::{
 };
 use tonic::transport::Channel;
 
-use super::{CHANGING, LIMIT};
+use super::{CHANGING, LIMIT, join};
 use crate::Failure;
 
 /// A sidecar. Ends when it is dropped.
@@ -31,7 +32,7 @@ pub struct Sidecar {
     /// The port of the changing endpoint, as it was told last.
     port: watch::Receiver<u16>,
     discovering: JoinHandle<()>,
-    _others: (Registration, Reporting, Sharing),
+    _others: (Member, Registration, Reporting, Sharing),
 }
 
 impl Drop for Sidecar {
@@ -43,26 +44,26 @@ impl Drop for Sidecar {
 impl Sidecar {
     /// Starts one that uses these services and the changing one. Returns when it knows that one's endpoint.
     pub async fn start(
-        connect: Connect,
+        token: &Arc<Token>,
         number: usize,
         used: Vec<String>,
         state: &Path,
     ) -> Result<Self, Failure> {
         let name = format!("side-{number}");
         let state_dir = state.join(&name);
-        std::fs::create_dir(&state_dir)?;
+        let member = join(token, &state_dir).await?;
         let address = format!("192.0.2.{}:{}", 1 + number % 250, 15_006 + number / 250);
         let request = RegisterRequest { name, address, ..Default::default() };
         let health = watch::channel(v1::Health::Healthy).1;
-        let registration = RegistrationParts { connect: Arc::clone(&connect), request, health, state_dir };
+        let registration = RegistrationParts { connect: member.connect(), request, health, state_dir };
         let mut registration = Registration::start(registration);
         registration.registered().await;
         let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
-        let reporting = Reporting::start(Arc::clone(&connect), telemetry, None);
-        let sharing = Sharing::start(Arc::clone(&connect), Quotas::together());
+        let reporting = Reporting::start(member.connect(), telemetry, None);
+        let sharing = Sharing::start(member.connect(), Quotas::together());
         let (tell, port) = watch::channel(0);
-        let discovering = tokio::spawn(discover(connect().await?, used, tell));
-        let mut sidecar = Self { port, discovering, _others: (registration, reporting, sharing) };
+        let discovering = tokio::spawn(discover(member.connect()().await?, used, tell));
+        let mut sidecar = Self { port, discovering, _others: (member, registration, reporting, sharing) };
         sidecar.waits(|port| port > 0).await?;
         Ok(sidecar)
     }

@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 use tombolo_proto::v1::{PeerTokenRequest, link_message::Message};
 
-use crate::{Failure, controller::Controller, measure::cpu_time, rounds::runtime};
+use crate::{
+    Failure,
+    controller::{Controller, held_to},
+    measure::cpu_time,
+    rounds::runtime,
+};
 use peer::Peer;
 
 /// Arguments.
@@ -78,8 +83,7 @@ impl Scale {
             ("a full resync in under 30 s", again.time.max(first.time) < Duration::from_secs(30)),
             ("bytes of a change that do not grow with services", many <= few + 32),
         ];
-        let missed: Vec<_> = misses.into_iter().filter(|(_, met)| !met).map(|(target, _)| target).collect();
-        if missed.is_empty() { Ok(()) } else { Err(format!("missed: {}", missed.join("; ")).into()) }
+        held_to(&misses)
     }
 
     /// All peers say everything at once.

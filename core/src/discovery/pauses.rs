@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use super::random_seed;
-
 /// The first pause, doubled each time, with jitter, up to the last.
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(5);
 
 /// How long the next pause is.
 #[derive(Debug)]
-pub(super) struct Pauses(Duration);
+pub(crate) struct Pauses(Duration);
 
 impl Default for Pauses {
     fn default() -> Self {
@@ -26,7 +24,7 @@ impl Pauses {
 
     /// Waits. Half of it is fixed, half by chance, so that a cluster does not come back in step.
     pub async fn pause(&mut self) {
-        let part = (random_seed() % 1000) as f64 / 2000.0;
+        let part = fastrand::f64() / 2.0;
         tokio::time::sleep(self.0.mul_f64(0.5 + part)).await;
         self.0 = (self.0 * 2).min(LAST);
     }
