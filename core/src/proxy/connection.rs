@@ -2,6 +2,7 @@
 //! request's head.
 
 mod fate;
+mod flow;
 mod guarded;
 mod head;
 mod message;
@@ -30,8 +31,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Arrival, gate::Places, pace::Wait, stream::hold, strict::Frame, upstream::Cut};
+use super::{Arrival, gate::Places, pace::Wait, strict::Frame, upstream::Cut};
 pub(super) use fate::Fate;
+pub(super) use flow::Flow;
 use guarded::Guard;
 pub(super) use guarded::Tripped;
 use head::HeadDeadline;
@@ -72,6 +74,8 @@ pub struct Connection {
     fate: Option<(Arc<Fate>, u64)>,
     /// See [`Connection::with_cut`].
     cut: Option<Cut>,
+    /// Of HTTP/1.1 that is relayed.
+    flow: Option<Arc<Flow>>,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -110,6 +114,7 @@ impl Connection {
             wait: None,
             fate: None,
             cut: None,
+            flow: None,
             socket,
             proxy: None,
         }
@@ -130,6 +135,7 @@ impl Connection {
         let response = ResponseHeader::build(200, Some(0)).ok();
         self.proxy = response.map(|r| Arc::new(ProxyDigest::new(Box::new(r), Some(Box::new(fate.clone())))));
         self.fate = Some((fate, 0));
+        self.begin_flow();
         self
     }
 
@@ -203,13 +209,13 @@ impl Connection {
                 _ => {}
             }
         }
-        if result.is_pending()
-            && self.unsent
-            && let Poll::Ready(sent) = self.poll_drain(cx)
-        {
-            sent?;
-            // TLS records that wait for the socket are sent on by a later poll, for which this one asks.
-            self.unsent = self.wire.flush(cx)?.is_pending();
+        match &result {
+            Poll::Pending => self.send_on(cx)?,
+            // What comes in all the time must not keep back what goes out. What breaks is found when nothing comes.
+            Poll::Ready(_) if self.flow.as_ref().is_some_and(|flow| flow.is_full()) => {
+                let _later = self.send_on(cx);
+            }
+            Poll::Ready(_) => {}
         }
         let Some(head) = self.head.as_mut().filter(|h| h.state.reading.load(Ordering::Relaxed)) else {
             return result;
@@ -228,9 +234,6 @@ impl Connection {
                 not_sent(&self.fate, &self.wire);
                 error
             });
-            if self.fate.is_some() {
-                hold(polled.is_pending());
-            }
             let n = ready!(polled)?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -277,6 +280,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_held() {
+            return self.poll_held(cx);
+        }
         if !self.frame.is_open() {
             return self.poll_message(cx, buf);
         }
@@ -312,6 +318,9 @@ impl AsyncWrite for Connection {
         if let Some(guard) = &mut self.guard {
             guard.wrote(buf.len());
         }
+        if self.absorbs() {
+            return Poll::Ready(self.poll_absorb(cx, buf));
+        }
         if self.write_buffer.len() + buf.len() > WRITE_BUFFER {
             ready!(self.poll_drain(cx))?;
         }
@@ -320,9 +329,6 @@ impl AsyncWrite for Connection {
                 not_sent(&self.fate, &self.wire);
                 error
             });
-            if self.fate.is_some() {
-                hold(polled.is_pending());
-            }
             return polled;
         }
         self.write_buffer.extend_from_slice(buf);
@@ -330,6 +336,9 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.absorbs() {
+            return Poll::Ready(self.poll_absorbed(cx));
+        }
         ready!(self.poll_drain(cx))?;
         ready!(self.wire.flush(cx))?;
         self.unsent = false;

@@ -39,8 +39,6 @@ pub(super) use relay::Relay;
 /// An idle HTTP/1.1 connection of a listener that drains is kept so long: a request that is already on its way to it is
 /// still answered, with `connection: close`, where closing at once would lose it (RFC 9112 section 9.5).
 pub(super) const LAST_REQUEST: Duration = Duration::from_secs(3);
-/// Idle upstream connections kept per engine and protocol; past it, the oldest is closed.
-const POOLED: usize = 1024;
 /// A hard stop above every `Retry::attempts`, which is 10 at most.
 const TRIES: usize = 16;
 /// The first bytes of HTTP/2 (RFC 9113 section 3.4).
@@ -62,7 +60,7 @@ pub struct EngineParts {
     pub quotas: Arc<Quotas>,
 }
 
-pub(super) type Proxy = HttpProxy<Gate, MeshConnector>;
+type Proxy = HttpProxy<Gate, MeshConnector>;
 
 /// Serves HTTP/1.1, HTTP/2 and raw TCP. Make one per director: listeners that share an engine share its pooled upstream
 /// connections.
@@ -131,8 +129,8 @@ impl HttpEngine {
             let begun = Instant::now();
             connection.begin_head(self.limits.head_time);
             let mut scan = HeadScan::default();
-            let relayed = match connection.read_head(&mut scan, &self.limits).await {
-                Ok(bodyless) => bodyless,
+            let tunnel = match connection.read_head(&mut scan, &self.limits).await {
+                Ok(tunnel) => tunnel,
                 Err(Unread::Gone) => return ListenStats::count(&stats.bad_heads),
                 Err(Unread::Refused(refused)) => {
                     refusal::count(stats, refused);
@@ -140,14 +138,15 @@ impl HttpEngine {
                     return Box::pin(refusal.answer(*connection, &scan, &*self.observer)).await;
                 }
             };
-            let reused = if relayed {
-                let mut session = Session::new_h1(connection);
-                self.keep_alive(&mut session.downstream_session, settings.take());
-                Box::pin(self.relay.serve(session, &stop)).await
-            } else {
+            let reused = if tunnel {
                 let mut session = ServerSession::new_http1(connection);
                 self.keep_alive(&mut session, settings.take());
                 self.proxy.process_new_http(session, &stop).await
+            } else {
+                connection.begin_flow();
+                let mut session = Session::new_h1(connection);
+                self.keep_alive(&mut session.downstream_session, settings.take());
+                Box::pin(self.relay.serve(session, &stop)).await
             };
             let Some(reused) = reused else {
                 // The engine refuses what was found good here: nobody has logged it yet.
@@ -264,9 +263,8 @@ impl Listener {
         match spoken {
             Spoken::Http2 => {
                 let engine = &self.engine;
-                let (proxy, relay) = (&engine.proxy, &engine.relay);
-                let (limits, observer) = (&engine.limits, &engine.observer);
-                let http2 = Http2 { proxy, relay, limits, observer, arrival, stats };
+                let (relay, limits, observer) = (&engine.relay, &engine.limits, &engine.observer);
+                let http2 = Http2 { relay, limits, observer, arrival, stats };
                 Box::pin(http2.serve(connection, stop)).await;
             }
             Spoken::Tcp => Box::pin(self.engine.tcp.run(connection, arrival, &mut stop, begun)).await,
@@ -291,7 +289,8 @@ fn build(gate: Gate, connector: MeshConnector) -> Result<Proxy, EngineError> {
         ca_file: Some("/dev/null".into()),
         max_retries: TRIES,
         threads: 1,
-        upstream_keepalive_pool_size: POOLED,
+        // A connection that was to be a tunnel is not used again.
+        upstream_keepalive_pool_size: 1,
         ..ServerConf::default()
     });
     let mut options = HttpServerOptions::default();

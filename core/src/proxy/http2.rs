@@ -12,14 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use h2::Reason;
-use pingora_core::{
-    apps::HttpServerApp,
-    protocols::{
-        Digest, GetProxyDigest, GetSocketDigest, Stream,
-        http::{
-            ServerSession,
-            v2::server::{H2Accept, H2Options, HttpSession, handshake},
-        },
+use pingora_core::protocols::{
+    Digest, GetProxyDigest, GetSocketDigest, Stream,
+    http::{
+        ServerSession,
+        v2::server::{H2Accept, H2Options, HttpSession, handshake},
     },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -27,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::{
     Arrival, Connection, HttpLimits, ListenStats, Observer,
     connection::Tripped,
-    engine::{LAST_REQUEST, Proxy, Relay},
+    engine::{LAST_REQUEST, Relay},
     listen::signalled,
     pace::Pace,
     refusal::{self, Refusal},
@@ -42,7 +39,6 @@ const MALFORMED: usize = 32;
 
 /// What serves a client's HTTP/2 connection.
 pub(super) struct Http2<'a> {
-    pub proxy: &'a Arc<Proxy>,
     pub relay: &'a Arc<Relay>,
     pub limits: &'a HttpLimits,
     pub observer: &'a Arc<dyn Observer>,
@@ -193,25 +189,22 @@ impl Http2<'_> {
         place: OwnedSemaphorePermit,
         stop: watch::Receiver<bool>,
     ) {
-        let (proxy, relay, allowed) = (self.proxy.clone(), self.relay.clone(), self.limits.cancelled);
+        let (relay, allowed) = (self.relay.clone(), self.limits.cancelled);
         let pace = if is_grpc(&session) { Pace::of_stream(self.limits) } else { Pace::of_body(self.limits) };
         let (ends, tripped) = (streams.ends.clone(), streams.tripped.clone());
         let state = Arc::new(StreamState::default());
-        let bodyless = session.is_body_empty();
-        if bodyless {
+        if session.is_body_empty() {
             state.body_settled();
         }
         let serving = async move {
             let (state, session) = (STREAM.get(), ServerSession::new_http2(session));
-            if bodyless {
-                relay.serve_stream(session, &stop).await;
-            } else {
-                tokio::select! {
-                    biased;
-                    _ = proxy.process_new_http(session, &stop) => {}
-                    // The engine has no bound for it. Its future is dropped: the stream is reset, and the request logged.
-                    () = state.stalled(pace) => {}
-                }
+            // Boxed: this task is moved several times before it begins.
+            let serving = Box::pin(relay.serve_stream(session, &stop));
+            tokio::select! {
+                biased;
+                () = serving => {}
+                // The engine has no bound for it. Its future is dropped: the stream is reset, and the request logged.
+                () = state.stalled(pace) => {}
             }
             let ended = if state.was_cancelled() { &ends.cancelled } else { &ends.answered };
             ended.fetch_add(1, Relaxed);

@@ -69,6 +69,11 @@ impl Wait {
     /// A part has come in.
     pub fn came(&mut self, bytes: usize) {
         self.received = self.received.saturating_add(bytes as u64);
+        self.pause();
+    }
+
+    /// The client is not waited for until it is asked again.
+    pub fn pause(&mut self) {
         if let Some(since) = self.since.take() {
             self.waited = self.waited.saturating_add(since.elapsed());
         }

@@ -61,10 +61,11 @@ impl StreamState {
     pub async fn stalled(&self, pace: Pace) {
         let tick = pace.tick();
         let (mut last, mut quiet, mut waited) = (0, Duration::ZERO, Duration::ZERO);
-        loop {
+        // Most bodies are whole before anybody asks, and need no timer.
+        while !self.settled.load(Relaxed) {
             tokio::time::sleep(tick).await;
             if self.settled.load(Relaxed) {
-                std::future::pending::<()>().await;
+                break;
             }
             let received = self.received.load(Relaxed);
             if self.held.load(Relaxed) {
@@ -78,12 +79,8 @@ impl StreamState {
                 return;
             }
         }
+        std::future::pending().await
     }
-}
-
-/// Says of the stream that this task serves, if it does, that its backend holds up its body.
-pub(super) fn hold(held: bool) {
-    let _unless_none = STREAM.try_with(|stream| stream.hold(held));
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use bytes::Bytes;
 
 use crate::Failure;
 
+/// Of the service of gRPC.
+pub const GRPC_HOST: &str = "grpc.example.test";
+/// A method of it.
+pub const CALL: &str = "/bench.Echo/Unary";
 /// Routes of one host.
 pub const ROUTES_PER_HOST: usize = 10;
 
@@ -92,6 +96,41 @@ spec: {{ services: [app], address: {ip}, ports: [{{ name: http, port: {port} }}]
         fs::write(route_file(dir, host), self::routes(host, of_host, "/"))?;
     }
     Ok(())
+}
+
+/// A service of this name at one address; `protocol` says more of its port.
+pub fn service(name: &str, protocol: &str, address: SocketAddr) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: shop }}
+spec: {{ ports: [{{ name: main, port: 80, targetPort: {port}{protocol} }}] }}
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Workload
+metadata: {{ name: {name}, namespace: shop }}
+spec: {{ services: [{name}], address: {ip}, ports: [{{ name: main, port: {port} }}] }}
+",
+        port = address.port(),
+        ip = address.ip(),
+    )
+}
+
+/// A service of gRPC, and its route.
+pub fn grpc(address: SocketAddr) -> String {
+    service("grpc", ", appProtocol: kubernetes.io/h2c", address)
+        + &format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: grpc, namespace: shop }}
+spec:
+  parentRefs: [{{ name: public }}]
+  hostnames: [{GRPC_HOST}]
+  rules: [{{ backendRefs: [{{ name: grpc, port: 80 }}] }}]
+"
+        )
 }
 
 /// The file with the routes of a host.

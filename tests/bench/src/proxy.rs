@@ -1,9 +1,9 @@
 //! The proxies under test: `tombolo gateway` and the floor.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use crate::{
-    Failure, documents,
+    Failure, backend, documents,
     documents::Certificate,
     process::{PROXY_CORE, Process, beside, free_ports, pinned},
 };
@@ -40,16 +40,19 @@ pub struct World {
     pub dir: tempfile::TempDir,
     /// Of the application.
     pub backend: SocketAddr,
+    /// Of one that speaks gRPC.
+    pub grpc: SocketAddr,
     /// Of all hosts.
     pub certificate: Certificate,
 }
 
 impl World {
-    /// An empty world.
-    pub fn new(backend: SocketAddr) -> Result<Self, Failure> {
+    /// An empty world, with its applications.
+    pub async fn new() -> Result<Self, Failure> {
+        let (backend, grpc) = (backend::start().await?, backend::start_grpc().await?);
         let dir = tempfile::tempdir()?;
         let certificate = Certificate::make(dir.path())?;
-        Ok(Self { dir, backend, certificate })
+        Ok(Self { dir, backend, grpc, certificate })
     }
 }
 
@@ -88,6 +91,7 @@ impl Proxy {
             Kind::Gateway { routes, log } => {
                 let documents = dir.join(format!("routes-{routes}"));
                 documents::write(&documents, routes, world.backend, &world.certificate)?;
+                fs::write(documents.join("grpc.yaml"), documents::grpc(world.grpc))?;
                 let offset = free_ports(&[80, 443])?;
                 command.arg(beside("tombolo")?).arg("gateway").arg("--config").arg(&documents);
                 command.arg("--state-dir").arg(dir.join("state"));

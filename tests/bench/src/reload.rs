@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    Failure, backend, documents,
+    Failure, documents,
     documents::{ROUTES_PER_HOST, requests},
     load::{Load, Protocol, Times, Until},
     measure::{cpu_time, median},
@@ -35,7 +35,7 @@ impl Reload {
     /// Measures and prints.
     pub fn run(self) -> Result<(), Failure> {
         let runtime = runtime()?;
-        let world = World::new(runtime.block_on(backend::start())?)?;
+        let world = runtime.block_on(World::new())?;
         let kind = Kind::Gateway { routes: self.routes, log: false };
         let begun = Instant::now();
         let proxy = Proxy::start(kind, &world, false, false)?;

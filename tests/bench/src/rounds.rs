@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Failure, backend,
-    documents::requests,
+    Failure,
+    documents::{CALL, GRPC_HOST, request, requests},
     load::{Load, Protocol, Until},
     measure::{callgrind_control, cpu_time, dumped, median, resident},
     proxy::{Kind, Proxy, World},
@@ -25,6 +25,7 @@ const CASES: &[Case] = &[
     ("h1", Protocol::Plain, 64, &[Kind::Floor, ONE, LOGGED, MANY]),
     ("tls-h1", Protocol::Tls, 64, &[Kind::Floor, ONE]),
     ("tls-h2", Protocol::Http2, 8, &[Kind::Floor, ONE]),
+    ("grpc", Protocol::Grpc, 8, &[ONE]),
 ];
 
 /// Arguments of `cpu`.
@@ -36,7 +37,7 @@ pub struct Cpu {
     /// Seconds of one turn
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// Only this case: h1, tls-h1, tls-h2
+    /// Only this case: h1, tls-h1, tls-h2, grpc
     #[arg(long)]
     case: Option<String>,
 }
@@ -47,7 +48,7 @@ pub struct Instructions {
     /// Requests that are counted
     #[arg(long, default_value_t = 3_000)]
     requests: usize,
-    /// Only this case: h1, tls-h1, tls-h2
+    /// Only this case: h1, tls-h1, tls-h2, grpc
     #[arg(long)]
     case: Option<String>,
     /// Only what has this in its name
@@ -70,11 +71,19 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
+fn is_tls(protocol: Protocol) -> bool {
+    !matches!(protocol, Protocol::Plain | Protocol::Grpc)
+}
+
 fn load(case: &Case, kind: Kind, proxy: &Proxy, world: &World) -> Result<Load, Failure> {
     let (_, protocol, connections, _) = *case;
-    let address = if protocol == Protocol::Plain { proxy.plain } else { proxy.tls };
+    let address = if is_tls(protocol) { proxy.tls } else { proxy.plain };
     let routes = if let Kind::Gateway { routes, .. } = kind { routes } else { 1 };
-    Load::new(address, protocol, connections, requests(routes), &world.certificate)
+    let requests = match protocol {
+        Protocol::Grpc => vec![request(GRPC_HOST, CALL)],
+        _ => requests(routes),
+    };
+    Load::new(address, protocol, connections, requests, &world.certificate)
 }
 
 /// Until every route has been taken: what is done once for each is not what a request costs.
@@ -87,7 +96,7 @@ impl Cpu {
     /// Measures and prints.
     pub fn run(self) -> Result<(), Failure> {
         let runtime = runtime()?;
-        let world = World::new(runtime.block_on(backend::start())?)?;
+        let world = runtime.block_on(World::new())?;
         println!("| case | proxy | CPU us/request: median | min | max | of bare pingora | RSS MiB |");
         println!("|---|---|---|---|---|---|---|");
         for case in cases(self.case.as_deref()) {
@@ -96,7 +105,7 @@ impl Cpu {
             let mut memory = BTreeMap::new();
             let started: Result<Vec<_>, Failure> = kinds
                 .iter()
-                .map(|kind| Ok((*kind, Proxy::start(*kind, &world, *protocol != Protocol::Plain, false)?)))
+                .map(|kind| Ok((*kind, Proxy::start(*kind, &world, is_tls(*protocol), false)?)))
                 .collect();
             let proxies = started?;
             for _ in 0..self.rounds {
@@ -131,7 +140,7 @@ impl Instructions {
     /// Measures and prints.
     pub fn run(self) -> Result<(), Failure> {
         let runtime = runtime()?;
-        let world = World::new(runtime.block_on(backend::start())?)?;
+        let world = runtime.block_on(World::new())?;
         println!("| case | proxy | user instructions/request | of bare pingora |");
         println!("|---|---|---|---|");
         for case in cases(self.case.as_deref()) {
@@ -141,7 +150,7 @@ impl Instructions {
                 if self.only.as_ref().is_some_and(|only| !kind.name().contains(only.as_str())) {
                     continue;
                 }
-                let proxy = Proxy::start(*kind, &world, *protocol != Protocol::Plain, true)?;
+                let proxy = Proxy::start(*kind, &world, is_tls(*protocol), true)?;
                 let load = load(case, *kind, &proxy, &world)?;
                 runtime.block_on(load.run(warm(*kind)))?;
                 callgrind_control(proxy.id(), &["-i", "on"])?;

@@ -34,7 +34,7 @@ impl Connection {
     /// Reads a request's head whole, under the deadline that [`Self::begin_head`] set, and finds it good. From then on,
     /// what is read is this message and no more. `scan` knows afterwards what was seen of a head that is refused.
     ///
-    /// True: the message is of HTTP/1.1, for a path, and has no body.
+    /// True: it asks for a tunnel.
     pub(in crate::proxy) async fn read_head(
         &mut self,
         scan: &mut HeadScan,
@@ -49,7 +49,7 @@ impl Connection {
                 if let Some(head) = &self.head {
                     head.state.answered.store(false, Ordering::Relaxed);
                 }
-                return Ok(head.usual && head.body == Body::Length(0));
+                return Ok(head.body == Body::Tunnel);
             }
             match self.fill().await {
                 Ok(0) => return Err(Unread::Gone),

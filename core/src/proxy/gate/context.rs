@@ -24,7 +24,6 @@ use crate::{
         Arrival, Entry, Observer, Picked, RequestEnd,
         connection::{Fate, HeadState},
         stream::{STREAM, StreamState},
-        upstream::Abort,
     },
 };
 
@@ -60,8 +59,8 @@ pub(in crate::proxy) struct Context {
     pub policy: Progress,
     /// The stream, if it came over HTTP/2.
     pub stream: Option<Arc<StreamState>>,
-    /// Ends the exchange with the backend where the body is refused.
-    pub abort: Option<Abort>,
+    /// Bytes of the answer's body that the engine does not count.
+    pub sent: u64,
     /// How many seconds the client's connection was to be kept before it was told to send its body.
     pub keepalive: Option<u64>,
     /// Who is to be told if the request's future is dropped before its end.
@@ -171,7 +170,7 @@ impl Context {
             mirrors: Copies::default(),
             policy: Progress::default(),
             stream: STREAM.try_with(Arc::clone).ok(),
-            abort: None,
+            sent: 0,
             keepalive: None,
             unlogged: None,
         }

@@ -122,9 +122,16 @@ pub(super) fn identify(request: &mut RequestHeader, fresh_id: impl FnOnce() -> H
         (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     if !known {
-        request.insert_header("x-request-id", fresh_id())?;
+        request.insert_header("x-request-id", unique(fresh_id()))?;
     }
     Ok(())
+}
+
+/// A value that does not come again: over HTTP/2, tables of fields known to both sides are not to be filled with it (RFC 7541
+/// section 6.2), which our HTTP/2 takes from this mark.
+pub(super) fn unique(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// An address as a field's value. Most are IPv4, which formatting in general takes ten times as long for.

@@ -47,10 +47,7 @@ use mirror::Mirrors;
 use policy::PolicyState;
 
 use super::upstream::for_upgrade;
-use super::{
-    Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link,
-    upstream::Abort,
-};
+use super::{Director, EngineParts, HttpLimits, MeshUpstream, Observer, Picker, TryResult, connection::Link};
 use crate::model::Snapshot;
 
 /// What is done with every request, by whichever loop it is driven.
@@ -92,6 +89,19 @@ impl Gate {
             policies: PolicyState::new(parts.quotas, crowds),
             limits,
         }))
+    }
+
+    /// A part of the request's body has come, in the order in which it is sent.
+    pub fn request_part(&self, body: Option<&Bytes>, end: bool, context: &mut Context) -> Result<()> {
+        if let Err(failure) = context.policy.body(body) {
+            context.failure = Some(failure);
+            return Err(failure.error().into_down());
+        }
+        if let Some(stream) = &context.stream {
+            stream.body_moved(body.map_or(0, Bytes::len), end);
+        }
+        context.mirrors.body(body, end);
+        Ok(())
     }
 
     /// True if one more try is within the service's budget. After a probe of an ejected endpoint it costs nothing.
@@ -162,13 +172,6 @@ impl ProxyHttp for Gate {
                     return Ok(true);
                 }
                 self.depart(session, context)?;
-                if context.policy.bounds_body() {
-                    let abort = context.abort.insert(Abort::default()).clone();
-                    session.req_header_mut().extensions_mut().insert(abort);
-                }
-                if let Some(head_only) = context.policy.watch_end() {
-                    session.req_header_mut().extensions_mut().insert(head_only);
-                }
                 self.begin_mirrors(session, context);
                 Ok(false)
             }
@@ -242,18 +245,7 @@ impl ProxyHttp for Gate {
         end: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
-        if let Err(failure) = context.policy.body(body.as_ref()) {
-            context.failure = Some(failure);
-            if let Some(abort) = &context.abort {
-                abort.now();
-            }
-            return Err(failure.error().into_down());
-        }
-        if let Some(stream) = &context.stream {
-            stream.body_moved(body.as_ref().map_or(0, Bytes::len), end);
-        }
-        context.mirrors.body(body.as_ref(), end);
-        Ok(())
+        self.request_part(body.as_ref(), end, context)
     }
 
     fn fail_to_connect(

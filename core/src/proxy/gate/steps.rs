@@ -183,7 +183,7 @@ impl Gate {
             last_try: tries.begun.map(|begun| begun.saturating_duration_since(context.begun)),
             upstream_latency: tries.latency,
             received: session.body_bytes_read() as u64,
-            sent: session.body_bytes_sent() as u64,
+            sent: session.body_bytes_sent() as u64 + context.sent,
             request_id: text(head::REQUEST_ID),
             trace_id: context.trace.as_ref().map(trace::Spot::trace_id),
             span: context.trace.as_ref().and_then(|trace| trace.span.as_ref()),

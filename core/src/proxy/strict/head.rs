@@ -71,8 +71,6 @@ pub(in crate::proxy) struct Head {
     pub length: usize,
     /// What follows it.
     pub body: Body,
-    /// HTTP/1.1, and the target is a path.
-    pub usual: bool,
 }
 
 /// Reads a head in as many pieces as it comes in. Give it all bytes so far each time: no line is read twice once it is
@@ -256,8 +254,7 @@ impl HeadScan {
             (false, None | Some(0)) if self.upgrade && self.websocket && self.http11 => Body::Tunnel,
             (false, length) => Body::Length(length.unwrap_or(0)),
         };
-        let usual = self.http11 && target.starts_with(b"/");
-        Ok(Head { skip: begun, length: end - begun, body, usual })
+        Ok(Head { skip: begun, length: end - begun, body })
     }
 
     /// A head past its bound, of which the last line has no end yet.

@@ -6,6 +6,7 @@ mod gateways;
 pub(super) mod harness;
 
 mod authorization;
+mod both_ways;
 mod checks;
 mod deadlines;
 mod edge;

@@ -31,7 +31,7 @@ pub use dial::{ConnectFailure, DialError};
 pub(super) use dial::{OVERFLOW, To, plain};
 use generation::Generations;
 pub(super) use session::MeshSession;
-pub(super) use session::{Abort, HeadOnly, set_authority, strip_connection_fields};
+pub(super) use session::{set_authority, strip_connection_fields};
 
 use super::{Arrival, Connection, TryResult, tenure::Tenures};
 use crate::{

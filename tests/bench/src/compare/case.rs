@@ -5,14 +5,12 @@ use bytes::Bytes;
 use super::contender::{Contender, Door, Form, Stage, Who};
 use crate::{
     backend::{BODY, LARGE, LARGE_PATH},
-    documents::{request, requests},
+    documents::{CALL, GRPC_HOST, request, requests},
     load::Protocol,
 };
 
 /// The service in a mesh.
 const MESH_HOST: &str = "echo.shop.svc.cluster.local";
-/// A method of gRPC.
-const CALL: &str = "/bench.Echo/Unary";
 
 /// One case.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ impl Case {
             (Asked::Routes, Stage::Gateway(routes)) => requests(routes),
             (Asked::Routes, Stage::Pair) => vec![request(MESH_HOST, "/r0/x")],
             (Asked::Large, _) => vec![request("h0.example.test", &format!("/r0{LARGE_PATH}"))],
-            (Asked::Call, Stage::Gateway(_)) => vec![request("grpc.example.test", CALL)],
+            (Asked::Call, Stage::Gateway(_)) => vec![request(GRPC_HOST, CALL)],
             (Asked::Call, Stage::Pair) => vec![request(MESH_HOST, CALL)],
         }
     }

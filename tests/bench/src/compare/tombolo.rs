@@ -47,34 +47,10 @@ pub fn gateway(routes: usize, featured: bool, ground: &Ground) -> Result<Running
 
 /// A service for gRPC, and one behind TLS that is passed through.
 fn others(ground: &Ground) -> String {
-    let service = |name: &str, protocol: &str, address: SocketAddr| {
-        format!(
-            "apiVersion: v1
-kind: Service
-metadata: {{ name: {name}, namespace: shop }}
-spec: {{ ports: [{{ name: main, port: 80, targetPort: {port}{protocol} }}] }}
----
-apiVersion: tombolo.dev/v1alpha1
-kind: Workload
-metadata: {{ name: {name}, namespace: shop }}
-spec: {{ services: [{name}], address: {ip}, ports: [{{ name: main, port: {port} }}] }}
----
-",
-            port = address.port(),
-            ip = address.ip(),
-        )
-    };
-    service("grpc", ", appProtocol: kubernetes.io/h2c", ground.grpc_app)
-        + &service("behind", ", appProtocol: tcp", ground.tls_app)
+    documents::grpc(ground.grpc_app)
+        + &documents::service("behind", ", appProtocol: tcp", ground.tls_app)
         + &format!(
-            "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{ name: grpc, namespace: shop }}
-spec:
-  parentRefs: [{{ name: public }}]
-  hostnames: [grpc.example.test]
-  rules: [{{ backendRefs: [{{ name: grpc, port: 80 }}] }}]
----
+            "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {{ name: pass, namespace: shop }}

@@ -1,22 +1,25 @@
-//! Requests that have no body, which most are, driven by a loop of our own.
+//! Requests driven by a loop of our own: all but tunnels, and what is written in unusual ways.
 //!
-//! The engine's driver takes a request through two tasks, four channels and its cache, and moves a future of 14 KiB twice for
-//! each. A request without a body needs none of that: it is sent whole, and then there is only an answer to pass on. Sessions,
-//! parsers, pools and callbacks are the engine's, the same for both.
+//! The engine's driver takes a request through two tasks, four channels and its cache, moves a future of 14 KiB twice for each,
+//! and does not read from a side that it waits for to write. Here each direction goes on for itself. Sessions, parsers and
+//! callbacks are the engine's, the same for both.
 
-mod answer;
 mod backend;
+mod client;
+mod exchange;
 mod idle;
+mod outlet;
+mod stall;
 
 use std::io::Cursor;
 
 use pingora_core::{
     apps::{HttpPersistentSettings, ReusedHttpStream},
     connectors::http::custom::{Connection as Made, Connector},
-    protocols::http::{ServerSession, v1::client::HttpSession as Http1},
+    protocols::http::ServerSession,
     upstreams::peer::{HttpPeer, Peer},
 };
-use pingora_error::{ErrorType, Result};
+use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::{ProxyHttp, Session};
 use tokio::sync::watch;
 
@@ -28,7 +31,7 @@ use crate::proxy::{
 use backend::Backend;
 use idle::Idle;
 
-/// Passes on requests without a body.
+/// Passes on requests.
 pub(in crate::proxy) struct Relay {
     gate: Gate,
     /// Its connections over HTTP/2 are shared with the engine's driver.
@@ -58,9 +61,7 @@ impl Relay {
         let error = self.proxy(&mut session, &mut context).await.err();
         let reusable = match &error {
             None => true,
-            Some(error) => {
-                self.gate.fail_to_proxy(&mut session, error, &mut context).await.can_reuse_downstream
-            }
+            Some(error) => self.fail(&mut session, error, &mut context).await,
         };
         self.gate.logging(&mut session, error.as_deref(), &mut context).await;
         if !reusable {
@@ -94,6 +95,17 @@ impl Relay {
         }
     }
 
+    /// Tells the client, where that can be. True: its connection is as good as before.
+    async fn fail(&self, session: &mut Session, error: &Error, context: &mut Box<Context>) -> bool {
+        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let told = self.gate.fail_to_proxy(session, error, context).await;
+        if !told.can_reuse_downstream && !begun && told.error_code != 0 {
+            // Where the client still sends, closing at once would lose it the answer.
+            session.downstream_session.shutdown().await;
+        }
+        told.can_reuse_downstream
+    }
+
     async fn attempt(&self, session: &mut Session, context: &mut Box<Context>) -> Result<()> {
         let peer = self.gate.upstream_peer(session, context).await?;
         let target = peer.reuse_hash();
@@ -104,13 +116,14 @@ impl Relay {
                 return Err(self.gate.fail_to_connect(session, &peer, context, error).into_up());
             }
         };
-        match answer::pass_on(&self.gate, session, &mut backend, &peer, reused, context).await {
-            Ok(()) => {
+        match exchange::pass_on(&self.gate, session, &mut backend, &peer, reused, context).await {
+            Ok(true) => {
                 if let (Some(stream), Some(time)) = (backend.reuse().await, peer.idle_timeout()) {
                     self.idle.give(target, stream, time);
                 }
                 Ok(())
             }
+            Ok(false) => Ok(()),
             Err(error) => Err(self.gate.error_while_proxy(&peer, session, error, context, reused)),
         }
     }
@@ -119,14 +132,14 @@ impl Relay {
     async fn connect(&self, peer: &HttpPeer, target: u64) -> Result<(Backend, bool)> {
         if is_http2(peer) {
             if let Some(stream) = self.connector.reused_http_session(peer).await {
-                return Ok((Backend::two(stream), true));
+                return Ok((Backend::two(stream, peer), true));
             }
         } else if let Some(stream) = self.idle.take(target) {
-            return Ok((Backend::One(Http1::new_with_options(stream, peer)), true));
+            return Ok((Backend::one(stream, peer), true));
         }
         Ok(match self.connector.get_http_session(peer).await? {
-            (Made::Session(stream), reused) => (Backend::two(stream), reused),
-            (Made::Stream(stream), _) => (Backend::One(Http1::new_with_options(stream, peer)), false),
+            (Made::Session(stream), reused) => (Backend::two(stream, peer), reused),
+            (Made::Stream(stream), _) => (Backend::one(stream, peer), false),
         })
     }
 }

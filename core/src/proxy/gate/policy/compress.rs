@@ -24,7 +24,7 @@ const NEVER: &[&str] = &["text/event-stream", "application/grpc", "application/c
 /// What of a request decides over compression; kept as its head changes on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
-    coding: Option<Coding>,
+    pub coding: Option<Coding>,
 }
 
 impl Wish {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     decide::{Compression, LocalAnswer, Policies, TokenSource},
     jwt::Claims,
-    proxy::{connection::Link, upstream::HeadOnly},
+    proxy::connection::Link,
     quota::{Quotas, Taken},
 };
 use compress::{Encoder, Wish};
@@ -72,7 +72,7 @@ pub(in crate::proxy) struct Progress {
     compression: Option<(Arc<Compression>, Wish)>,
     encoder: Option<Encoder>,
     /// Set where the answer has ended with its head, and so has nothing that could be compressed.
-    head_only: HeadOnly,
+    head_only: bool,
     /// What an authorization server adds to the response.
     response: Vec<auth::Change>,
     /// Of the verified token.
@@ -235,17 +235,12 @@ impl Progress {
     /// Another try sends the body from its begin.
     pub fn begin_try(&mut self) {
         self.body_seen = 0;
-        self.head_only.clear();
+        self.head_only = false;
     }
 
-    /// What has to be told if the answer ends with its head; none where that is of no concern.
-    pub fn watch_end(&self) -> Option<HeadOnly> {
-        self.compression.is_some().then(|| self.head_only.clone())
-    }
-
-    /// True if the body has a bound.
-    pub fn bounds_body(&self) -> bool {
-        self.body_most.is_some()
+    /// The answer ends with its head.
+    pub fn ends_with_head(&mut self) {
+        self.head_only = true;
     }
 
     /// Counts a part of the body.
@@ -274,8 +269,10 @@ impl Progress {
         for change in self.response.drain(..) {
             change.respond(response)?;
         }
-        if let Some((compression, wish)) = self.compression.as_ref().filter(|_| !self.head_only.is_set()) {
-            self.encoder = compress::begin(response, compression, *wish)?;
+        if let Some((compression, wish)) = &self.compression {
+            // What has no body is only said to depend on what the client accepts.
+            let coding = wish.coding.filter(|_| !self.head_only);
+            self.encoder = compress::begin(response, compression, Wish { coding })?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::{
     hex::{self, Digits},
     value,
 };
+use crate::proxy::gate::head::unique;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -44,7 +45,7 @@ pub(super) fn write(request: &mut RequestHeader, trace: &Digits, span: u64, samp
     if let (Some(flag), true) = (text.last_mut(), sampled) {
         *flag = b'1';
     }
-    request.insert_header("traceparent", value(&text))
+    request.insert_header("traceparent", unique(value(&text)))
 }
 
 /// Keeps the `tracestate` within its bounds. Without a `traceparent` that it belongs to, it goes.

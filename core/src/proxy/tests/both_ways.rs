@@ -1,0 +1,221 @@
+//! Neither direction of an exchange waits for the other.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+};
+
+use super::{clients::*, harness::*};
+
+/// More than all buffers on the way hold together.
+const LARGE: usize = 24 << 20;
+const PART: usize = 32 << 10;
+
+/// Serves connections of HTTP/1.1, one request on each: `answer` has its head behind it.
+async fn serving<F: Future<Output = ()> + Send + 'static>(
+    answer: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            read_head(&mut tcp).await;
+            tokio::spawn(answer(tcp));
+        }
+    });
+    address
+}
+
+/// Reads so many bytes and then says that it has.
+async fn counted(mut read: OwnedReadHalf, seen: Arc<AtomicUsize>) {
+    let mut part = vec![0; PART];
+    while let Ok(n @ 1..) = read.read(&mut part).await {
+        seen.fetch_add(n, Relaxed);
+    }
+}
+
+fn upload(length: usize) -> String {
+    format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+}
+
+/// A client of HTTP/2 with windows that are soon full.
+async fn client_of_http2(address: SocketAddr) -> h2::client::SendRequest<Bytes> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    client.ready().await.unwrap()
+}
+
+async fn send(body: &mut h2::SendStream<Bytes>, length: usize) {
+    let mut left = length;
+    while left > 0 {
+        body.reserve_capacity(left.min(PART));
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.unwrap().unwrap();
+        let part = room.min(left);
+        body.send_data(Bytes::from(vec![b'x'; part]), part == left).unwrap();
+        left -= part;
+    }
+}
+
+/// An application that answers a request with what it sends, and reads no more for as long as its answer is not taken.
+async fn echo_over_http1() -> SocketAddr {
+    serving(|mut tcp| async move {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let mut part = vec![0; PART];
+        let mut left = LARGE;
+        while left > 0 {
+            let n = tcp.read(&mut part).await.unwrap();
+            tcp.write_all(&part[..n]).await.unwrap();
+            left -= n;
+        }
+    })
+    .await
+}
+
+async fn echo_over_http2() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(tcp).await.unwrap();
+                while let Some(Ok((request, mut answer))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        let mut out = answer.send_response(Response::new(()), false).unwrap();
+                        while let Some(part) = body.data().await {
+                            let part = part.unwrap();
+                            let length = part.len();
+                            send_part(&mut out, part).await;
+                            body.flow_control().release_capacity(length).unwrap();
+                        }
+                        out.send_data(Bytes::new(), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn send_part(out: &mut h2::SendStream<Bytes>, mut part: Bytes) {
+    while !part.is_empty() {
+        out.reserve_capacity(part.len());
+        let room = std::future::poll_fn(|cx| out.poll_capacity(cx)).await.unwrap().unwrap();
+        out.send_data(part.split_to(room.min(part.len())), false).unwrap();
+    }
+}
+
+async fn echoes_over_http1(address: SocketAddr) {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let (mut read, mut write) = tcp.into_split();
+    let sending = async {
+        write.write_all(upload(LARGE).as_bytes()).await.unwrap();
+        for _ in 0..LARGE / PART {
+            write.write_all(&[b'x'; PART]).await.unwrap();
+        }
+    };
+    let reading = async {
+        assert_eq!(status(&read_head(&mut read).await), 200);
+        let mut part = vec![0; PART];
+        for _ in 0..LARGE / PART {
+            read.read_exact(&mut part).await.unwrap();
+        }
+    };
+    soon("an echo over HTTP/1.1", async { tokio::join!(sending, reading) }).await;
+}
+
+async fn echoes_over_http2(address: SocketAddr) {
+    let mut client = client_of_http2(address).await;
+    let request = Request::post("http://shop.example/").header("content-length", LARGE).body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    let reading = async {
+        let mut answer = answer.await.unwrap().into_body();
+        let mut read = 0;
+        while let Some(part) = answer.data().await {
+            let length = part.unwrap().len();
+            answer.flow_control().release_capacity(length).unwrap();
+            read += length;
+        }
+        assert_eq!(read, LARGE);
+    };
+    soon("an echo over HTTP/2", async { tokio::join!(send(&mut body, LARGE), reading) }).await;
+}
+
+#[tokio::test]
+async fn what_is_echoed_as_it_comes_goes_both_ways_at_once() {
+    for (decision, app) in [(forward(), echo_over_http1().await), (over_http2(), echo_over_http2().await)] {
+        let proxy = Setup::default().forwards(decision).with([plain(app)]);
+        let listener = proxy.edge();
+        echoes_over_http1(listener.address()).await;
+        echoes_over_http2(listener.address()).await;
+    }
+}
+
+/// An answer without end, of which the client takes nothing, does not hold up its request.
+#[tokio::test]
+async fn a_request_goes_on_while_its_answer_is_not_taken() {
+    let seen = Arc::<AtomicUsize>::default();
+    let app = serving({
+        let seen = Arc::clone(&seen);
+        move |tcp| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let (read, mut write) = tcp.into_split();
+                let endless = async {
+                    write.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                    while write.write_all(&[b'y'; PART]).await.is_ok() {}
+                };
+                tokio::join!(counted(read, seen), endless);
+            }
+        }
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app)]);
+    let listener = proxy.edge();
+    let mut one = TcpStream::connect(listener.address()).await.unwrap();
+    one.write_all(upload(LARGE).as_bytes()).await.unwrap();
+    for _ in 0..LARGE / PART {
+        soon("room", one.write_all(&[b'x'; PART])).await.unwrap();
+    }
+    until("the application has it all", || seen.load(Relaxed) == LARGE).await;
+    let mut client = client_of_http2(listener.address()).await;
+    let request = Request::post("http://shop.example/").header("content-length", LARGE).body(()).unwrap();
+    let (_answer, mut body) = client.send_request(request, false).unwrap();
+    soon("room", send(&mut body, LARGE)).await;
+    until("the application has it all", || seen.load(Relaxed) == 2 * LARGE).await;
+}
+
+/// An application that answers without taking the request is heard, and what is still to come is not waited for.
+#[tokio::test]
+async fn an_answer_comes_through_while_its_request_is_not_taken() {
+    let app = serving(|mut tcp| async move {
+        tcp.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        // It neither reads nor closes.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app)]);
+    let listener = proxy.edge();
+    let (mut read, mut write) = TcpStream::connect(listener.address()).await.unwrap().into_split();
+    write.write_all(upload(LARGE).as_bytes()).await.unwrap();
+    let sending = tokio::spawn(async move { while write.write_all(&[b'x'; PART]).await.is_ok() {} });
+    let head = read_head(&mut read).await;
+    assert_eq!(status(&head), 403);
+    assert!(head.to_lowercase().contains("connection: close"), "{head}");
+    let mut rest = [0; 2];
+    soon("the body", read.read_exact(&mut rest)).await.unwrap();
+    soon("the end", sending).await.unwrap();
+    assert_eq!(proxy.tried(), [(app.to_string(), crate::proxy::TryResult::Success)]);
+}
