@@ -21,7 +21,7 @@ mod stapling;
 mod state;
 mod static_source;
 
-pub use options::{AcmeOptions, Options, Ports, Source};
+pub use options::{AcmeOptions, OcspOptions, Options, Ports, Source};
 pub use running::{Error, Running, build, run};
 
 #[cfg(test)]

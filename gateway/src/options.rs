@@ -34,8 +34,8 @@ pub struct Options {
     pub handover: Option<PathBuf>,
     /// How many connections each public listener takes.
     pub limits: ListenLimits,
-    /// When OCSP responses are asked for.
-    pub ocsp: Times,
+    /// How OCSP responses are asked for and kept.
+    pub ocsp: OcspOptions,
     /// How certificates are ordered, in static mode.
     pub acme: AcmeOptions,
     /// Proxies in front that are trusted to say who the client is; 0: none.
@@ -50,6 +50,15 @@ pub struct Options {
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the gateway drains; then they are cut.
     pub drain_limit: Duration,
+}
+
+/// How OCSP responses are asked for and kept.
+#[derive(Debug, Clone, Default)]
+pub struct OcspOptions {
+    /// When they are asked for.
+    pub times: Times,
+    /// Where they are kept over a restart, mode 0600; none: nowhere.
+    pub dir: Option<PathBuf>,
 }
 
 /// How certificates of AcmeIssuers are ordered.
@@ -135,7 +144,7 @@ impl Options {
             admin: None,
             handover: None,
             limits: ListenLimits::default(),
-            ocsp: Times::default(),
+            ocsp: OcspOptions::default(),
             acme: AcmeOptions::default(),
             trusted_hops: 0,
             sampled: Named::default(),

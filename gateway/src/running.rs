@@ -173,7 +173,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     let (predecessor, inherited) = find_predecessor(&options).await?;
     let challenges: Arc<Challenges> = Arc::default();
     let ordering = (options.acme.clone(), Arc::clone(&challenges));
-    let book = CertificateBook::new(Stapling::start(options.ocsp, Arc::clone(&telemetry)));
+    let book = CertificateBook::new(Stapling::start(options.ocsp.clone(), Arc::clone(&telemetry)));
     let staples = book.staples();
     let samples = Arc::new(Samples::new(options.sampled.clone()));
     tokio::spawn(adapt(Arc::downgrade(&samples)));

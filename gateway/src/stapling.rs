@@ -4,6 +4,7 @@
 //! A response stays in use until it expires, whatever its responder says or does not say meanwhile; only that the
 //! certificate was revoked ends it at once.
 
+mod kept;
 mod shown;
 
 use std::{
@@ -26,6 +27,9 @@ use tombolo_core::{
 };
 
 pub(crate) use shown::{show, show_conditions};
+
+use crate::options::OcspOptions;
+use kept::Kept;
 
 /// Responders that are asked at a time; the others wait for their turn.
 const AT_A_TIME: usize = 4;
@@ -76,11 +80,12 @@ pub(crate) struct Stapling {
 
 impl Stapling {
     /// Begins a task that ends when this is dropped.
-    pub fn start(times: Times, telemetry: Arc<Telemetry>) -> Self {
+    pub fn start(options: OcspOptions, telemetry: Arc<Telemetry>) -> Self {
         let (wanted, wanting) = watch::channel(Vec::new());
         let staples: Arc<ArcSwap<Staples>> = Arc::default();
         let task = Task {
-            times,
+            times: options.times,
+            kept: Kept::open(options.dir),
             telemetry,
             wanting,
             entries: HashMap::new(),
@@ -120,6 +125,7 @@ type Answered = (Arc<str>, Arc<Target>, Result<Vec<u8>, String>);
 
 struct Task {
     times: Times,
+    kept: Kept,
     telemetry: Arc<Telemetry>,
     wanting: watch::Receiver<Vec<Wanted>>,
     entries: HashMap<Arc<str>, Entry>,
@@ -162,7 +168,7 @@ impl Task {
             let secret = Arc::clone(wanted.certificate.secret());
             let entry = match before.remove(&secret) {
                 Some(entry) if Arc::ptr_eq(&entry.wanted.certificate, &wanted.certificate) => entry,
-                older => Entry::new(wanted, older, self.times),
+                older => Entry::new(wanted, older, self.times, &self.kept),
             };
             self.entries.insert(secret, entry);
         }
@@ -196,7 +202,12 @@ impl Task {
         }
         entry.asking = false;
         let result = match entry.take(answer) {
-            Ok(()) => "good",
+            Ok(()) => {
+                if let Some(staple) = &entry.staple {
+                    self.kept.write(secret, staple.response.clone());
+                }
+                "good"
+            }
             Err(error) => {
                 entry.schedule.failed(now());
                 let until = entry.staple.as_ref().map(|staple| staple.next_update);
@@ -250,8 +261,8 @@ impl Task {
 }
 
 impl Entry {
-    /// With the response of its Secret, or with the one that the same certificate had before.
-    fn new(wanted: Wanted, before: Option<Self>, times: Times) -> Self {
+    /// With the response of its Secret, or with the one that the same certificate had before, be it in an earlier process.
+    fn new(wanted: Wanted, before: Option<Self>, times: Times, kept: &Kept) -> Self {
         let target = wanted.certificate.ocsp_target();
         let mut failure = target.as_ref().err().map(ToString::to_string);
         let target = target.ok().map(Arc::new);
@@ -259,7 +270,10 @@ impl Entry {
         if wanted.fetch && !fetches && failure.is_none() {
             failure = Some("the certificate names no OCSP responder with an http URL".into());
         }
-        let before = before.and_then(|before| before.staple).map(|staple| staple.response);
+        let before = match before {
+            Some(before) => before.staple.map(|staple| staple.response),
+            None => kept.read(wanted.certificate.secret()),
+        };
         let schedule = StapleSchedule::new(times, random_seed());
         let own = wanted.own.clone();
         let mut entry =

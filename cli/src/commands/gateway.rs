@@ -14,7 +14,7 @@ use tombolo_core::{
     model::Locality,
     proxy::{HttpLimits, ListenLimits},
 };
-use tombolo_gateway::{AcmeOptions, Options, Ports, Source};
+use tombolo_gateway::{AcmeOptions, OcspOptions, Options, Ports, Source};
 
 use super::process::{self, Common};
 use crate::failure::Failure;
@@ -31,8 +31,8 @@ pub struct GatewayArgs {
     /// The token from `tombolo join-token`, or @FILE; used once, then the certificate in the state directory counts
     #[arg(long, value_name = "TOKEN", env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
     join_token: Option<String>,
-    /// Where certificate and last snapshot are kept; without a controller, what was ordered by ACME and the key of issued
-    /// cookies
+    /// Where certificate, last snapshot and OCSP responses are kept; without a controller, what was ordered by ACME and the
+    /// key of issued cookies
     #[arg(long, value_name = "DIR", default_value = "/var/lib/tombolo/gateway")]
     state_dir: PathBuf,
     /// The command that writes DNS records for ACME's dns-01, run as COMMAND add|remove NAME VALUE
@@ -104,6 +104,7 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
         dns_hook: args.acme_dns_hook,
         ..AcmeOptions::default()
     };
+    let ocsp = OcspOptions { dir: Some(args.state_dir.join("ocsp")), ..OcspOptions::default() };
     let mut options = if args.controller.is_empty() {
         let mut options = Options::from_files(args.config, telemetry.clone());
         if let Source::Static { cookies, .. } = &mut options.source {
@@ -128,6 +129,7 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.address = (!args.address.is_unspecified()).then_some(args.address);
     options.ports = Ports::Offset(args.port_offset);
     options.acme = acme;
+    options.ocsp = ocsp;
     options.admin = args.common.admin;
     options.drain_limit = Duration::from_secs(args.drain_time);
     if args.handover.is_some() {

@@ -218,7 +218,8 @@ impl Http2<'_> {
 
     fn log(&self, refused: Refused, begun: Instant) {
         refusal::count(self.stats, refused);
-        Refusal { arrival: self.arrival, refused, begun }.log(&**self.observer);
+        let refusal = Refusal { arrival: self.arrival, refused, begun };
+        refusal.log_of(http::Version::HTTP_2, &**self.observer);
     }
 }
 

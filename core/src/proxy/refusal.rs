@@ -29,6 +29,14 @@ pub(super) struct Refusal<'a> {
     pub begun: Instant,
 }
 
+/// What can be told of it.
+struct Seen<'a> {
+    method: &'a [u8],
+    version: Version,
+    path: &'a str,
+    host: &'a str,
+}
+
 impl Refusal<'_> {
     /// Answers, logs and closes. `scan` says how far the head was read.
     pub async fn answer(self, mut connection: Connection, scan: &HeadScan, observer: &dyn Observer) {
@@ -44,13 +52,21 @@ impl Refusal<'_> {
             connection.flush().await
         });
         let sent = if matches!(written.await, Ok(Ok(()))) { answer.len() } else { 0 };
-        self.observe(observer, &method, &path, &host, sent, &id);
+        let seen = Seen { method: &method, version: Version::HTTP_11, path: &path, host: &host };
+        self.observe(observer, seen, sent, &id);
         Shutdown::shutdown(&mut connection).await;
     }
 
     /// Logs what the engine itself has answered.
     pub fn log(self, observer: &dyn Observer) {
-        self.observe(observer, NO_METHOD, "", "", 0, &log_id());
+        self.log_of(Version::HTTP_11, observer);
+    }
+
+    /// The same of a message of this version. What the engine refuses of HTTP/2, it shows nobody: neither method nor path is
+    /// known, and a flood is of no one request.
+    pub fn log_of(self, version: Version, observer: &dyn Observer) {
+        let nothing = Seen { method: NO_METHOD, version, path: "", host: "" };
+        self.observe(observer, nothing, 0, &log_id());
     }
 
     /// The status in words, and nothing of the inside but the log id.
@@ -66,14 +82,15 @@ impl Refusal<'_> {
         )
     }
 
-    fn observe(&self, observer: &dyn Observer, method: &[u8], path: &str, host: &str, sent: usize, id: &str) {
+    fn observe(&self, observer: &dyn Observer, seen: Seen<'_>, sent: usize, id: &str) {
+        let Seen { method, version, path, host } = seen;
         let method = Method::from_bytes(if method.is_empty() { NO_METHOD } else { method });
         observer.request(&RequestEnd {
             arrival: Some(self.arrival),
             method: &method.unwrap_or_default(),
             host,
             path,
-            version: Version::HTTP_11,
+            version,
             status: self.refused.status,
             reason: Some(self.refused.reason),
             decision: None,

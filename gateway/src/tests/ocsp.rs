@@ -17,6 +17,7 @@ use serde_json::Value;
 use tombolo_core::ocsp::Times;
 
 use super::*;
+use crate::OcspOptions;
 
 /// Tried again at once.
 const QUICK: Times = Times { first: Duration::from_millis(50), most: Duration::from_millis(200) };
@@ -194,6 +195,11 @@ fn respond(dir: &Path, index: &str, request: &[u8]) -> Vec<u8> {
 
 /// A gateway that asks at once again where it fails.
 async fn world(documents: &str) -> World {
+    world_with(documents, None).await
+}
+
+/// One that keeps responses.
+async fn world_with(documents: &str, kept: Option<&Path>) -> World {
     let config = tempfile::tempdir().unwrap();
     write(config.path(), documents);
     let (drain, drained) = DrainTrigger::new();
@@ -208,7 +214,7 @@ async fn world(documents: &str) -> World {
         address: Some([127, 0, 0, 1].into()),
         ports: Ports::Free,
         admin: Some(([127, 0, 0, 1], 0).into()),
-        ocsp: QUICK,
+        ocsp: OcspOptions { times: QUICK, dir: kept.map(Path::to_owned) },
         ..Options::from_files(Vec::new(), telemetry)
     };
     let mut gateway = build(options, drained).await.unwrap();
@@ -351,4 +357,40 @@ async fn others_get_one_where_their_secret_asks_or_holds_it() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_response_outlives_its_process_and_is_verified_again() {
+    let authority = Authority::new(true).await;
+    let (app, _) = app("v1").await;
+    let rest = [gateway(&https("cert")), service("v1", app), route("v1")].concat();
+    let all = [authority.secret("", ""), rest.clone()].concat();
+    let state = tempfile::tempdir().unwrap();
+    let first = world_with(&all, Some(state.path())).await;
+    first.staple(is("Stapled")).await;
+    let file = state.path().join("shop_cert.der");
+    timeout(SOON, async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it is kept");
+    first.drain.drain();
+    first.gateway.finished().await.unwrap();
+
+    authority.set(Mode::Broken);
+    let second = world_with(&all, Some(state.path())).await;
+    let address = second.address(443).unwrap();
+    second.staple(is("Stapled")).await;
+    assert!(authority.handshake(address, "-tls1_3").await.contains("Cert Status: good"));
+    assert_eq!(authority.asked(), 1, "the responder was not needed");
+
+    // Another certificate in the same Secret does not get it, nor one that somebody wrote over.
+    let other = Authority::new(true).await;
+    other.set(Mode::Broken);
+    let others = [other.secret("", ""), rest].concat();
+    world_with(&others, Some(state.path())).await.staple(is("StapleMissing")).await;
+    std::fs::write(&file, b"nonsense").unwrap();
+    world_with(&all, Some(state.path())).await.staple(is("StapleMissing")).await;
 }

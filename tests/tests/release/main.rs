@@ -12,6 +12,7 @@ mod certificates;
 mod client;
 mod cookie;
 mod generations;
+mod ocsp;
 mod preview;
 mod stage;
 

@@ -37,7 +37,7 @@ pub fn free_offset() -> u16 {
         let spread = u16::try_from(std::process::id() % 97).unwrap_or_default();
         let offset = 23_000 + (spread * 89 + step * 20) % 9_000;
         let is_free = |port: &u16| StdListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok();
-        if [80, CONTROLLER, 443].iter().all(is_free) {
+        if [80, CONTROLLER, CONTROLLER + 1, 443].iter().all(is_free) {
             return offset;
         }
     }
@@ -167,7 +167,7 @@ impl Stage {
         let mut stage = Self { dir, controller, offset, running: Vec::new() };
         stage.control();
         stage.apply(documents);
-        stage.serve(&["--sample-header", "x-user"]);
+        stage.serve();
         stage
     }
 
@@ -188,8 +188,14 @@ impl Stage {
         self.running.rotate_right(1);
     }
 
+    /// Kills the gateway and starts it anew.
+    pub fn restart_gateway(&mut self) {
+        drop(self.running.pop());
+        self.serve();
+    }
+
     /// Starts the gateway.
-    fn serve(&mut self, more: &[&str]) {
+    fn serve(&mut self) {
         let (code, token, said) =
             self.run(&["join-token", "--namespace", "tombolo-system", "--account", "gateway"]);
         assert_eq!(code, 0, "{said}");
@@ -197,7 +203,7 @@ impl Stage {
         let mut args =
             vec!["--controller", &controller, "--join-token", token.trim(), "--port-offset", &offset];
         args.extend(["--address", "127.0.0.1", "--mesh-listen", "127.0.0.1:0"]);
-        args.extend(more);
+        args.extend(["--sample-header", "x-user"]);
         self.spawn("gateway", &args);
     }
 

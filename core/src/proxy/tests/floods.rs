@@ -29,6 +29,9 @@ fn reasons(proxy: &Proxy) -> Vec<&'static str> {
 
 async fn logged(proxy: &Proxy, reason: &str) {
     until(reason, || reasons(proxy).contains(&reason)).await;
+    let requests = proxy.log.requests.lock().unwrap();
+    let logged = requests.iter().find(|request| request.reason == Some(reason)).unwrap();
+    assert_eq!(logged.version, http::Version::HTTP_2);
 }
 
 #[tokio::test]

@@ -197,6 +197,7 @@ pub struct Logged {
     pub tries: u8,
     pub host: String,
     pub path: String,
+    pub version: http::Version,
     /// Of a gRPC call.
     pub grpc: Option<Option<u16>>,
 }
@@ -218,6 +219,7 @@ impl Observer for Log {
             tries: end.tries,
             host: end.host.into(),
             path: end.path.into(),
+            version: end.version,
             grpc: end.grpc,
         });
     }
