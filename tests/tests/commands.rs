@@ -85,7 +85,7 @@ fn explain_says_route_arm_and_why() {
     let path = root().join("deploy/examples/edge");
     let path = path.to_str().unwrap();
     let url = "http://shop.example.test/buy";
-    let (code, out, err) = run(["explain", "--config", path, "--header", "x-gray: v2", "--", "GET", url]);
+    let (code, out, err) = run(["explain", "--config", path, "GET", url, "-H", "x-gray: v2"]);
     assert_eq!(code, 0, "{err}");
     for wanted in ["shop/checkout", "buy", "v2"] {
         assert!(out.contains(wanted), "{wanted} is not in:\n{out}");

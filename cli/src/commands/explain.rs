@@ -23,8 +23,8 @@ use crate::failure::Failure;
 /// Arguments of `tombolo explain`.
 #[derive(clap::Args, Debug)]
 pub struct ExplainArgs {
-    /// Ask these files, or directories of *.yaml, *.yml and *.json
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "admin")]
+    /// Ask this file, or this directory of *.yaml, *.yml and *.json; may be given several times
+    #[arg(long, value_name = "PATH", required_unless_present = "admin")]
     config: Vec<PathBuf>,
     /// Ask a running proxy, at its admin listener
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]

@@ -182,6 +182,8 @@ fn route_rules_of_form() {
     ] {
         assert_eq!(fields(&route(spec)), [field], "{spec}");
     }
+    let twice = "{ rules: [{ retry: { codes: [500, 503, 500] } }] }";
+    assert_eq!(fields(&route(twice)), ["spec.rules[0].retry.codes[0]", "spec.rules[0].retry.codes[2]"]);
     accepted(&route(
         "{ rules: [{ matches: [{ path: { type: Exact, value: /a } }], timeouts: { request: 10s } }] }",
     ));

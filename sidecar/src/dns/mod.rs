@@ -55,7 +55,7 @@ pub struct Directory {
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
     /// The address cannot be listened on.
-    #[error("DNS on {address}: {source}")]
+    #[error("DNS on {address}: {source}{}", hint(source))]
     Bind {
         /// Which.
         address: SocketAddr,
@@ -65,6 +65,15 @@ pub enum DnsError {
     /// The resolvers cannot be used.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; if another sidecar of this machine has it, give this one --dns-listen and --outbound-range of its own"
+        }
+        _ => "",
+    }
 }
 
 /// A DNS server that answers. It ends when this is dropped.

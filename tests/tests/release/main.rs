@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod analysis;
+mod arms;
 #[path = "../conformance/backend.rs"]
 mod backend;
 #[path = "../conformance/certificates.rs"]

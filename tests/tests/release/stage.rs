@@ -22,7 +22,10 @@ use hyper_util::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tombolo_tests::{Running, command, wait_until};
 
 /// The controller's port, before the offset.
@@ -62,7 +65,10 @@ impl App {
         let failing = Arc::new(AtomicBool::new(false));
         let fails = failing.clone();
         let serving = tokio::spawn(async move {
+            // They end with it.
+            let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
                 let fails = fails.clone();
                 let answer = service_fn(move |_| {
                     let mut response = Response::new(Full::new(Bytes::from_static(name.as_bytes())));
@@ -71,7 +77,7 @@ impl App {
                     }
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     // A connection that breaks says nothing.
                     let _ended = auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(tcp), answer)

@@ -72,6 +72,8 @@ fn rule(c: &mut Checker, rule: &RouteRule) {
                     format!("{code} is not a status that is tried again"),
                     "use 400 to 599",
                 );
+                let times = retry.codes.iter().filter(|other| *other == code).count();
+                c.require(times == 1, format!("{code} stands there more than once"), "name it once");
             });
             c.duration("backoff", retry.backoff.as_ref());
         });
