@@ -13,38 +13,11 @@ use std::{
 use http::StatusCode;
 use tokio::{sync::watch, task::JoinSet};
 use tombolo_tests::Running;
-use world::{Answer, App, Cluster, get, public, service, soon, until};
-
-/// Everything is exported to this peer, and everything that it offers is imported.
-fn peer(name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: tombolo.dev/v1alpha1
-kind: Peer
-metadata: {{name: {name}}}
-spec:
-  trustDomain: {name}.example
-  {more}
-  export: {{services: [{{namespace: '*', name: '*'}}]}}
-  import: {{services: [{{namespace: '*', name: '*'}}]}}
----
-"
-    )
-}
+use world::{Answer, App, Cluster, exported, get, peer, public, service, soon, until};
 
 /// The service `shop` of namespace shop, exported, and open for callers of any cluster.
 fn shop() -> String {
-    service("shop", "shop")
-        + "apiVersion: multicluster.x-k8s.io/v1alpha1
-kind: ServiceExport
-metadata: {name: shop, namespace: shop}
----
-apiVersion: tombolo.dev/v1alpha1
-kind: AuthorizationPolicy
-metadata: {name: all, namespace: shop}
-spec:
-  rules: [{from: {trustDomains: [east.example, west.example, south.example]}}]
----
-"
+    service("shop", "shop") + &exported("shop", "shop", "east.example, west.example, south.example")
 }
 
 fn everywhere(documents: String) -> String {

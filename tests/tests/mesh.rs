@@ -32,7 +32,7 @@ use tombolo_core::{
     spiffe::Document,
     tls,
 };
-use world::{App, Cluster, get, public, service, soon, until};
+use world::{App, Cluster, exported, get, peer, public, service, soon, until};
 
 fn ok(body: &str) -> impl Fn(&Result<world::Answer, String>) -> bool {
     move |answer| answer.as_ref().is_ok_and(|a| a.status == StatusCode::OK && a.body == body)
@@ -367,8 +367,11 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_another_cluster_by_name_through_its_gateway() {
     let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
-    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
-    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    west.apply(
+        &[service("bank", "ledger"), exported("bank", "ledger", "east.example"), peer("east", "")].concat(),
+    )
+    .await;
+    east.apply(&[service("shop", "storefront"), peer("west", "")].concat()).await;
     let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
     let _ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
     let gateway = west.gateway().await;
@@ -392,8 +395,11 @@ async fn calls_another_cluster_by_name_through_its_gateway() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_exported_no_more_is_called_no_more_and_both_sides_show_what_is_exported() {
     let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
-    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
-    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    west.apply(
+        &[service("bank", "ledger"), exported("bank", "ledger", "east.example"), peer("east", "")].concat(),
+    )
+    .await;
+    east.apply(&[service("shop", "storefront"), peer("west", "")].concat()).await;
     let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
     let _ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
     let _gateway = west.gateway().await;
@@ -428,8 +434,8 @@ async fn what_is_exported_no_more_is_called_no_more_and_both_sides_show_what_is_
 async fn each_host_of_another_clusters_headless_service_is_called_by_its_name() {
     let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
     let headless = service("bank", "ledger").replace("spec: {", "spec: {clusterIP: None, ");
-    west.apply(&[headless, EXPORT.into(), peer("east")].concat()).await;
-    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    west.apply(&[headless, exported("bank", "ledger", "east.example"), peer("east", "")].concat()).await;
+    east.apply(&[service("shop", "storefront"), peer("west", "")].concat()).await;
     let apps = [App::new("one").await, App::new("two").await];
     let label = [("app", "ledger")];
     let _one = west.sidecar("bank", "ledger", "ledger-1", &label, &apps[0]).await;
@@ -486,8 +492,11 @@ async fn a_clusters_root_is_replaced_and_no_request_fails_also_while_its_peer_is
     // The shortest life that the authority gives: a rotation takes twelve seconds. East's certificates outlive its controller.
     let life = Duration::from_secs(10);
     let (mut east, west) = (Cluster::start("east").await, Cluster::start_with_life("west", life).await);
-    west.apply(&[service("bank", "ledger"), EXPORT.into(), peer("east")].concat()).await;
-    east.apply(&[service("shop", "storefront"), peer("west")].concat()).await;
+    west.apply(
+        &[service("bank", "ledger"), exported("bank", "ledger", "east.example"), peer("east", "")].concat(),
+    )
+    .await;
+    east.apply(&[service("shop", "storefront"), peer("west", "")].concat()).await;
     let (ledger, storefront) = (App::new("ledger").await, App::new("storefront").await);
     let ledger = west.sidecar("bank", "ledger", "ledger-1", &[("app", "ledger")], &ledger).await;
     let _gateway = west.gateway().await;
@@ -569,31 +578,4 @@ async fn resolve(dns: SocketAddr, name: &str) -> Option<std::net::IpAddr> {
         RData::A(address) => Some(address.0.into()),
         _ => None,
     })
-}
-
-const EXPORT: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1
-kind: ServiceExport
-metadata: {name: ledger, namespace: bank}
----
-apiVersion: tombolo.dev/v1alpha1
-kind: AuthorizationPolicy
-metadata: {name: east, namespace: bank}
-spec:
-  rules: [{from: {trustDomains: [east.example]}}]
----
-";
-
-/// Everything is exported to this peer, and everything that it offers is imported.
-fn peer(name: &str) -> String {
-    format!(
-        "apiVersion: tombolo.dev/v1alpha1
-kind: Peer
-metadata: {{name: {name}}}
-spec:
-  trustDomain: {name}.example
-  export: {{services: [{{namespace: '*', name: '*'}}]}}
-  import: {{services: [{{namespace: '*', name: '*'}}]}}
----
-"
-    )
 }

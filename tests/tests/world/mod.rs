@@ -2,8 +2,10 @@
 //! free ports of loopback.
 
 // Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used)]
+
+mod documents;
 
 use std::{
     future::Future,
@@ -40,6 +42,8 @@ use tombolo_proto::v1::{
     operator_client::OperatorClient,
 };
 use tonic::transport::{Channel, Endpoint};
+
+pub use documents::{exported, peer, public, service};
 
 /// Nothing in these tests may take longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -492,46 +496,4 @@ impl Proxy<tombolo_sidecar::Running> {
         self.drain.drain();
         soon("the sidecar's end", self.running.finished()).await.unwrap();
     }
-}
-
-// --- Documents ---
-
-/// A service whose endpoints are the workloads with the label `app: NAME`. It says what it speaks: where nobody does, a client
-/// that is silent for 100 ms, as a busy machine's may be, gets a tunnel.
-pub fn service(namespace: &str, name: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: {namespace}}}
-spec: {{selector: {{app: {name}}}, ports: [{{port: {PORT}, targetPort: http, appProtocol: http}}]}}
----
-"
-    )
-}
-
-/// A public listener on port 80, from which everything of `shop.example` goes to a service of namespace shop.
-pub fn public(service: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: tombolo}}
-spec: {{controllerName: tombolo.dev/gateway-controller}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge, namespace: shop}}
-spec:
-  gatewayClassName: tombolo
-  listeners: [{{name: web, protocol: HTTP, port: 80}}]
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: shop, namespace: shop}}
-spec:
-  parentRefs: [{{name: edge}}]
-  hostnames: [shop.example]
-  rules: [{{name: all, backendRefs: [{{name: {service}, port: {PORT}}}]}}]
----
-"
-    )
 }
