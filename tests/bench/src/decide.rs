@@ -87,6 +87,50 @@ fn snapshot(routes: usize, more: &str) -> Result<Snapshot, Failure> {
     })
 }
 
+/// Decisions among so many routes, of which the first may have a gray release.
+struct Course {
+    snapshot: Snapshot,
+    asks: Vec<Ask>,
+}
+
+impl Course {
+    fn new(routes: usize, release: &str) -> Result<Self, Failure> {
+        let snapshot = snapshot(routes, release)?;
+        // 7,919 is prime: every route has its turn, in an order that jumps.
+        let asks: Vec<Ask> = (0..routes).map(|n| Ask::of(n * 7_919 % routes)).collect();
+        if !asks.iter().all(|ask| matches!(ask.decide(&snapshot), Some(Outcome::Forward(_)))) {
+            return Err("a request has no route".into());
+        }
+        Ok(Self { snapshot, asks })
+    }
+}
+
+/// Arguments of `decisions`.
+#[derive(clap::Args, Debug)]
+pub struct Decisions {
+    /// Routes
+    routes: usize,
+    /// With a gray release
+    #[arg(long)]
+    gray: bool,
+}
+
+impl Decisions {
+    /// Makes as many decisions as each line of the input says, and says when they are made. For who counts what they cost.
+    pub fn run(self) -> Result<(), Failure> {
+        let course = Course::new(self.routes, if self.gray { RELEASE } else { "" })?;
+        println!("ready");
+        let mut each = course.asks.iter().cycle();
+        for line in std::io::stdin().lines() {
+            for ask in each.by_ref().take(line?.parse()?) {
+                black_box(ask.decide(&course.snapshot));
+            }
+            println!("made");
+        }
+        Ok(())
+    }
+}
+
 impl Decide {
     /// Measures and prints.
     pub fn run(self) -> Result<(), Failure> {
@@ -98,12 +142,7 @@ impl Decide {
             (100, "", "100 routes"),
             (10_000, "", "10,000 routes"),
         ] {
-            let snapshot = snapshot(routes, release)?;
-            // 7,919 is prime: every route has its turn, in an order that jumps.
-            let asks: Vec<Ask> = (0..routes).map(|n| Ask::of(n * 7_919 % routes)).collect();
-            if !asks.iter().all(|ask| matches!(ask.decide(&snapshot), Some(Outcome::Forward(_)))) {
-                return Err("a request has no route".into());
-            }
+            let Course { snapshot, asks } = Course::new(routes, release)?;
             let mut each = asks.iter().cycle();
             let mut times: Vec<f64> = (0..self.batches)
                 .map(|_| {

@@ -8,6 +8,7 @@ mod dns;
 mod documents;
 mod fleet;
 mod floor;
+mod guard;
 mod load;
 mod measure;
 mod process;
@@ -40,6 +41,8 @@ enum Command {
     Cpu(rounds::Cpu),
     /// User instructions a request, counted by callgrind
     Instructions(rounds::Instructions),
+    /// User instructions of decisions and requests, against the counts that are committed
+    Guard(guard::Guard),
     /// How long a change among 10,000 routes takes to be in force, and what requests notice of it
     Reload(reload::Reload),
     /// Nanoseconds of a decision alone
@@ -53,6 +56,9 @@ enum Command {
     /// The controller that is measured by `scale` and `fleet`
     #[command(hide = true)]
     Hub(controller::Hub),
+    /// Decisions that are counted by `guard`
+    #[command(hide = true)]
+    Decisions(decide::Decisions),
     /// The bare proxy that the gateway is measured by
     #[command(hide = true)]
     Floor(floor::Floor),
@@ -63,6 +69,8 @@ fn main() -> Result<(), Failure> {
         Command::Compare(compare) => compare.run(),
         Command::Cpu(cpu) => cpu.run(),
         Command::Instructions(instructions) => instructions.run(),
+        Command::Guard(guard) => guard.run(),
+        Command::Decisions(decisions) => decisions.run(),
         Command::Reload(reload) => reload.run(),
         Command::Decide(decide) => decide.run(),
         Command::Dns(dns) => dns.run(),

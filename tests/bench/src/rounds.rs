@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use tokio::runtime::Runtime;
 
 use crate::{
     Failure,
@@ -64,7 +66,7 @@ fn cases(wanted: Option<&str>) -> impl Iterator<Item = &'static Case> {
 }
 
 /// Loads and the application run in this runtime, on the second core where there is one.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub fn runtime() -> Result<Runtime, Failure> {
     let own = std::process::id().to_string();
     // It fails where there is one core only: then both share it.
     let _pinned = std::process::Command::new("taskset").args(["-a", "-p", "-c", "1", &own]).output();
@@ -144,36 +146,67 @@ impl Instructions {
         println!("| case | proxy | user instructions/request | of bare pingora |");
         println!("|---|---|---|---|");
         for case in cases(self.case.as_deref()) {
-            let (name, protocol, _, kinds) = case;
+            let (name, .., kinds) = case;
             let mut floor = None;
             for kind in *kinds {
                 if self.only.as_ref().is_some_and(|only| !kind.name().contains(only.as_str())) {
                     continue;
                 }
-                let proxy = Proxy::start(*kind, &world, is_tls(*protocol), true)?;
-                let load = load(case, *kind, &proxy, &world)?;
-                runtime.block_on(load.run(warm(*kind)))?;
-                callgrind_control(proxy.id(), &["-i", "on"])?;
-                let dumps = [self.requests, 2 * self.requests].into_iter().zip(1..);
-                let mut counts = Vec::new();
-                for (requests, dump) in dumps {
-                    callgrind_control(proxy.id(), &["-z"])?;
-                    runtime.block_on(load.run(Until::Requests(requests)))?;
-                    callgrind_control(proxy.id(), &["-d"])?;
-                    counts.push(dumped(&proxy.dump(dump))?);
-                    if let Some(keep) = &self.keep {
-                        std::fs::create_dir_all(keep)?;
-                        let file = format!("{name}-{}-{requests}", kind.name().replace([' ', ','], "-"));
-                        std::fs::copy(proxy.dump(dump), keep.join(file))?;
-                    }
-                }
-                // What connections cost is in both, and falls out of the difference.
-                let more = counts.last().zip(counts.first()).map_or(0, |(two, one)| two.saturating_sub(*one));
-                let each = more as f64 / self.requests as f64;
+                let each = counted(case, *kind, self.requests, &world, &runtime, self.keep.as_deref())?;
                 let base = *floor.get_or_insert(each);
                 println!("| {name} | {} | {each:.0} | {:.2} |", kind.name(), each / base);
             }
         }
         Ok(())
     }
+}
+
+/// User instructions of one request.
+fn counted(
+    case: &Case,
+    kind: Kind,
+    requests: usize,
+    world: &World,
+    runtime: &Runtime,
+    keep: Option<&Path>,
+) -> Result<f64, Failure> {
+    let (name, protocol, ..) = *case;
+    let proxy = Proxy::start(kind, world, is_tls(protocol), true)?;
+    let load = load(case, kind, &proxy, world)?;
+    runtime.block_on(load.run(warm(kind)))?;
+    callgrind_control(proxy.id(), &["-i", "on"])?;
+    let mut dump = 0;
+    per_one(requests, |requests| {
+        dump += 1;
+        callgrind_control(proxy.id(), &["-z"])?;
+        runtime.block_on(load.run(Until::Requests(requests)))?;
+        callgrind_control(proxy.id(), &["-d"])?;
+        if let Some(keep) = keep {
+            std::fs::create_dir_all(keep)?;
+            let file = format!("{name}-{}-{requests}", kind.name().replace([' ', ','], "-"));
+            std::fs::copy(proxy.dump(dump), keep.join(file))?;
+        }
+        dumped(&proxy.dump(dump))
+    })
+}
+
+/// What one costs, by counting so many and twice as many: what is done once (connections, say) is in both, and falls out of
+/// the difference.
+pub fn per_one(number: usize, mut count: impl FnMut(usize) -> Result<u64, Failure>) -> Result<f64, Failure> {
+    let (one, two) = (count(number)?, count(2 * number)?);
+    Ok(two.saturating_sub(one) as f64 / number as f64)
+}
+
+/// What the guard counts of a whole request: without TLS, as what ciphers cost is the processor's affair.
+pub fn guarded(requests: usize) -> Result<Vec<(String, f64)>, Failure> {
+    let runtime = runtime()?;
+    let world = runtime.block_on(World::new())?;
+    let mut counts = Vec::new();
+    for (name, kind) in [("h1", ONE), ("h1", LOGGED), ("grpc", ONE)] {
+        for case in cases(Some(name)) {
+            let each = counted(case, kind, requests, &world, &runtime, None)?;
+            counts.push((format!("{name}: {}", kind.name()), each));
+        }
+    }
+    Ok(counts)
 }
