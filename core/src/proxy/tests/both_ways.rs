@@ -219,3 +219,45 @@ async fn an_answer_comes_through_while_its_request_is_not_taken() {
     soon("the end", sending).await.unwrap();
     assert_eq!(proxy.tried(), [(app.to_string(), crate::proxy::TryResult::Success)]);
 }
+
+/// An application whose connections have room for little, and which refuses each request when that is full.
+async fn refuses_when_full() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let builder = h2::server::Builder::new().initial_window_size(100).to_owned();
+                let mut connection = builder.handshake::<_, Bytes>(tcp).await.unwrap();
+                while let Some(Ok((request, mut answer))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        while body.flow_control().used_capacity() < 100 {
+                            body.data().await.unwrap().unwrap();
+                        }
+                        answer.send_reset(h2::Reason::REFUSED_STREAM);
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+/// What held up the first try does not hold up the second.
+#[tokio::test]
+async fn a_request_that_was_held_up_and_refused_is_tried_elsewhere() {
+    let app = App::named("app").await;
+    let proxy =
+        Setup::default().forwards(over_http2()).with([plain(refuses_when_full().await), plain(app.address)]);
+    let listener = proxy.edge();
+    let sent = "x".repeat(40_000);
+    for _ in 0..3 {
+        let answer = post(listener.address(), &sent).await;
+        assert_eq!((status(&answer), app.last().body.len()), (200, sent.len()), "{answer}");
+    }
+    let proxy = Setup::default().forwards(over_http2()).with([plain(refuses_when_full().await)]);
+    let listener = proxy.edge();
+    // Nobody else is there: the client is told, and its request is read to its end.
+    assert_eq!(status(&post(listener.address(), &sent).await), 502);
+}

@@ -22,11 +22,12 @@ struct Exchange<'a> {
 }
 
 /// How far the request is.
+#[derive(Clone, Copy)]
 enum Request {
     Coming,
     Sent,
-    /// The backend takes no more of it. It may have answered before.
-    Refused(Box<Error>),
+    /// The backend takes no more of it, for a reason that its answer tells, or that there is none.
+    Refused,
 }
 
 /// Sends the request and passes on the answer. Where it succeeds, the client's connection is as good as before, and the
@@ -47,13 +48,21 @@ pub(super) async fn pass_on(
     gate.upstream_request_filter(session, &mut request, context).await?;
     let client = Client::new(session);
     let mut exchange = Exchange { gate, client, backend, context, request: Request::Coming };
-    exchange.begin(request, has_body).await?;
-    exchange.run().await?;
+    let ended = exchange.exchange(request, has_body).await;
+    // Also for another try, and for whoever tells the client that there is none.
+    exchange.client.hold(false);
     exchange.context.sent += exchange.client.sent;
-    Ok(matches!(exchange.request, Request::Sent))
+    ended.map(|()| matches!(exchange.request, Request::Sent))
 }
 
 impl Exchange<'_> {
+    async fn exchange(&mut self, head: RequestHeader, has_body: bool) -> Result<()> {
+        self.begin(head, has_body).await?;
+        self.run().await?;
+        let session = &mut self.client.session.downstream_session;
+        session.finish_body().await.map_err(|error| error.into_down())
+    }
+
     /// Sends the head, and of the body what an earlier try has read already.
     async fn begin(&mut self, head: RequestHeader, has_body: bool) -> Result<()> {
         if !has_body {
@@ -79,7 +88,7 @@ impl Exchange<'_> {
             if answered && !client_full {
                 break;
             }
-            self.client.hold(answered || backend_full || matches!(self.request, Request::Refused(_)));
+            self.client.hold(answered || backend_full || matches!(self.request, Request::Refused));
             self.backend.hold(client_full);
             if let Some(stream) = &self.context.stream {
                 stream.hold(backend_full);
@@ -93,14 +102,12 @@ impl Exchange<'_> {
                 event = self.backend.event(), if !answered => match event {
                     Ok(Event::Came(part)) => answered = self.pass_answer(part).await?,
                     Ok(Event::Room) => {}
-                    Ok(Event::Closed(error)) => self.request = Request::Refused(error),
-                    Err(error) => return Err(self.cause(error)),
+                    Ok(Event::Closed(error)) => self.refused(&error),
+                    Err(error) => return Err(error.into_up()),
                 },
             }
         }
-        self.client.hold(false);
-        let session = &mut self.client.session.downstream_session;
-        session.finish_body().await.map_err(|error| error.into_down())
+        Ok(())
     }
 
     fn sent(&mut self) {
@@ -108,12 +115,9 @@ impl Exchange<'_> {
         self.client.is_read = true;
     }
 
-    /// Where the request could not be sent on, that came first.
-    fn cause(&mut self, error: Box<Error>) -> Box<Error> {
-        match std::mem::replace(&mut self.request, Request::Sent) {
-            Request::Refused(first) => first.into_up(),
-            Request::Coming | Request::Sent => error.into_up(),
-        }
+    fn refused(&mut self, error: &Error) {
+        tracing::debug!(%error, "a backend takes no more of a request");
+        self.request = Request::Refused;
     }
 
     /// Passes on a part of the request's body; none is its end.
@@ -123,7 +127,7 @@ impl Exchange<'_> {
         match self.backend.send(body.unwrap_or_default(), end).await {
             Ok(()) if end => self.sent(),
             Ok(()) => {}
-            Err(error) => self.request = Request::Refused(error),
+            Err(error) => self.refused(&error),
         }
         Ok(())
     }
@@ -143,10 +147,10 @@ impl Exchange<'_> {
                 Ok(Event::Came(part)) => Some(part),
                 Ok(Event::Room) => None,
                 Ok(Event::Closed(error)) => {
-                    self.request = Request::Refused(error);
+                    self.refused(&error);
                     None
                 }
-                Err(error) => Some(HttpTask::Failed(self.cause(error))),
+                Err(error) => Some(HttpTask::Failed(error.into_up())),
             };
             if let Some(part) = part {
                 ended = part.is_end();
