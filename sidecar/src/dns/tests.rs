@@ -379,3 +379,12 @@ async fn random_packets_do_it_no_harm() {
     assert!(rest.is_empty());
     assert_eq!(code(&ask(&dns, CHECKOUT, RecordType::A).await), ResponseCode::NoError);
 }
+
+#[tokio::test]
+async fn who_is_second_on_a_machine_is_told_what_it_needs() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let telemetry = Arc::new(Telemetry::new(AccessLog::off()));
+    let refused = Dns::start(taken.local_addr().unwrap(), None, &[], directory(), telemetry).await;
+    let said = refused.map(|dns| dns.address()).unwrap_err().to_string();
+    assert!(said.contains("--dns-listen") && said.contains("--outbound-range"), "{said}");
+}
