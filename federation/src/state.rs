@@ -1,5 +1,6 @@
 //! The state that all services of the controller share: the index, what it publishes, and where it is kept.
 
+mod documents;
 mod publishing;
 mod trust;
 
@@ -17,10 +18,9 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tombolo_core::{
-    discovery::COOKIE_KEY,
     identity::Credentials,
     model::{TrustBundles, TrustDomain},
-    resources::{Problem, ResourceSet},
+    resources::Problem,
     telemetry::Telemetry,
     tls::TlsError,
 };
@@ -30,12 +30,12 @@ use trust::{own_trust, server_config, trust_of};
 
 use crate::{
     ca::{Authorities, JoinTokens, TokenBook},
-    config::{self, Documents, Proposal},
+    config::Documents,
     discovery::ResourceStore,
-    index::{Configuration, Event, Index, Moment, Refusal, RefusalKind, Session},
+    index::{Event, Index, Moment, Refusal, RefusalKind, Session},
     ordering::Ordered,
     peering::LinkStats,
-    store::{self, History, Store, StoreError, Write},
+    store::{self, Store, StoreError, Write},
 };
 
 /// Calls at a time of those who have no certificate yet: one more is told to come again.
@@ -346,69 +346,6 @@ impl State {
             bundle: Some(self.own_bundle()),
             controller_addresses: self.addresses.clone(),
         }
-    }
-
-    /// Changes the documents by what `propose` makes of them: kept first, then in force. `None` changes nothing. Reading
-    /// many documents takes its time, so `propose` runs where it may block. With `despite_disk` a generation is in force
-    /// even if it cannot be kept: files can be read again after a restart.
-    pub async fn change_documents<E: Send + 'static>(
-        &self,
-        propose: impl FnOnce(&Documents) -> Result<Option<Proposal>, E> + Send + 'static,
-        despite_disk: bool,
-    ) -> Result<Result<(), E>, StoreError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let before = self.documents();
-        let proposing = tokio::task::spawn_blocking(move || propose(&before)).await;
-        let proposal = match proposing {
-            Ok(Ok(Some(proposal))) => proposal,
-            Ok(Ok(None)) => return Ok(Ok(())),
-            Ok(Err(error)) => return Ok(Err(error)),
-            // It panicked, or the process ends.
-            Err(_) => return Err(StoreError::Abandoned),
-        };
-        let (new, old) = (&proposal.generation, self.documents());
-        if new.documents != old.generation().documents || new.from_files != old.generation().from_files {
-            match self.store.commit(store::generation(new)).await {
-                Err(error) if !despite_disk => return Err(error),
-                _ => {}
-            }
-        }
-        let mut next = Documents::clone(&old);
-        next.adopt(proposal);
-        self.documents.store(Arc::new(next));
-        self.configured();
-        Ok(Ok(()))
-    }
-
-    /// The generations that are kept. Reading them blocks.
-    pub async fn history(&self) -> Result<History, StoreError> {
-        self.store.history().await
-    }
-
-    /// Publishes the documents anew, with what ordering adds to them.
-    pub async fn reconfigure(&self) {
-        let _one_at_a_time = self.changing.lock().await;
-        self.configured();
-    }
-
-    fn configured(&self) {
-        let documents = self.documents();
-        let generation = documents.generation().number;
-        self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
-        let configuration = self.configuration(generation, documents.resources());
-        self.apply(Event::Configured(Arc::new(configuration)));
-    }
-
-    /// What proxies get of these documents.
-    fn configuration(&self, generation: u64, resources: &ResourceSet) -> Configuration {
-        let mut resources = resources.clone();
-        self.ordered.add(&mut resources);
-        let mut configuration =
-            config::configuration(generation, &resources, &self.cluster, &self.trust_domain);
-        self.ordered.add_answers(&mut configuration.documents);
-        let key = v1::EdgeCertificate { key_pem: self.ca.cookie_secret().into(), ..Default::default() };
-        configuration.certificates.insert(COOKIE_KEY.to_owned(), key);
-        configuration
     }
 
     /// Changes the books of tokens, if `work` succeeds and the disk takes it: a token that was used stays used.

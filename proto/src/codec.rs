@@ -9,8 +9,8 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 /// Bytes that a stream's buffer begins with in each direction, in the place of 8 KiB: a controller has thousands of streams
 /// that have little to say. Buffers grow with the messages.
 const BUFFER: usize = 512;
-/// So much is gathered of messages that are there before it is sent, as everywhere.
-const GATHERED: usize = 32 << 10;
+/// So much is gathered of messages that are there before it is sent, in the place of 32 KiB.
+const GATHERED: usize = 4 << 10;
 
 fn buffers() -> BufferSettings {
     BufferSettings::new(BUFFER, GATHERED)

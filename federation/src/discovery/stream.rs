@@ -16,7 +16,7 @@ const MAX_NAMES: usize = 20_000;
 const MAX_TYPES: usize = 16;
 /// Bytes of resources in one response; the rest goes with the next. A stream keeps a buffer for its largest: there are many
 /// sidecars, which know little, and few gateways, which know everything.
-const MAX_RESPONSE: usize = 16 << 10;
+const MAX_RESPONSE: usize = 8 << 10;
 const MAX_RESPONSE_TO_GATEWAY: usize = 1 << 20;
 
 /// Who asks, and so what may be seen.

@@ -58,6 +58,9 @@ fn controllers_come_and_go_unseen() {
     scene.step("the only endpoint here is killed", UNSEEN, &AWAY, |world| {
         world.processes.kill(&app("east-1"))
     });
+    let shown = scene.world.operator("east", &["status", "--federation"]);
+    let is_synced = |peer: &str| shown.lines().any(|line| line.contains(peer) && line.contains("synced"));
+    assert!(is_synced("west") && is_synced("north"), "{shown}");
     scene.step("west's controller is killed", UNSEEN, &AWAY, |world| {
         world.processes.kill(&controller("west"));
         world.peer_is("east", "west", "not connected", |peer| peer["connected"] == false);

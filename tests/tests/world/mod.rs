@@ -240,11 +240,20 @@ impl<R> Proxy<R> {
 impl Cluster {
     /// A controller without documents.
     pub async fn start(name: &'static str) -> Self {
-        Self::start_with_life(name, Duration::from_secs(24 * 3600)).await
+        Self::start_as(name, name, |_| {}).await
     }
 
     /// The same with another life of its members' certificates; an old root is trusted for two seconds longer than that.
     pub async fn start_with_life(name: &'static str, certificate: Duration) -> Self {
+        Self::start_as(name, name, |bounds| bounds.certificate = certificate).await
+    }
+
+    /// The same on this network, with other bounds.
+    pub async fn start_as(
+        name: &'static str,
+        network: &str,
+        adapt: impl FnOnce(&mut tombolo_federation::Bounds),
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let options = tombolo_federation::Options {
             cluster: name.into(),
@@ -253,7 +262,7 @@ impl Cluster {
             listen: local(),
             advertise: Vec::new(),
             config: Vec::new(),
-            network: name.into(),
+            network: network.into(),
             own_ranges: Vec::new(),
             bundle_endpoint: None,
             acme_dns_hook: None,
@@ -263,8 +272,8 @@ impl Cluster {
         let quick = Duration::from_millis(200);
         let patience = Patience { first: quick, challenge: quick, limited: quick, most: quick };
         let (quota_lease, skew) = (Duration::from_secs(1), Duration::from_secs(2));
-        let bounds =
-            tombolo_federation::Bounds { patience, quota_lease, certificate, skew, ..Default::default() };
+        let mut bounds = tombolo_federation::Bounds { patience, quota_lease, skew, ..Default::default() };
+        adapt(&mut bounds);
         let controller = tombolo_federation::start_with(options.clone(), bounds).await.unwrap();
         Self { name, controller: Some(controller), collector: None, options, state }
     }
