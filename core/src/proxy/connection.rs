@@ -240,7 +240,11 @@ impl Connection {
             }
             self.written += n;
         }
-        self.write_buffer.clear();
+        match self.write_buffer.capacity() > 2 * WRITE_BUFFER {
+            // It has absorbed something large.
+            true => self.write_buffer = Vec::new(),
+            false => self.write_buffer.clear(),
+        }
         self.written = 0;
         Poll::Ready(Ok(()))
     }

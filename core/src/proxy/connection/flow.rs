@@ -34,9 +34,14 @@ impl Flow {
         connection.and_then(|connection| connection.flow.clone()).unwrap_or_default()
     }
 
-    /// Whether writing to it never waits.
-    pub fn absorb(&self, yes: bool) {
-        self.set(ABSORBS, yes);
+    /// A request begins: writing never waits, and nothing is held up.
+    pub fn begin(&self) {
+        self.0.store(ABSORBS | self.0.load(Relaxed) & FULL, Relaxed);
+    }
+
+    /// It has ended: who writes waits again.
+    pub fn end(&self) {
+        self.0.store(0, Relaxed);
     }
 
     /// While corked, a flush waits for what comes next, or until the connection is read from and has nothing.
@@ -121,9 +126,12 @@ impl Connection {
         if let Some(wait) = &mut self.wait {
             wait.pause();
         }
-        // What breaks is found when it is read from again: until then, what has come in stays good.
-        let _later = self.send_on(cx);
-        Poll::Pending
+        match self.send_on(cx) {
+            // A client that is gone.
+            Err(error) if self.head.is_some() => Poll::Ready(Err(error)),
+            // Of a backend it is found when it is read from again: until then, what has come in stays good.
+            _ => Poll::Pending,
+        }
     }
 
     /// Sends on what was written. Once nothing is left, whoever waits for room is woken.
@@ -176,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_never_waits_and_comes_whole() {
         let (mut connection, flow, mut far) = pair().await;
-        flow.absorb(true);
+        flow.begin();
         let whole: Vec<u8> = (0..30 << 20).map(|at: u32| (at % 251) as u8).collect();
         // The last of these is more than the kernel takes.
         for part in [&whole[..10], &whole[10..20_000], &whole[20_000..]] {
@@ -199,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn while_held_nothing_is_read_and_what_was_written_goes_on() {
         let (mut connection, flow, mut far) = pair().await;
-        flow.absorb(true);
+        flow.begin();
         far.write_all(b"x").await.unwrap();
         far.flush().await.unwrap();
         flow.hold(true);
@@ -213,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn while_corked_a_flush_waits_for_what_follows() {
         let (mut connection, flow, mut far) = pair().await;
-        flow.absorb(true);
+        flow.begin();
         flow.cork(true);
         connection.write_all(b"head").await.unwrap();
         connection.flush().await.unwrap();

@@ -132,6 +132,8 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
         }
+        // Nothing is read that would do it.
+        self.send_on(cx)?;
         Poll::Pending
     }
 

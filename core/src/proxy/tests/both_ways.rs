@@ -48,10 +48,11 @@ fn upload(length: usize) -> String {
     format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
 }
 
-/// A client of HTTP/2 with windows that are soon full.
-async fn client_of_http2(address: SocketAddr) -> h2::client::SendRequest<Bytes> {
+/// A client of HTTP/2 with room for so many bytes of each answer.
+async fn client_with_room(address: SocketAddr, room: u32) -> h2::client::SendRequest<Bytes> {
     let tcp = TcpStream::connect(address).await.unwrap();
-    let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+    let builder = h2::client::Builder::new().initial_window_size(room).to_owned();
+    let (client, connection) = builder.handshake(tcp).await.unwrap();
     tokio::spawn(connection);
     client.ready().await.unwrap()
 }
@@ -137,7 +138,7 @@ async fn echoes_over_http1(address: SocketAddr) {
 }
 
 async fn echoes_over_http2(address: SocketAddr) {
-    let mut client = client_of_http2(address).await;
+    let mut client = client_with_room(address, 65_535).await;
     let request = Request::post("http://shop.example/").header("content-length", LARGE).body(()).unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
     let reading = async {
@@ -190,7 +191,7 @@ async fn a_request_goes_on_while_its_answer_is_not_taken() {
         soon("room", one.write_all(&[b'x'; PART])).await.unwrap();
     }
     until("the application has it all", || seen.load(Relaxed) == LARGE).await;
-    let mut client = client_of_http2(listener.address()).await;
+    let mut client = client_with_room(listener.address(), 65_535).await;
     let request = Request::post("http://shop.example/").header("content-length", LARGE).body(()).unwrap();
     let (_answer, mut body) = client.send_request(request, false).unwrap();
     soon("room", send(&mut body, LARGE)).await;
@@ -260,4 +261,74 @@ async fn a_request_that_was_held_up_and_refused_is_tried_elsewhere() {
     let listener = proxy.edge();
     // Nobody else is there: the client is told, and its request is read to its end.
     assert_eq!(status(&post(listener.address(), &sent).await), 502);
+}
+
+/// A connection whose answer was held up by its client is good for the next request.
+#[tokio::test]
+async fn what_held_up_an_answer_does_not_hold_up_the_next() {
+    // It comes in one part, of which some waits until the client reads.
+    let app = App::answering(|_| async { Response::new(vec![b'x'; 1_500].into()) }).await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let mut client = client_with_room(listener.address(), 1_000).await;
+    for _ in 0..5 {
+        let request = Request::get("http://shop.example/").body(()).unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        let mut answer = soon("an answer", answer).await.unwrap().into_body();
+        let mut read = 0;
+        while let Some(part) = soon("a part", answer.data()).await {
+            read += part.unwrap().len();
+            // Nothing is taken before all is there that there is room for.
+            if read >= 1_000 {
+                let room = answer.flow_control();
+                room.release_capacity(room.used_capacity()).unwrap();
+            }
+        }
+        assert_eq!(read, 1_500);
+    }
+    assert_eq!(app.connections(), 1);
+}
+
+/// What a client has sent ahead does not keep back what it is sent.
+#[tokio::test]
+async fn requests_that_wait_do_not_hold_up_a_large_answer() {
+    let app = App::answering(|seen| async move {
+        let length = if seen.target.ends_with("/large") { LARGE / 4 } else { 1 };
+        Response::new(vec![b'x'; length].into())
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // It takes little at a time.
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut tcp = socket.connect(listener.address()).await.unwrap();
+    let ahead = format!("GET /small HTTP/1.1\r\nhost: x\r\nx-pad: {}\r\n\r\n", "x".repeat(1_000));
+    let last = "GET /small HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let all = format!("GET /large HTTP/1.1\r\nhost: x\r\n\r\n{}{last}", ahead.repeat(20));
+    tcp.write_all(all.as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    soon("all answers", tcp.read_to_end(&mut read)).await.unwrap();
+    let answers = read.windows(12).filter(|bytes| bytes == b"HTTP/1.1 200").count();
+    assert_eq!(answers, 22);
+    assert!(read.len() > LARGE / 4);
+}
+
+/// A client that gives up is noticed also while its request is not taken.
+#[tokio::test]
+async fn a_request_that_is_given_up_while_it_is_not_taken_ends() {
+    let app = serving(|tcp| async move {
+        let _kept = tcp;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let proxy = Setup::default().forwards(forward()).with([plain(app)]);
+    let listener = proxy.edge();
+    let mut client = client_with_room(listener.address(), 65_535).await;
+    let request = Request::post("http://shop.example/").header("content-length", 4 * LARGE).body(()).unwrap();
+    let (_answer, mut body) = client.send_request(request, false).unwrap();
+    let sending = tokio::time::timeout(std::time::Duration::from_millis(500), send(&mut body, 4 * LARGE));
+    assert!(sending.await.is_err(), "nobody takes it");
+    body.send_reset(h2::Reason::CANCEL);
+    assert_eq!(soon("its end", proxy.logged()).await.reason, Some("client_closed"));
 }

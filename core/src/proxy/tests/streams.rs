@@ -78,6 +78,45 @@ async fn a_websocket_outlives_the_timeouts_of_its_request() {
     echoes(&mut client).await;
 }
 
+/// Also on a connection that has carried a request before, which never waits for its client.
+#[tokio::test]
+async fn a_tunnel_is_written_to_no_faster_than_its_client_reads() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (wrote, mut writes) = watch::channel(0_usize);
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let wrote = wrote.clone();
+            tokio::spawn(async move {
+                while !read_head(&mut tcp).await.to_lowercase().contains("upgrade: websocket") {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+                let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                            sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                tcp.write_all(head.as_bytes()).await.unwrap();
+                while tcp.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+                    wrote.send_modify(|parts| *parts += 1);
+                }
+            });
+        }
+    });
+    let proxy = Setup::default().forwards(forward()).with([plain(address)]);
+    let mut client = TcpStream::connect(proxy.edge().address()).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_head(&mut client).await), 200);
+    client.read_exact(&mut [0; 2]).await.unwrap();
+    client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_head(&mut client).await), 101);
+    // 64 MiB are more than all buffers of the kernel's take.
+    let flood = tokio::time::timeout(Duration::from_secs(1), writes.wait_for(|parts| *parts > 1 << 10));
+    assert!(flood.await.is_err(), "what the client does not read is kept in memory");
+    let before = *writes.borrow();
+    for _ in 0..before {
+        client.read_exact(&mut [0; 1 << 16]).await.unwrap();
+    }
+    soon("it goes on", writes.wait_for(|parts| *parts > before)).await.unwrap();
+}
+
 #[tokio::test]
 async fn mirrors_get_copies_and_never_hurt() {
     let (app, copy) = (App::named("app").await, App::named("copy").await);

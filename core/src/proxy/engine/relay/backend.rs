@@ -61,7 +61,7 @@ impl Backend {
     /// A connection of HTTP/1.
     pub fn one(stream: Stream, peer: &HttpPeer) -> Self {
         let flow = Flow::of(&stream);
-        flow.absorb(true);
+        flow.begin();
         Self::new(Side::One { session: Http1::new_with_options(stream, peer), flow }, peer)
     }
 
@@ -177,6 +177,9 @@ impl Backend {
     pub async fn event(&mut self) -> Result<Event<HttpTask>> {
         let full = self.is_full();
         let Self { side, held, writing, stall, .. } = self;
+        if !full {
+            stall.end();
+        }
         let mut stalled = |cx: &mut Context<'_>| match full {
             true => stall
                 .poll(cx, *writing)
@@ -211,11 +214,9 @@ impl Backend {
                 .await
             }
         };
-        match &event {
-            Ok(Event::Room) => stall.end(),
+        if matches!(event, Ok(Event::Closed(_))) {
             // What waits for it is not sent any more; an answer may be on its way.
-            Ok(Event::Closed(_)) => self.give_up(),
-            _ => {}
+            self.give_up();
         }
         event
     }

@@ -44,7 +44,7 @@ impl<'a> Client<'a> {
         let out = match session.downstream_session.stream() {
             Some(stream) => {
                 let flow = Flow::of(stream);
-                flow.absorb(true);
+                flow.begin();
                 Out::One(flow)
             }
             None => Out::Two(None),
@@ -72,12 +72,23 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The try has ended: whatever is said to the client from now on is said as before it.
+    pub fn release(&mut self) {
+        self.hold(false);
+        if let Out::One(flow) = &self.out {
+            flow.end();
+        }
+    }
+
     /// Waits for more of the request, or for room for more of the answer. That the client goes away is an error, and that it
     /// takes nothing for too long. Nothing is lost where this is dropped.
     pub async fn event(&mut self) -> Result<Event<Option<Bytes>>> {
         let limit = self.session.get_write_timeout();
         let full = self.is_full();
         let Self { session, out, stall, .. } = self;
+        if !full {
+            stall.end();
+        }
         let (held, is_read) = (self.held, self.is_read);
         let mut stalled = |cx: &mut Context<'_>| match full {
             true => stall
@@ -106,11 +117,9 @@ impl<'a> Client<'a> {
             }
         };
         match event {
-            Ok(Event::Room) => stall.end(),
-            Ok(Event::Closed(error)) | Err(error) => return Err(error.into_down()),
-            Ok(Event::Came(_)) => {}
+            Ok(Event::Closed(error)) | Err(error) => Err(error.into_down()),
+            event => event,
         }
-        event
     }
 
     /// Sends parts of the answer. True: it has ended.
@@ -149,11 +158,8 @@ fn poll_two(
     {
         return Poll::Ready(Ok(room.map_or_else(Event::Closed, |()| Event::Room)));
     }
-    if !is_read {
-        return match held {
-            true => Poll::Pending,
-            false => pin!(session.read_body_bytes()).poll(cx).map_ok(Event::Came),
-        };
+    if !is_read && !held {
+        return pin!(session.read_body_bytes()).poll(cx).map_ok(Event::Came);
     }
     let reset = match outlet {
         Some(outlet) => outlet.poll_reset(cx),

@@ -50,7 +50,8 @@ pub(super) async fn pass_on(
     let mut exchange = Exchange { gate, client, backend, context, request: Request::Coming };
     let ended = exchange.exchange(request, has_body).await;
     // Also for another try, and for whoever tells the client that there is none.
-    exchange.client.hold(false);
+    exchange.client.release();
+    exchange.backend.hold(false);
     exchange.context.sent += exchange.client.sent;
     ended.map(|()| matches!(exchange.request, Request::Sent))
 }
@@ -88,10 +89,12 @@ impl Exchange<'_> {
             if answered && !client_full {
                 break;
             }
-            self.client.hold(answered || backend_full || matches!(self.request, Request::Refused));
+            // What is no longer wanted is not read either.
+            let untaken = backend_full || matches!(self.request, Request::Refused);
+            self.client.hold(answered || untaken);
             self.backend.hold(client_full);
             if let Some(stream) = &self.context.stream {
-                stream.hold(backend_full);
+                stream.hold(untaken);
             }
             tokio::select! {
                 event = self.client.event() => match event? {
