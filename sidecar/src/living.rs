@@ -1,6 +1,6 @@
 //! A sidecar's life, and its end in order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tombolo_core::{
@@ -74,15 +74,18 @@ impl Living {
         if let Some(listening) = inbound {
             listening.stop();
         }
-        let mut finished = serving.drained(options.drain_limit).await;
+        // One limit for all of them.
+        let end = Instant::now() + options.drain_limit;
+        let left = || end.saturating_duration_since(Instant::now());
+        let mut finished = serving.drained(left()).await;
         let calls = captured.as_ref().map(|captured| &captured.outbound).into_iter().chain(&http_proxy);
         if let Some(listening) = inbound {
-            finished &= listening.drained(options.drain_limit).await;
+            finished &= listening.drained(left()).await;
         }
         stop.send_replace(true);
-        finished &= following.into_listeners().drained(options.drain_limit).await;
+        finished &= following.into_listeners().drained(left()).await;
         for listening in calls {
-            finished &= listening.drained(options.drain_limit).await;
+            finished &= listening.drained(left()).await;
         }
         if !finished {
             tracing::warn!(limit = ?options.drain_limit, "connections that did not end in time are cut");

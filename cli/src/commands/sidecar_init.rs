@@ -100,19 +100,19 @@ impl InitArgs {
 
 /// Puts the rules in force, or takes them out of it.
 pub fn run(args: &InitArgs) -> Result<(), Failure> {
-    let filter = match (args.iptables, args.dry_run) {
-        (true, _) => Filter::Iptables,
+    let filters = match (args.iptables, args.dry_run) {
+        (true, _) => vec![Filter::Iptables],
         // What would be run where nothing is installed is of use as well.
-        (false, true) => installed().unwrap_or(Filter::Nftables),
+        (false, true) => installed().unwrap_or(vec![Filter::Nftables]),
         (false, false) => installed().map_err(|e| Failure::new(e.to_string()))?,
     };
-    let ipv6 = !args.ipv4_only && has_ipv6();
-    let steps = match args.undo {
-        true => Rules::undo(filter, ipv6),
+    let steps: Vec<_> = match args.undo {
+        // Whichever of them it was written for, and for both kinds of addresses.
+        true => filters.into_iter().flat_map(|filter| Rules::undo(filter, has_ipv6())).collect(),
         false => {
-            let rules = args.rules(ipv6);
+            let rules = args.rules(!args.ipv4_only && has_ipv6());
             rules.check().map_err(|e| Failure::usage(e.to_string()))?;
-            rules.install(filter)
+            filters.into_iter().take(1).flat_map(|filter| rules.install(filter)).collect()
         }
     };
     if args.dry_run {

@@ -37,13 +37,12 @@ pub enum InstallError {
     },
 }
 
-/// The program that is installed: nft where both are.
-pub fn installed() -> Result<Filter, InstallError> {
-    match (find("nft"), find("iptables")) {
-        (Some(_), _) => Ok(Filter::Nftables),
-        (None, Some(_)) => Ok(Filter::Iptables),
-        (None, None) => Err(InstallError::NoFilter),
-    }
+/// The programs that are installed, the one to use first.
+pub fn installed() -> Result<Vec<Filter>, InstallError> {
+    let known = [("nft", Filter::Nftables), ("iptables", Filter::Iptables)];
+    let found: Vec<_> =
+        known.into_iter().filter(|(program, _)| find(program).is_some()).map(|(_, filter)| filter).collect();
+    if found.is_empty() { Err(InstallError::NoFilter) } else { Ok(found) }
 }
 
 /// True if this machine has IPv6: else `ip6tables` fails, and nothing comes by IPv6.

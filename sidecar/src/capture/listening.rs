@@ -53,13 +53,10 @@ impl Listening {
         self.0.iter().for_each(Serving::stop);
     }
 
-    /// Waits for those that are open, within `limit` for each family. False: some is left.
+    /// Waits for those that are open. False: some is left after `limit`.
     pub async fn drained(&self, limit: Duration) -> bool {
-        let mut all = true;
-        for serving in &self.0 {
-            all &= serving.drained(limit).await;
-        }
-        all
+        let drained = self.0.iter().map(|serving| serving.drained(limit));
+        futures::future::join_all(drained).await.into_iter().all(|all| all)
     }
 }
 

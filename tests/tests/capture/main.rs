@@ -173,9 +173,13 @@ fn rules_can_be_put_in_force_again_and_leave_nothing_behind() {
     assert_eq!((jumps(&four), jumps(&six)), (2, 2), "{four:?} {six:?}");
     assert!(reached(&world), "by iptables");
     assert_eq!(world.curl(&["-6", "http://server.shop.svc.cluster.local/"]).0, 200);
-    world.init("client", &["--iptables", "--undo"]);
-    let (_, four, six) = tables(&world);
-    assert_eq!((four.len(), six.len()), (0, 0), "{four:?} {six:?}");
+    // Also by who does not know for which of them they were written.
+    for undo in [&["--iptables", "--undo"][..], &["--undo"], &["--undo", "--ipv4-only"]] {
+        world.init("client", &["--iptables"]);
+        world.init("client", undo);
+        let (_, four, six) = tables(&world);
+        assert_eq!((four.len(), six.len()), (0, 0), "{undo:?}: {four:?} {six:?}");
+    }
     // Nothing is changed by looking.
     let printed = world.init("client", &["--dry-run"]);
     assert!(printed.contains("redirect to :15001") && !reached(&world), "{printed}");
