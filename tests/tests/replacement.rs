@@ -166,16 +166,7 @@ async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
     let world = World::stage().await;
     world.write("scenario", ROUTE);
     let handover = world.path().join("handover");
-    let arguments = [
-        "--handover",
-        handover.to_str().unwrap(),
-        "--drain-time",
-        "120",
-        "--access-log",
-        "/tmp/acc.log",
-        "--log",
-        "debug",
-    ];
+    let arguments = ["--handover", handover.to_str().unwrap(), "--drain-time", "120"];
     let mut processes = vec![world.start(&arguments)];
     let to = world.address("same-namespace", 80);
     let load = Arc::<Load>::default();
