@@ -6,6 +6,9 @@ mod flow;
 mod guarded;
 mod head;
 mod message;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
 mod wire;
 
 use std::{

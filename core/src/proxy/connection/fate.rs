@@ -67,24 +67,18 @@ pub(super) fn took_no_more_than(fd: RawFd, bytes: u64) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
+        net::TcpStream,
     };
 
     use super::*;
-    use crate::proxy::connection::{Connection, Replay, Wire};
+    use crate::proxy::connection::{Connection, testing::to_backend};
 
     async fn pair() -> (Connection, Arc<Fate>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let near = near.unwrap();
-        let (local, wire) = (near.local_addr().unwrap(), Wire::Plain(Replay::new(Bytes::new(), near)));
-        let connection = Connection::upstream(wire, address, local).with_fate();
+        let (connection, far) = to_backend().await;
         let fate = connection.fate.as_ref().unwrap().0.clone();
-        (connection, fate, far.unwrap().0)
+        (connection, fate, far)
     }
 
     async fn ask(connection: &mut Connection, fate: &Fate) {

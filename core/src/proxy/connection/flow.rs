@@ -153,26 +153,17 @@ impl Connection {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
+        net::TcpStream,
     };
 
-    use super::{
-        super::{Replay, Wire},
-        *,
-    };
+    use super::{super::testing::to_backend, *};
 
     async fn pair() -> (Connection, Arc<Flow>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let near = near.unwrap();
-        let (local, wire) = (near.local_addr().unwrap(), Wire::Plain(Replay::new(Bytes::new(), near)));
-        let connection = Connection::upstream(wire, address, local).with_fate();
+        let (connection, far) = to_backend().await;
         let flow = connection.flow.clone().unwrap();
-        (connection, flow, far.unwrap().0)
+        (connection, flow, far)
     }
 
     /// Nothing comes in this time, and what was written is sent on.
