@@ -182,7 +182,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<PeerRevokeRequest>,
     ) -> Result<Response<PeerRevokeResponse>, Status> {
-        self.peering.revoke(&request.into_inner().cluster).map_err(Status::not_found)?;
+        self.peering.revoke(&request.into_inner().cluster).await?;
         Ok(Response::new(PeerRevokeResponse {}))
     }
 
@@ -191,7 +191,7 @@ impl Operator for OperatorService {
         request: Request<PeerForgetRequest>,
     ) -> Result<Response<PeerForgetResponse>, Status> {
         let PeerForgetRequest { cluster, untold } = request.into_inner();
-        self.peering.forget(&cluster, untold).map_err(Status::failed_precondition)?;
+        self.peering.forget(&cluster, untold).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(PeerForgetResponse {}))
     }
 

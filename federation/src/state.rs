@@ -339,6 +339,11 @@ impl State {
         bundle_message(&self.ca.bundle())
     }
 
+    /// Waits until the disk has what was noted before: who is told that something is done finds it done after a crash.
+    pub async fn saved(&self) -> Result<(), StoreError> {
+        self.store.commit(Vec::new()).await
+    }
+
     /// What this cluster says of itself to a peer.
     pub fn cluster_info(&self) -> v1::ClusterInfo {
         v1::ClusterInfo {

@@ -264,8 +264,8 @@ async fn arms_and_lanes_are_found_in_another_cluster_or_stable_is_taken_here() {
     until("the baseline, as no cluster has the lane", in_lane, says("stable")).await;
 }
 
-/// What a peer says that it can take is held by its callers, and what is over is told apart from what has failed. `explain`
-/// shows why.
+/// What a peer says that it can take is held by all its callers together, and what is over is told apart from what has
+/// failed. `explain` shows why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_gets_no_more_than_it_can_take() {
     let (east, west) = (Cluster::start("east").await, Cluster::start("west").await);
@@ -281,22 +281,31 @@ spec: {targetRefs: [{kind: Service, name: shop}], capacity: {requestsPerSecond: 
     let _west = west.sidecar("shop", "shop", "shop-1", &SHOP, &app).await;
     let gateway = west.gateway().await;
     let mut front = east.sidecar(FRONT.0, FRONT.1, "front-1", &[], &own).await;
+    let mut other = east.sidecar(FRONT.0, FRONT.1, "front-2", &[], &own).await;
     east.peer_with(&west).await;
     let calls = front.outbound("clusterset/shop/shop").await;
+    let others = other.outbound("clusterset/shop/shop").await;
     until("the other cluster", || get(calls, "shop", "/", &[]), says("west")).await;
+    until("the other cluster", || get(others, "shop", "/", &[]), says("west")).await;
 
     let begun = Instant::now();
-    let (mut served, mut shed) = (0_u32, 0_u32);
-    while begun.elapsed() < Duration::from_secs(4) {
-        match get(calls, "shop", "/", &[]).await.unwrap().status {
-            StatusCode::OK => served += 1,
-            StatusCode::SERVICE_UNAVAILABLE => shed += 1,
-            other => panic!("{other}"),
+    let call = async |calls| {
+        let (mut served, mut shed) = (0_u32, 0_u32);
+        while begun.elapsed() < Duration::from_secs(4) {
+            match get(calls, "shop", "/", &[]).await.unwrap().status {
+                StatusCode::OK => served += 1,
+                StatusCode::SERVICE_UNAVAILABLE => shed += 1,
+                other => panic!("{other}"),
+            }
         }
-    }
-    println!("{served} served and {shed} shed in {:?}", begun.elapsed());
+        (served, shed)
+    };
+    let (one, two) = tokio::join!(call(calls), call(others));
+    println!("{one:?} and {two:?} served and shed in {:?}", begun.elapsed());
+    let (served, shed) = (one.0 + two.0, one.1 + two.1);
     // 50 a second, and half a second's worth saved up.
     assert!((30..=250).contains(&served) && shed > 0, "{served} served, {shed} shed");
+    assert!(one.0 > 0 && two.0 > 0, "each has a part of it: {one:?}, {two:?}");
     front.logged("what was shed", |line| line["status"] == 503 && line["reason"] == "peer_capacity").await;
 
     let admin = front.running.addresses().admin.unwrap();

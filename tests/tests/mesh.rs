@@ -423,6 +423,16 @@ async fn what_is_exported_no_more_is_called_no_more_and_both_sides_show_what_is_
     assert_eq!(imports[0]["spec"]["type"], "ClusterSetIP");
     assert_eq!(imports[0]["status"]["clusters"], serde_json::json!([{ "cluster": "west" }]));
 
+    // Both export it, and its port is not the same: each shows that.
+    let other = service("bank", "ledger").replace("appProtocol: http", "appProtocol: tcp");
+    east.apply(&[other, exported("bank", "ledger", "west.example")].concat()).await;
+    for cluster in [&east, &west] {
+        let is_shown = |said: &(String, String)| (&*said.0, &*said.1) == ("True", "PortConflict");
+        until("the conflict", || condition(cluster, "Conflict"), is_shown).await;
+    }
+    east.delete("serviceexport", "bank", "ledger").await;
+    until("its end", || condition(&west, "Conflict"), |said| said.0 == "False").await;
+
     west.delete("serviceexport", "bank", "ledger").await;
     let since = std::time::Instant::now();
     until("nobody to call", call, |answer| answer.as_ref().map_or(true, |answer| answer.status != 200)).await;

@@ -191,8 +191,9 @@ impl Pools {
         peers
     }
 
-    /// The probes that are to be made by now, `most` of them: of gateways in front of endpoints of services that are used,
-    /// and while any is used, of endpoints that stand for clusters on this network.
+    /// The probes that are to be made by now, `most` of them, those that were not made for longest first: of gateways in
+    /// front of endpoints of services that are used, and while any is used, of endpoints that stand for clusters on this
+    /// network.
     pub fn due_probes(&self, now: Instant, most: usize) -> Vec<Probe> {
         if !self.far.load(Relaxed) {
             return Vec::new();
@@ -214,6 +215,8 @@ impl Pools {
             ranking.witnesses.values().for_each(add);
         }
         let now = self.paths.nanos(now);
-        gateways.values().filter_map(|gateway| gateway.due(now, self.rng.fraction())).take(most).collect()
+        let mut gateways: Vec<Arc<Gateway>> = gateways.into_values().collect();
+        gateways.sort_by_cached_key(|gateway| gateway.probed());
+        gateways.iter().filter_map(|gateway| gateway.due(now, self.rng.fraction())).take(most).collect()
     }
 }

@@ -180,6 +180,11 @@ impl Gateway {
         }
     }
 
+    /// When it was probed last; 0: never.
+    pub fn probed(&self) -> u64 {
+        self.watched().probed
+    }
+
     /// The probe that is due by now, if one is. `chance` is from 0 to 1.
     pub fn due(self: &Arc<Self>, now: u64, chance: f64) -> Option<Probe> {
         let mut watched = self.watched();

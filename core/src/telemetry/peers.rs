@@ -56,6 +56,12 @@ struct Direction {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Version {
+    peer: String,
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refused {
     peer: String,
     kind: &'static str,
@@ -70,6 +76,10 @@ pub struct PeerStatus {
     pub connected: bool,
     /// For how long the oldest change has waited that it has not confirmed, in seconds.
     pub lag: f64,
+    /// For how long it was not heard, in seconds: what is held of it is as old as that.
+    pub silence: f64,
+    /// Of what it is told: the version that it has confirmed last, and the latest.
+    pub revisions: [u64; 2],
     /// How long its last answer took, in seconds; 0: none yet.
     pub round_trip: f64,
     /// Services: taken from it, and told to it.
@@ -92,6 +102,8 @@ pub struct PeerMetrics {
     state: Family<PeerState, Gauge>,
     connected: Family<Peer, Gauge>,
     lag: Family<Peer, Seconds>,
+    silence: Family<Peer, Seconds>,
+    revisions: Family<Version, Gauge>,
     round_trip: Family<Peer, Seconds>,
     services: Family<Direction, Gauge>,
     bytes: Family<Direction, Counter>,
@@ -114,6 +126,16 @@ impl PeerMetrics {
             "peer_lag_seconds",
             "How long the oldest change has waited that the peer has not confirmed",
             all.lag.clone(),
+        );
+        registry.register(
+            "peer_silence_seconds",
+            "For how long the peer was not heard: what is held of it is as old as that",
+            all.silence.clone(),
+        );
+        registry.register(
+            "peer_exports_revision",
+            "Of what the peer is told: the version that it has confirmed, and the latest",
+            all.revisions.clone(),
         );
         registry.register(
             "peer_round_trip_seconds",
@@ -146,9 +168,10 @@ impl PeerMetrics {
     fn clear(&self) {
         self.state.clear();
         self.connected.clear();
-        for seconds in [&self.lag, &self.round_trip, &self.throttled] {
+        for seconds in [&self.lag, &self.silence, &self.round_trip, &self.throttled] {
             seconds.clear();
         }
+        self.revisions.clear();
         self.services.clear();
         self.bytes.clear();
         self.messages.clear();
@@ -163,6 +186,11 @@ impl PeerMetrics {
         let peer = Peer { peer: name.to_owned() };
         self.connected.get_or_create_owned(&peer).set(i64::from(status.connected));
         self.lag.get_or_create_owned(&peer).set(status.lag);
+        self.silence.get_or_create_owned(&peer).set(status.silence);
+        for (version, revision) in ["confirmed", "latest"].into_iter().zip(status.revisions) {
+            let labels = Version { peer: name.to_owned(), version };
+            self.revisions.get_or_create_owned(&labels).set(i64::try_from(revision).unwrap_or(i64::MAX));
+        }
         self.round_trip.get_or_create_owned(&peer).set(status.round_trip);
         self.throttled.get_or_create_owned(&peer).set(status.throttled);
         for (kind, count) in status.refused.into_iter().filter(|(kind, _)| !kind.is_empty()) {
@@ -194,7 +222,13 @@ mod tests {
     #[test]
     fn peers_beyond_the_bound_and_those_that_are_gone_have_no_metrics() {
         let telemetry = Telemetry::new(AccessLog::off());
-        let status = PeerStatus { state: "synced", lag: 1.5, bytes: [3, 4], ..PeerStatus::default() };
+        let status = PeerStatus {
+            state: "synced",
+            lag: 1.5,
+            revisions: [6, 7],
+            bytes: [3, 4],
+            ..PeerStatus::default()
+        };
         let names: Vec<String> = (0..=MAX_PEERS).map(|number| format!("p{number:04}")).collect();
         let all = names.iter().map(|name| (name.as_str(), status));
         telemetry.peers().show(all.clone());
@@ -203,6 +237,8 @@ mod tests {
             "tombolo_peer_state{peer=\"p0000\",state=\"synced\"} 1",
             "tombolo_peer_state{peer=\"p0000\",state=\"stale\"} 0",
             "tombolo_peer_lag_seconds{peer=\"p0999\"} 1.5",
+            "tombolo_peer_exports_revision{peer=\"p0000\",version=\"confirmed\"} 6",
+            "tombolo_peer_exports_revision{peer=\"p0000\",version=\"latest\"} 7",
             "tombolo_peer_link_bytes_total{peer=\"p0000\",direction=\"sent\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");

@@ -52,6 +52,11 @@ pub(super) fn cross(
         named.extend(near);
         named.extend(choose(far, &known));
     }
+    // Zero in all would say nothing: so little is one.
+    if takes.is_some() && summaries.iter().all(|summary| summary.capacity == 0) {
+        let most = summaries.iter_mut().max_by_key(|summary| summary.healthy_weight);
+        most.into_iter().for_each(|summary| summary.capacity = 1);
+    }
     named.sort_by(|a, b| a.id.cmp(&b.id));
     named.truncate(MAX_ENDPOINTS_PER_PORT);
     let endpoints = named.into_iter().map(|endpoint| for_peer(endpoint, network)).collect();
@@ -101,13 +106,14 @@ fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, takes: Option<Takes>) 
     }
 }
 
-/// Requests a second that a locality takes from one of the peers; at least one where one is declared, as 0 says nothing.
+/// Requests a second that a locality takes from one of the peers: rounded down, so that the localities together take no
+/// more than is declared.
 fn requests(Takes { in_all: capacity, peers }: Takes, healthy: u32, weight: u64, all_healthy: u64) -> u32 {
     let part = |whole: u32| number(u128::from(whole) * u128::from(weight) / u128::from(all_healthy.max(1)));
     let in_all = capacity.requests_per_second.map(part);
     let each = capacity.requests_per_second_per_endpoint.map(|each| each.saturating_mul(healthy));
     let here = in_all.into_iter().chain(each).min().unwrap_or(0);
-    (here / peers.max(1)).max(1)
+    here / peers.max(1)
 }
 
 /// The endpoints of one locality that are named. Those that are healthy go first; every kind of them (by their labels: a
@@ -338,6 +344,16 @@ mod tests {
         assert_eq!(told(None, Some(50), 1), [150, 50]);
         assert_eq!(told(None, Some(50), 3), [50, 16]);
         assert_eq!(told(Some(100), Some(50), 1), [75, 25]);
-        assert_eq!(told(Some(1), None, 1), [1, 1], "0 would say nothing");
+        assert_eq!(told(Some(1), None, 1), [1, 0], "no more together than in all, but 0 would say nothing");
+        assert_eq!(told(Some(1), None, 9), [1, 0]);
+        let dead = pods(vec![pod(0, true), pod(1, false)]);
+        let takes =
+            Takes { in_all: CapacitySpec { requests_per_second: Some(9), ..Default::default() }, peers: 1 };
+        let told = cross(&list(&dead), "east", None, Some(takes)).summaries;
+        assert_eq!(
+            told.iter().map(|s| s.capacity).collect::<Vec<_>>(),
+            [9, 0],
+            "nothing goes where nothing is"
+        );
     }
 }

@@ -98,6 +98,25 @@ impl Index {
                 .extend(turned.iter().flat_map(|turned| turned.among(peer.services().map(|(name, _)| name))));
         }
         imports.into_iter().for_each(|name| self.dirty_service(name));
+        self.relimit(&old);
+    }
+
+    /// Where a peer may tell more or less than before: what was cut off is asked for, what is too much is cut off.
+    fn relimit(&mut self, old: &Configuration) {
+        let (new, mut anew) = (Arc::clone(&self.configuration), Vec::new());
+        for (cluster, peer) in &mut self.peers {
+            let limits = |configuration| {
+                Self::policy(configuration, cluster, peer).map(|policy| policy.limits).unwrap_or_default()
+            };
+            let (before, now) = (limits(old), limits(&new));
+            let is_same = (before.services, before.endpoints) == (now.services, now.endpoints);
+            let exceeds = peer.service_count() > now.services || peer.endpoint_count() > now.endpoints;
+            if !is_same && (peer.cut || exceeds) {
+                peer.start_over();
+                anew.push(Arc::clone(cluster));
+            }
+        }
+        anew.iter().for_each(|cluster| self.save_peer(cluster));
     }
 }
 

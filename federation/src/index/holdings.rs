@@ -6,7 +6,7 @@ use prost::bytes::Bytes;
 use tombolo_proto::v1;
 
 use super::{
-    Index, Moment, Name, Refusal, RefusalKind, Save, Session, Taken,
+    Index, Link, Moment, Name, Refusal, RefusalKind, Save, Session, Taken,
     checks::{Check, check_gateways, check_name},
 };
 
@@ -78,6 +78,11 @@ impl Index {
         now: Moment,
     ) -> Taken {
         let peer = self.heard(cluster, session, now)?;
+        // As with services: who is still putting itself together does not know better.
+        peer.unsettled_gateways = addresses.is_empty() && matches!(peer.link, Link::Syncing(_));
+        if peer.unsettled_gateways {
+            return Ok(Vec::new());
+        }
         let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
         let our_network = Arc::clone(&self.settings.network);
         let check = Check {

@@ -102,17 +102,22 @@ impl Index {
         self.peers.get_mut(cluster).ok_or_else(unknown)
     }
 
-    /// The peer, which has just given a sign of life on its present link.
+    /// The peer, which has just given a sign of life on its present link. Where all was said on that link, what is held
+    /// is fresh again with it.
     pub(super) fn heard(
         &mut self,
-        cluster: &str,
+        cluster: &Arc<str>,
         session: Session,
         now: Moment,
     ) -> Result<&mut Peer, Refusal> {
         let peer = self.known(cluster)?;
         peer.check_session(session)?;
         peer.contact.heard(now);
-        Ok(peer)
+        if matches!(peer.link, Link::Synced(_)) && std::mem::take(&mut peer.stale) {
+            self.dirty_peer(cluster);
+            self.save_peer(cluster);
+        }
+        self.known(cluster)
     }
 
     /// For how long a silent peer's word is good: as its Peer document says, else as this cluster does.
@@ -197,10 +202,7 @@ impl Index {
             return Err(Refusal::new(RefusalKind::Policy, "Hello", reason));
         }
         let peer = self.known(cluster)?;
-        peer.youngest = session;
-        peer.link = Link::Syncing(session);
-        peer.said_epoch = epoch;
-        peer.begin();
+        peer.begin(session, epoch);
         let moved = peer.network != network;
         peer.network = network;
         self.heard(cluster, session, now)?;
@@ -254,10 +256,15 @@ impl Index {
             refusals
                 .extend(self.service(cluster, session, service, now).unwrap_or_else(|refusal| vec![refusal]));
         }
+        if std::mem::take(&mut self.known(cluster)?.unsettled_gateways) {
+            refusals.extend(self.peer_gateways(cluster, session, Vec::new(), now)?);
+        }
         let peer = self.known(cluster)?;
-        let gone = if full { peer.forget_all(true) } else { Vec::new() };
+        // Who had nothing to resume from has told everything, whatever it calls it.
+        let gone = if full || !peer.resumes { peer.forget_all(true) } else { Vec::new() };
         gone.iter().for_each(|name| peer.note_withdrawn(name, now));
-        peer.have = Some((peer.said_epoch.clone(), revision));
+        // What was cut off is asked for again by the next link: there may be room then.
+        peer.have = (!peer.cut).then(|| (peer.said_epoch.clone(), revision));
         let was_stale = std::mem::take(&mut peer.stale);
         self.forgotten(cluster, gone);
         if was_stale {
@@ -320,7 +327,7 @@ impl Index {
         let Some(peer) = self.peers.get_mut(cluster) else { return };
         if peer.stale && peer.contact.is_lost(lease, now) && (peer.have.is_some() || peer.service_count() > 0)
         {
-            peer.have = None;
+            peer.start_over();
             let gone = peer.forget_all(false);
             self.forgotten(cluster, gone);
             self.save_peer(cluster);

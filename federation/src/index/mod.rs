@@ -14,6 +14,7 @@ mod crossing;
 mod dirty;
 mod event;
 mod exports;
+mod held;
 mod holdings;
 mod hosts;
 mod imports;

@@ -74,26 +74,37 @@ struct Reference {
     /// Apps that are said to have no endpoints any more before all is said.
     unsettled: BTreeSet<String>,
     have: bool,
+    /// The link tells what has changed, not everything.
+    resumes: bool,
     gateways: bool,
+    /// It says that it has no gateways before all is said.
+    no_gateways: bool,
     quiet_since: i64,
     grace_until: i64,
     stale: bool,
 }
 
 impl Reference {
-    fn pass(&mut self, milliseconds: i64) {
+    /// True if what was held was dropped: it has to be told anew, over another link.
+    fn pass(&mut self, milliseconds: i64) -> bool {
         self.now += milliseconds;
         let now = self.now;
         self.workloads.retain(|_, (_, until)| *until > now);
         self.stale |= (self.quiet_since + PEER_LEASE).max(self.grace_until) <= now;
-        if self.stale && (self.quiet_since + PEER_DROP).max(self.grace_until) <= now {
+        let is_lost = self.stale && (self.quiet_since + PEER_DROP).max(self.grace_until) <= now;
+        let is_dropped = is_lost && (self.have || !self.remote.is_empty());
+        if is_dropped {
             self.remote.clear();
-            self.have = false;
+            (self.have, self.up) = (false, false);
         }
+        is_dropped
     }
 
     fn alive(&mut self) {
         self.quiet_since = self.now;
+        if self.up && self.synced {
+            self.stale = false;
+        }
     }
 
     fn local(&self, app: &str) -> BTreeSet<(String, bool)> {
@@ -210,7 +221,9 @@ impl Pair {
                 }
             }
             Step::Pass(seconds) => {
-                self.reference.pass(seconds * 1000);
+                if self.reference.pass(seconds * 1000) {
+                    self.link = None;
+                }
                 self.event(Event::Tick);
             }
             Step::Configure { services, exports, told, import } => {
@@ -238,6 +251,7 @@ impl Pair {
             (reference.up, reference.synced) = (true, false);
             reference.remote.values_mut().for_each(|(_, seen)| *seen = false);
             reference.unsettled.clear();
+            (reference.no_gateways, reference.resumes) = (false, reference.have);
             return reference.alive();
         }
         let Some(session) = self.link else { return };
@@ -275,15 +289,18 @@ impl Pair {
                 for app in std::mem::take(&mut reference.unsettled) {
                     reference.remote.insert(app, (BTreeSet::new(), true));
                 }
-                if *full {
+                if *full || !reference.resumes {
                     reference.remote.retain(|_, (_, seen)| *seen);
                 }
+                reference.gateways &= !std::mem::take(&mut reference.no_gateways);
                 (reference.synced, reference.have, reference.stale) = (true, true, false);
             }
             Step::Gateways(there) => {
                 let addresses = if *there { vec!["203.0.113.9:15443".to_owned()] } else { vec![] };
                 self.event(peer(PeerEvent::Gateways { session, addresses }));
-                self.reference.gateways = *there;
+                let reference = &mut self.reference;
+                reference.no_gateways = !there && !reference.synced;
+                reference.gateways = *there || (reference.gateways && reference.no_gateways);
             }
             _ => drop(self.event(peer(PeerEvent::Heard { session }))),
         }

@@ -11,6 +11,7 @@ use tombolo_proto::v1;
 use super::{
     Contact, ExportLog, Lease, Limits, Moment, Name, PeerIdentity, Refusal, RefusalKind, Refusals, Session,
     checks::{Check, check_service, check_summaries},
+    held::{Held, count},
 };
 
 /// Most endpoints behind one port of a service; further ones are left out, here and where they are exported.
@@ -72,11 +73,16 @@ pub struct Peer {
     /// Its epoch as it said in this link's Hello.
     pub said_epoch: String,
     /// Its services as they were taken.
-    services: BTreeMap<Name, Imported>,
-    /// How many endpoints they have in all.
-    endpoint_total: usize,
+    held: Held,
+    /// The link tells only what has changed since what is held. Else it tells everything, and what it does not name does
+    /// not count against the limits any more.
+    pub resumes: bool,
+    /// Services were refused for the limits' sake: they have to be told again before they can be taken.
+    pub cut: bool,
     /// Its gateways' mesh listeners.
     pub gateways: Vec<String>,
+    /// It says that it has no gateways, before it has said all: believed once it has.
+    pub unsettled_gateways: bool,
     /// What it is told.
     pub exports: ExportLog,
     /// Up to which revision it has confirmed that.
@@ -87,23 +93,6 @@ pub struct Peer {
     pub withdrawn: VecDeque<(Name, Moment)>,
     /// Services that it says have no endpoints any more, before it has said all: believed once it has.
     pub unsettled: BTreeMap<Name, v1::ExportedService>,
-}
-
-/// A service of a peer, checked.
-#[derive(Debug, Clone, PartialEq)]
-struct Imported {
-    /// As it was taken, without what was refused of it; encoded, as there may be very many: a tenth of the memory.
-    service: Bytes,
-    /// How many endpoints it has.
-    endpoints: usize,
-    /// It was named since the link's Hello.
-    seen: bool,
-}
-
-impl Imported {
-    fn new(service: &v1::ExportedService, seen: bool) -> Self {
-        Self { service: service.encode_to_vec().into(), endpoints: count(service), seen }
-    }
 }
 
 /// What outlives a restart of what is known of a peer.
@@ -146,9 +135,11 @@ impl Peer {
             holds_bundle: 0,
             have: None,
             said_epoch: String::new(),
-            services: BTreeMap::new(),
-            endpoint_total: 0,
+            held: Held::default(),
+            resumes: false,
+            cut: false,
             gateways: Vec::new(),
+            unsettled_gateways: false,
             exports: ExportLog::new(epoch),
             acked: 0,
             refusals: Refusals::default(),
@@ -169,8 +160,7 @@ impl Peer {
         peer.gateways = saved.gateways;
         for service in saved.services {
             let name = Name::new(&service.namespace, &service.name);
-            peer.endpoint_total += count(&service);
-            peer.services.insert(name, Imported::new(&service, false));
+            peer.held.insert(&name, &service, false);
         }
         peer
     }
@@ -220,7 +210,7 @@ impl Peer {
 
     /// Its services in the order of their names, with how many endpoints each has.
     pub fn services(&self) -> impl Iterator<Item = (&Name, usize)> {
-        self.services.iter().map(|(name, imported)| (name, imported.endpoints))
+        self.held.iter()
     }
 
     /// One of its services as it was taken.
@@ -230,17 +220,17 @@ impl Peer {
 
     /// The same as it is kept.
     pub fn encoded(&self, name: &Name) -> Option<Bytes> {
-        self.services.get(name).map(|imported| imported.service.clone())
+        self.held.encoded(name).cloned()
     }
 
     /// How many services it has.
     pub fn service_count(&self) -> usize {
-        self.services.len()
+        self.held.all().services
     }
 
     /// How many endpoints all of its services have.
     pub fn endpoint_count(&self) -> usize {
-        self.endpoint_total
+        self.held.all().endpoints
     }
 
     /// Remembers for a while that a service was withdrawn.
@@ -253,35 +243,36 @@ impl Peer {
     /// Whether a service is said to have lost all its endpoints before everything is said: a peer that is still putting
     /// itself together does not know better.
     pub fn is_unsettled(&self, name: &Name, service: &v1::ExportedService) -> bool {
-        let held = self.services.get(name).is_some_and(|held| held.endpoints > 0);
+        let held = self.held.endpoints_of(name).is_some_and(|endpoints| endpoints > 0);
         matches!(self.link, Link::Syncing(_)) && held && count(service) == 0
     }
 
     /// A link begins: nothing was named on it yet.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, session: Session, epoch: String) {
+        self.resumes = self.have.as_ref().is_some_and(|(held, _)| *held == epoch);
+        (self.youngest, self.link, self.said_epoch) = (session, Link::Syncing(session), epoch);
+        (self.cut, self.unsettled_gateways) = (false, false);
         self.unsettled.clear();
-        self.services.values_mut().for_each(|imported| imported.seen = false);
+        self.held.begin();
+    }
+
+    /// All that is held has to be told again, over the next link.
+    pub fn start_over(&mut self) {
+        (self.have, self.link) = (None, Link::Down);
     }
 
     /// Drops a service. True if there was one.
     pub fn forget(&mut self, name: &Name) -> bool {
-        let Some(gone) = self.services.remove(name) else { return false };
-        self.endpoint_total -= gone.endpoints;
-        true
+        self.held.remove(name)
     }
 
     /// Drops the services that were not named since the link's Hello, or all. Returns their names.
     pub fn forget_all(&mut self, only_unseen: bool) -> Vec<Name> {
-        let gone = self.services.iter().filter(|(_, imported)| !(only_unseen && imported.seen));
-        let gone: Vec<Name> = gone.map(|(name, _)| name.clone()).collect();
-        for name in &gone {
-            self.forget(name);
-        }
-        gone
+        self.held.clear(only_unseen)
     }
 
-    /// Checks a service and takes it. What is wrong with single endpoints is told in the refusals; the rest is taken.
-    /// Returns also whether that is a change.
+    /// Checks a service and takes it. What is wrong with single endpoints is told in the refusals; the rest is taken. Of a
+    /// service that is wrong as a whole, what was held before stays. Returns also whether something has changed.
     pub(super) fn take(
         &mut self,
         name: &Name,
@@ -289,25 +280,22 @@ impl Peer {
         check: &Check<'_>,
         limits: &Limits,
     ) -> Result<(bool, Vec<Refusal>), Refusal> {
-        let object = format!("service {name}");
-        let limit = |reason: String| Refusal::new(RefusalKind::Limit, &object, reason);
-        let old = self.services.get(name).map_or(0, |imported| imported.endpoints);
-        if !self.services.contains_key(name) && self.services.len() >= limits.services {
-            return Err(limit(format!("more than {} services", limits.services)));
-        }
-        let (service, refusals) = check_service(check, name, service)?;
-        let total = self.endpoint_total - old + count(&service);
-        if total > limits.endpoints {
-            return Err(limit(format!("more than {} endpoints in all", limits.endpoints)));
-        }
-        let new = Imported::new(&service, true);
-        let changed = self.services.get(name).is_none_or(|old| old.service != new.service);
-        self.endpoint_total = total;
-        match self.services.get_mut(name) {
-            Some(known) if !changed => known.seen = true,
-            _ => drop(self.services.insert(name.clone(), new)),
-        }
-        Ok((changed, refusals))
+        let besides = self.held.besides(name, !self.resumes);
+        let mut within = |most: usize, count: usize, what: &str| {
+            if count <= most {
+                return Ok(());
+            }
+            self.cut = true;
+            Err(Refusal::new(
+                RefusalKind::Limit,
+                format!("service {name}"),
+                format!("more than {most} {what}"),
+            ))
+        };
+        within(limits.services, besides.services + 1, "services")?;
+        let (service, refusals) = check_service(check, name, service).inspect_err(|_| self.held.see(name))?;
+        within(limits.endpoints, besides.endpoints + count(&service), "endpoints in all")?;
+        Ok((self.held.insert(name, &service, true), refusals))
     }
 
     /// Takes new summaries of a service that was named before. Returns also whether that is a change.
@@ -330,8 +318,8 @@ impl Peer {
                 changed = true;
             }
         }
-        if let Some(imported) = self.services.get_mut(name).filter(|_| changed) {
-            *imported = Imported::new(&service, imported.seen);
+        if changed {
+            self.held.insert(name, &service, true);
         }
         Ok((changed, refusals))
     }
@@ -356,8 +344,4 @@ impl Peer {
         summaries.iter_mut().for_each(|summary| summary.cluster = cluster.to_string());
         v1::EndpointList { port, endpoints: endpoints.into_iter().filter_map(reach).collect(), summaries }
     }
-}
-
-fn count(service: &v1::ExportedService) -> usize {
-    service.endpoints.iter().map(|list| list.endpoints.len()).sum()
 }

@@ -19,6 +19,7 @@ pub(crate) mod kit;
 use kit::*;
 
 mod addresses;
+mod holding;
 mod peers;
 
 struct Test {

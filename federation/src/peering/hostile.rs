@@ -28,6 +28,8 @@ metadata: { name: west }
 spec:
   trustDomain: west.example
   import: { services: [{ namespace: bank, name: '*' }] }
+  export: { services: [{ namespace: bank, name: '*' }] }
+  lease: { deprioritizeAfter: 1s }
   limits: { services: 3, messagesPerSecond: 50 }
 ---
 apiVersion: tombolo.dev/v1alpha1
@@ -44,6 +46,10 @@ apiVersion: v1
 kind: Service
 metadata: { name: ours, namespace: bank }
 spec: { ports: [{ port: 80 }] }
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: { name: ours, namespace: bank }
 ---
 apiVersion: tombolo.dev/v1alpha1
 kind: Workload
@@ -247,4 +253,34 @@ async fn a_peer_that_says_too_much_is_read_slowly_and_others_are_not() {
     assert_eq!(east.peer("north").await["throttledSeconds"], 0.0);
     flood.abort();
     drained.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_answers_but_confirms_nothing_is_not_connected() {
+    let mut east = East::start().await;
+    let mut link = east.link(&FakePeer::new("west")).await;
+    link.say(Message::Synced(v1::Synced { revision: 1, full: true })).await;
+    let told = |message| match message {
+        Message::Synced(synced) => Some(synced.revision),
+        _ => None,
+    };
+    let revision = soon("all that is told", link.hears(told)).await.unwrap();
+    // More often than the lease ends, though that is short; each answer is a sign of life.
+    for _ in 0..6 {
+        let asked = |message| match message {
+            Message::Ping(v1::Ping { id }) => Some(id),
+            _ => None,
+        };
+        let id = timeout(Duration::from_secs(1), link.hears(asked)).await.unwrap().unwrap();
+        link.say(Message::Pong(v1::Pong { id })).await;
+        let shown = east.peer("west").await;
+        assert_eq!((&shown["state"], &shown["connected"]), (&"synced".into(), &false.into()), "{shown}");
+    }
+    link.say(Message::Ack(v1::Ack { revision })).await;
+    soon("it is connected", async {
+        while east.peer("west").await["connected"] != true {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_stream::{Stream, StreamExt};
 use tombolo_proto::v1::{
@@ -23,8 +23,10 @@ use crate::{
     state::State,
 };
 
-/// A sign of life is sent this often.
+/// A sign of life is asked for this often, or three times within the peer's lease where that is shorter.
 const PING: Duration = Duration::from_secs(5);
+/// Not more often than this, whatever the lease.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// A link on which nothing comes, or nothing can be sent, for longer is dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// Short answers that wait. A peer that asks for more without reading is cut off.
@@ -113,12 +115,11 @@ impl Link {
         if self.is_revoked() {
             return farewell(&self.state, &self.cluster, &self.out, incoming).await;
         }
-        let mut ping: Interval = interval(PING);
-        // A process that had no time is not a peer that was silent: there is time to read before the next look.
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silent = 0;
-        let (mut heard, mut sent, mut pings) = (Instant::now(), Instant::now(), 0);
-        let mut pace = Pace::new(self.limits(), Instant::now());
+        let begun = Instant::now();
+        let (mut heard, mut sent, mut pings, mut look) = (begun, begun, 0, begun);
+        let mut beat = self.beat();
+        let mut silent = Duration::ZERO;
+        let mut pace = Pace::new(self.limits(), beat, begun);
         let mut paused: Option<Instant> = None;
         let out = self.out.clone();
         self.greet()?;
@@ -140,7 +141,7 @@ impl Link {
                     permit.send(Ok(message));
                 }
                 message = incoming.next(), if paused.is_none() => {
-                    (heard, silent) = (Instant::now(), 0);
+                    (heard, silent) = (Instant::now(), Duration::ZERO);
                     match message {
                         Some(Ok(message)) => {
                             let bytes = self.stats.received(&message);
@@ -169,12 +170,17 @@ impl Link {
                     return farewell(&self.state, &self.cluster, &self.out, incoming).await;
                 },
                 Ok(()) = bundle.changed() => self.answer(Message::Bundle(self.state.own_bundle()))?,
-                _ = ping.tick() => {
-                    pace.limit(self.limits());
-                    silent += u64::from(paused.is_none() && heard.elapsed() >= PING);
-                    if silent > SILENCE.as_secs() / PING.as_secs() {
+                () = sleep_until(look) => {
+                    // By looks: a process that had no time is not a peer that was silent, and reads before the next.
+                    if paused.is_none() && heard.elapsed() >= beat {
+                        silent += beat;
+                    }
+                    if silent > SILENCE {
                         return broken("the peer is silent");
                     }
+                    beat = self.beat();
+                    look = Instant::now() + beat;
+                    pace.limit(self.limits(), beat);
                     if sent.elapsed() > SILENCE {
                         return broken("the peer takes nothing");
                     }
@@ -192,6 +198,12 @@ impl Link {
 
     fn limits(&self) -> Limits {
         self.state.with_index(|index| index.limits_of(&self.cluster))
+    }
+
+    /// How often is looked and asked whether the peer is there: a link on which nothing changes makes nothing stale.
+    fn beat(&self) -> Duration {
+        let lease = self.state.with_index(|index| index.lease_of(&self.cluster)).stale_after;
+        PING.min(Duration::from_millis(u64::try_from(lease).unwrap_or(0) / 3)).max(SHORTEST)
     }
 
     fn is_revoked(&self) -> bool {
@@ -256,9 +268,10 @@ impl Link {
     fn queue(&mut self, update: Update) {
         // First: how services are reached.
         self.updates.extend(update.gateways.map(Message::Gateways));
+        // Before what comes in their place: the peer may have no room for both.
+        self.updates.extend(update.withdrawn.into_iter().map(Message::Withdrawn));
         self.updates.extend(update.services.into_iter().map(Message::Service));
         self.updates.extend(update.summaries.into_iter().map(Message::Summaries));
-        self.updates.extend(update.withdrawn.into_iter().map(Message::Withdrawn));
         let synced = Synced { revision: update.revision, full: update.full };
         self.updates.push_back(Message::Synced(synced));
         self.told = Some(update.revision);

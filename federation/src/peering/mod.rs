@@ -91,7 +91,7 @@ impl Peering {
         identity.addresses.retain(|address| !token.addresses.contains(address));
         identity.addresses.splice(0..0, token.addresses.iter().cloned());
         let trust_domain = identity.trust_domain.to_string();
-        self.link_with(name, identity)?;
+        self.link_with(name, identity).await?;
         Ok((cluster.clone(), trust_domain))
     }
 
@@ -118,34 +118,39 @@ impl Peering {
         Ok(answer.into_inner().cluster)
     }
 
-    fn link_with(&self, cluster: Arc<str>, identity: PeerIdentity) -> Result<(), String> {
+    async fn link_with(&self, cluster: Arc<str>, identity: PeerIdentity) -> Result<(), String> {
         let event = Event::Peer { cluster: Arc::clone(&cluster), event: PeerEvent::Linked(identity) };
-        match self.state.apply(event).into_iter().next() {
-            Some(refusal) => Err(refusal.to_string()),
-            None => {
-                tracing::info!(%cluster, "linked with a peer");
-                Ok(())
-            }
+        if let Some(refusal) = self.state.apply(event).into_iter().next() {
+            return Err(refusal.to_string());
         }
+        self.saved(&format!("{cluster} is linked")).await?;
+        tracing::info!(%cluster, "linked with a peer");
+        Ok(())
+    }
+
+    /// Waits until the disk has it, or says what is the case only until this process ends.
+    async fn saved(&self, what: &str) -> Result<(), String> {
+        let failed = |error| format!("{what}, but that is not saved ({error}); mend it and ask again");
+        self.state.saved().await.map_err(failed)
     }
 
     /// Ends the link with a peer for good: it vouches for nobody here any more, and is told so if it can be reached.
-    pub fn revoke(&self, cluster: &str) -> Result<(), String> {
+    pub async fn revoke(&self, cluster: &str) -> Result<(), Status> {
         let event = Event::Peer { cluster: cluster.into(), event: PeerEvent::Revoked };
-        match self.state.apply(event).into_iter().next() {
-            Some(refusal) => Err(refusal.to_string()),
-            None => Ok(()),
+        if let Some(refusal) = self.state.apply(event).into_iter().next() {
+            return Err(Status::not_found(refusal.to_string()));
         }
+        self.saved(&format!("{cluster} is revoked")).await.map_err(Status::unavailable)
     }
 
     /// Takes a peer from the list whose link was ended. `untold`: also if it does not know that yet.
-    pub fn forget(&self, cluster: &str, untold: bool) -> Result<(), String> {
+    pub async fn forget(&self, cluster: &str, untold: bool) -> Result<(), String> {
         let event = Event::Peer { cluster: cluster.into(), event: PeerEvent::Forgotten { untold } };
         if let Some(refusal) = self.state.apply_quietly(event).into_iter().next() {
             return Err(refusal.to_string());
         }
         self.state.peer_forgotten(cluster);
-        Ok(())
+        self.saved(&format!("{cluster} is forgotten")).await
     }
 
     /// The peer whose controller has this identity; also one that is none any more, who is to hear that.
@@ -193,7 +198,7 @@ impl PeeringService for Peering {
             checked.map_err(|refusal| Status::failed_precondition(refusal.to_string()))
         });
         redeemed.await.map_err(internal)??;
-        self.link_with(name, identity).map_err(Status::failed_precondition)?;
+        self.link_with(name, identity).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(HandshakeResponse { cluster: Some(self.state.cluster_info()) }))
     }
 

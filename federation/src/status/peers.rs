@@ -79,6 +79,8 @@ pub fn gauge(state: &State) {
                 state: peer.state(),
                 connected: peer.is_connected(index.lease_of(name), now),
                 lag: if peer.ended.is_some() { 0.0 } else { seconds(peer.contact.lag(now)) },
+                silence: seconds(peer.contact.silence(now)),
+                revisions: [peer.acked, peer.exports.revision()],
                 services: [peer.service_count(), peer.exports.len()],
                 refused: peer.refusals.by_kind(),
                 ..PeerStatus::default()

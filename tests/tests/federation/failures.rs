@@ -1,11 +1,9 @@
 //! Processes and clusters that fail.
 
-use std::time::Duration;
-
 use crate::{
     calls::now,
     net::{Way, What, cut, heal},
-    steps::{Budget, Scene, UNSEEN},
+    steps::{RESTART, Scene, UNSEEN},
     world::{CLUSTERS, SERVERS, app, controller, gateway, second_gateway, sidecar},
 };
 
@@ -50,6 +48,7 @@ fn gateways_and_endpoints_that_fail_cost_no_request() {
     let begun = now();
     scene.answers("west-1", begun);
     scene.step("an endpoint here is back", UNSEEN, &SERVERS, |world| world.start_app("east-1"));
+    scene.nothing_is_lost();
 }
 
 #[test]
@@ -65,6 +64,17 @@ fn controllers_come_and_go_unseen() {
         world.processes.kill(&controller("west"));
         world.peer_is("east", "west", "not connected", |peer| peer["connected"] == false);
     });
+    scene.step("it is back, and freezes", UNSEEN, &AWAY, |world| {
+        world.start_controller("west");
+        world.peer_is("east", "west", "connected", |peer| peer["connected"] == true);
+        world.processes.signal(&controller("west"), "STOP");
+        world.peer_is("east", "west", "not connected", |peer| peer["connected"] == false);
+    });
+    scene.step("it goes on", UNSEEN, &AWAY, |world| {
+        world.processes.signal(&controller("west"), "CONT");
+        world.peer_is("east", "west", "connected", |peer| peer["connected"] == true);
+    });
+    scene.step("it is killed again", UNSEEN, &AWAY, |world| world.processes.kill(&controller("west")));
     scene.step("and east's", UNSEEN, &AWAY, |world| world.processes.kill(&controller("east")));
     scene.step("both are back", UNSEEN, &AWAY, |world| {
         for cluster in ["east", "west"] {
@@ -84,6 +94,7 @@ fn controllers_come_and_go_unseen() {
         }
     });
     scene.step("an endpoint here is back", UNSEEN, &SERVERS, |world| world.start_app("east-1"));
+    scene.nothing_is_lost();
 }
 
 #[test]
@@ -118,9 +129,7 @@ fn a_whole_cluster_dies_and_returns() {
         world.begin_second_gateway();
     });
     scene.answers("west-1", begun);
-    // The callers' own is one of them. There is a moment in which nobody is left to serve: it is over as soon as they are up.
-    let restart = Budget { failed: 150, slowest: Duration::from_secs(3), settles: Duration::from_secs(5) };
-    scene.step("all sidecars are killed and restart", restart, &AWAY, |world| {
+    scene.step("all sidecars are killed and restart", RESTART, &AWAY, |world| {
         world.processes.kill(&sidecar("east-client"));
         for machine in SERVERS {
             world.processes.kill(&sidecar(machine));
@@ -130,4 +139,5 @@ fn a_whole_cluster_dies_and_returns() {
             world.begin_sidecar(machine);
         }
     });
+    scene.nothing_is_lost();
 }

@@ -50,7 +50,7 @@ pub fn outside(cluster: &str) -> String {
 }
 
 /// What a cut takes away.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// The link between controllers.
     Control,
@@ -61,10 +61,12 @@ pub enum What {
 }
 
 /// In which direction.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// What comes to the cluster.
     In,
+    /// What goes out of it.
+    Out,
     /// Both.
     Both,
 }
@@ -80,6 +82,7 @@ pub fn cut(net: &Net, cluster: &str, what: What, way: Way, percent: u8) {
     let mut rules = String::new();
     let directions: &[(&str, &str)] = match way {
         Way::In => &[("prerouting", "iifname")],
+        Way::Out => &[("postrouting", "oifname")],
         Way::Both => &[("prerouting", "iifname"), ("postrouting", "oifname")],
     };
     for (hook, device) in directions {

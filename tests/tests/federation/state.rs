@@ -2,13 +2,14 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use serde_json::Value;
 use tombolo_tests::{netns::run, wait_until};
 
 use crate::{
     calls::now,
     net::{Way, What, cut, heal},
-    steps::{Scene, UNSEEN},
-    world::{LONG, World, app, controller, sidecar},
+    steps::{RESTART, Scene, UNSEEN},
+    world::{LONG, World, app, controller, gateway, sidecar},
 };
 
 /// Where requests go when nobody answers in their own cluster.
@@ -19,7 +20,7 @@ fn a_clock_that_jumps_changes_nothing() {
     let Some(mut scene) = Scene::new() else { return };
     scene.step("east's controller gets a clock of its own", UNSEEN, &["east-1"], |world| {
         world.processes.kill(&controller("east"));
-        world.set_clock("east", 0);
+        world.set_clock(&controller("east"), 0);
         world.start_controller("east");
         for peer in ["west", "north"] {
             world.peer_is("east", peer, "synced", |p| p["state"] == "synced" && p["connected"] == true);
@@ -28,11 +29,10 @@ fn a_clock_that_jumps_changes_nothing() {
     scene.step("the only endpoint here is killed", UNSEEN, &AWAY, |world| {
         world.processes.kill(&app("east-1"))
     });
-    for (name, offset) in
-        [("it jumps ahead by a day", 25), ("and back by two", -25), ("it is right again", 0)]
+    for (name, hours) in [("it jumps ahead by a day", 25), ("and back by two", -25), ("it is right again", 0)]
     {
         scene.step(name, UNSEEN, &AWAY, |world| {
-            world.set_clock("east", offset);
+            world.set_clock(&controller("east"), hours * 3600);
             // Time has gone on at the controller, with the other clock.
             world.signs_of_life("east", "west", 2);
             for peer in ["west", "north"] {
@@ -45,6 +45,47 @@ fn a_clock_that_jumps_changes_nothing() {
             }
         });
     }
+    scene.nothing_is_lost();
+}
+
+#[test]
+fn clocks_of_proxies_that_jump_change_nothing() {
+    let Some(mut scene) = Scene::new() else { return };
+    let proxies = [gateway("east"), sidecar("east-client"), sidecar("west-1")];
+    scene.step("a gateway and two sidecars get clocks of their own", RESTART, &["east-1"], |world| {
+        for proxy in &proxies {
+            world.processes.stop(proxy);
+            world.set_clock(proxy, 0);
+        }
+        world.begin_gateway("east");
+        world.begin_client();
+        world.begin_sidecar("west-1");
+        proxies.iter().for_each(|proxy| world.processes.ready(proxy));
+    });
+    scene.step("the only endpoint here is killed", UNSEEN, &AWAY, |world| {
+        world.processes.kill(&app("east-1"))
+    });
+    // Certificates of a day hold through it: they are valid for five minutes before they are made.
+    for (name, seconds) in [
+        ("they jump ahead by eight hours", 8 * 3600),
+        ("and back by more", -240),
+        ("they are right again", 0),
+    ] {
+        scene.step(name, UNSEEN, &AWAY, |world| {
+            proxies.iter().for_each(|proxy| world.set_clock(proxy, seconds));
+        });
+        let begun = now();
+        scene.answers("west-1", begun);
+        // Connections that are made after it as well.
+        scene.step("an endpoint restarts", UNSEEN, &AWAY, |world| {
+            world.processes.stop(&sidecar("west-2"));
+            world.begin_sidecar("west-2");
+            world.processes.ready(&sidecar("west-2"));
+        });
+        let begun = now();
+        scene.answers("west-2", begun);
+    }
+    scene.nothing_is_lost();
 }
 
 /// A small disk in the place of a directory, for as long as this lives.
@@ -105,6 +146,7 @@ fn a_full_disk_loses_nothing() {
         disk.fill();
         world.processes.kill(&app("west-1"));
         world.processes.stop(&sidecar("west-1"));
+        wait_until("a write has failed", LONG, || world.status("east")["storeFailures"].as_u64() > Some(0));
     });
     scene.step("the only endpoint here is killed", UNSEEN, &["west-2", "north-1"], |world| {
         world.processes.kill(&app("east-1"));
@@ -184,5 +226,31 @@ fn a_root_is_replaced_while_a_peer_is_away() {
             world.peer_is("west", peer, "synced", |p| p["state"] == "synced" && p["connected"] == true);
         }
     });
-    assert_ne!(authority(&scene.world), first);
+    let then = authority(&scene.world);
+    assert_ne!(then["signing"], first["signing"]);
+    let both = [&first["signing"], &then["signing"]].map(Value::as_str).map(Option::unwrap);
+    for peer in ["east", "north"] {
+        let shown = scene.world.operator(peer, &["peer", "show", "west", "--output", "json"]);
+        assert!(both.iter().all(|root| shown.contains(root)), "{peer}: {shown}");
+    }
+}
+
+#[test]
+fn a_new_root_signs_as_soon_as_every_peer_holds_it() {
+    let Some(mut scene) = Scene::new() else { return };
+    let authority = |world: &World| world.status("west")["ca"].clone();
+    let first = authority(&scene.world);
+    scene.step("no controller reaches west's, which has a new root", UNSEEN, &["east-1"], |world| {
+        cut(&world.net, "west", What::Control, Way::Both, 100);
+        world.operator("west", &["peer", "rotate", "--lead", "86400"]);
+        let peers = serde_json::json!(["peer east", "peer north"]);
+        wait_until("all but the peers hold it", LONG, || authority(world)["waitingFor"] == peers);
+    });
+    let then = authority(&scene.world);
+    assert_eq!((&then["phase"], &then["signing"]), (&"published".into(), &first["signing"]));
+    scene.step("the link is back", UNSEEN, &["east-1"], |world| {
+        heal(&world.net, "west");
+        wait_until("west signs with its new root", LONG, || authority(world)["phase"] == "signing");
+    });
+    assert_ne!(authority(&scene.world)["signing"], first["signing"]);
 }

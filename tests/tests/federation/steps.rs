@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tombolo_tests::wait_until;
 
 use crate::{
     calls::{Call, Callers, now},
     net::outside,
-    world::{LONG, SERVERS, World, sidecar},
+    world::{CLUSTERS, LONG, SERVERS, World, sidecar},
 };
 
 /// So many calls in a row of each stream, all as they should be, and a step is over.
@@ -34,6 +35,10 @@ pub struct Budget {
 pub const UNSEEN: Budget =
     Budget { failed: 0, slowest: Duration::from_millis(1500), settles: Duration::from_secs(2) };
 
+/// The callers' own sidecar restarts. There is a moment in which nobody is left to serve: it is over as soon as it is up.
+pub const RESTART: Budget =
+    Budget { failed: 150, slowest: Duration::from_secs(3), settles: Duration::from_secs(5) };
+
 /// Two worlds at a time would each be slow on account of the other.
 static ONE: Mutex<()> = Mutex::new(());
 
@@ -43,6 +48,8 @@ pub struct Scene {
     _alone: MutexGuard<'static, ()>,
     streams: Vec<Callers>,
     table: String,
+    /// What each cluster knew at the beginning.
+    kept: [Value; 3],
 }
 
 impl Scene {
@@ -53,15 +60,17 @@ impl Scene {
         let mut world = World::new()?;
         let mesh = Callers::start(&mut world, "mesh", "east-client", "server.shop.svc.clusterset.local", 80);
         let public = Callers::start(&mut world, "public", "wan", &outside("east"), 8000);
-        let scene = Self { world, _alone: alone, streams: vec![mesh, public], table: String::new() };
-        for one in crate::world::CLUSTERS {
-            for other in crate::world::CLUSTERS.into_iter().filter(|other| *other != one) {
+        let (streams, kept) = (vec![mesh, public], Default::default());
+        let mut scene = Self { world, _alone: alone, streams, table: String::new(), kept };
+        for one in CLUSTERS {
+            for other in CLUSTERS.into_iter().filter(|other| *other != one) {
                 scene
                     .world
                     .peer_is(one, other, "there", |peer| peer["state"] == "synced" && peer["imported"] == 1);
             }
         }
         scene.settle(now(), &|call| call.said == "east-1");
+        scene.kept = CLUSTERS.map(|cluster| scene.world.kept(cluster));
         Some(scene)
     }
 
@@ -74,7 +83,7 @@ impl Scene {
         self.settle(done, &|call| servers.contains(&call.said.as_str()));
         let as_it_should =
             |call: &Call| call.is_ok() && call.took < QUICK && servers.contains(&call.said.as_str());
-        self.account(name, budget, begun, &as_it_should);
+        self.account(name, budget, begun, Some(&as_it_should));
     }
 
     /// Something is the matter, and goes on: so many calls of each stream meanwhile have to keep within the budget, but for
@@ -85,25 +94,54 @@ impl Scene {
         for stream in &self.streams {
             wait_until("calls", LONG, || stream.since(begun).len() >= calls);
         }
-        self.account(name, budget, begun, &|_| true);
+        self.account(name, budget, begun, None);
     }
 
-    /// Writes down what happened since then, and holds it to the budget.
-    fn account(&mut self, name: &str, budget: Budget, begun: Duration, as_it_should: &dyn Fn(&Call) -> bool) {
+    /// Something goes and comes back, so many times and each time before long; it is told whether it is to be there.
+    pub fn flap(&mut self, name: &str, budget: Budget, times: usize, turn: impl Fn(&World, bool)) {
+        let begun = now();
+        for is_up in [false, true].repeat(times) {
+            let since = now();
+            turn(&self.world, is_up);
+            wait_until("calls", LONG, || self.streams.iter().all(|stream| stream.since(since).len() >= 30));
+        }
+        self.account(name, budget, begun, None);
+    }
+
+    /// Once all is well again, every cluster knows what it knew at the beginning.
+    pub fn nothing_is_lost(&self) {
+        for (cluster, before) in CLUSTERS.into_iter().zip(&self.kept) {
+            let what = format!("{cluster} knows what it knew: {before:#}");
+            wait_until(&what, LONG, || self.world.kept(cluster) == *before);
+        }
+    }
+
+    /// Writes down what happened since then, and holds it to the budget; to the time until all is as it should be only
+    /// where it is said how that is.
+    fn account(
+        &mut self,
+        name: &str,
+        budget: Budget,
+        begun: Duration,
+        as_it_should: Option<&dyn Fn(&Call) -> bool>,
+    ) {
         for stream in &self.streams {
             let calls = stream.since(begun);
-            let last_bad = calls.iter().filter(|call| !as_it_should(call)).map(Call::ended).max();
+            let is_bad = |call: &&Call| as_it_should.is_some_and(|as_it_should| !as_it_should(call));
+            let last_bad = calls.iter().filter(is_bad).map(Call::ended).max();
             let settled = last_bad.unwrap_or(begun).saturating_sub(begun);
             let failed: Vec<_> = calls.iter().filter(|call| !call.is_ok()).collect();
             let slowest = calls.iter().map(|call| call.took).max().unwrap_or_default();
-            let line = format!(
-                "{name:44} {:6} {:5} calls {:3} failed  slowest {:5} ms  settled in {:5} ms",
+            let mut line = format!(
+                "{name:44} {:6} {:5} calls {:3} failed  slowest {:5} ms",
                 stream.name,
                 calls.len(),
                 failed.len(),
                 slowest.as_millis(),
-                settled.as_millis(),
             );
+            if as_it_should.is_some() {
+                write!(line, "  settled in {:5} ms", settled.as_millis()).unwrap();
+            }
             eprintln!("{line}");
             writeln!(self.table, "{line}").unwrap();
             let is_kept =

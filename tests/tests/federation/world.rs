@@ -151,9 +151,9 @@ impl World {
         self.processes.spawn(&controller(cluster), &mut command);
     }
 
-    /// The variables that give a cluster's controller a wall clock of its own, if it has one.
-    fn with_clock(&self, cluster: &str) -> Vec<String> {
-        let clock = self.path(&format!("{cluster}.clock"));
+    /// The variables that give a process a wall clock of its own, if it has one.
+    fn with_clock(&self, process: &str) -> Vec<String> {
+        let clock = self.path(&format!("{process}.clock"));
         let variables = || {
             let (library, clock) = (faketime(), clock.display());
             let files =
@@ -163,21 +163,21 @@ impl World {
         clock.exists().then(variables).into_iter().flatten().collect()
     }
 
-    /// Sets the wall clock of a cluster's controller by so many hours, if it was started after the first such setting.
-    pub fn set_clock(&self, cluster: &str, hours: i64) {
-        let (clock, new) = (self.path(&format!("{cluster}.clock")), self.path("clock.new"));
-        fs::write(&new, format!("{hours:+}h")).unwrap();
+    /// Sets the wall clock of a process by so many seconds, if it was started after the first such setting.
+    pub fn set_clock(&self, process: &str, seconds: i64) {
+        let (clock, new) = (self.path(&format!("{process}.clock")), self.path("clock.new"));
+        fs::write(&new, format!("{seconds:+}s")).unwrap();
         fs::rename(&new, &clock).unwrap();
-        let date = Command::new("env").args(self.with_clock(cluster)).args(["date", "+%s"]).output().unwrap();
+        let date = Command::new("env").args(self.with_clock(process)).args(["date", "+%s"]).output().unwrap();
         let said: i64 = String::from_utf8(date.stdout).unwrap().trim().parse().unwrap();
-        let off = said - i64::try_from(crate::calls::now().as_secs()).unwrap() - hours * 3600;
+        let off = said - i64::try_from(crate::calls::now().as_secs()).unwrap() - seconds;
         assert!(off.abs() < 60, "the clock is off by {off} s");
     }
 
     /// The command of a controller, with the wall clock that [`Self::set_clock`] gives it.
     fn controller(&self, cluster: &str) -> Command {
         let mut command = self.net.command(cluster, "env");
-        command.args(self.with_clock(cluster)).arg(&self.binary);
+        command.args(self.with_clock(&controller(cluster))).arg(&self.binary);
         let documents = self.path(&format!("{cluster}.yaml"));
         fs::write(&documents, documents_of(cluster)).unwrap();
         let domain = format!("{cluster}.test");
@@ -212,7 +212,8 @@ impl World {
     fn begin_gateway_at(&mut self, cluster: &str, name: &str, mesh: u16) {
         let state = self.path(name);
         let token = (!state.exists()).then(|| self.token(cluster, "tombolo-system", "gateway"));
-        let mut command = self.net.command(cluster, self.binary.to_str().unwrap());
+        let mut command = self.net.command(cluster, "env");
+        command.args(self.with_clock(name)).arg(&self.binary);
         command.args(["gateway", "--controller", &format!("10.80.0.1:{CONTROL}")]);
         command.args(["--mesh-listen", &format!("0.0.0.0:{mesh}"), "--name", name, "--drain-time", "3"]);
         command.args(["--mesh-advertise", &format!("{}:{mesh}", net::outside(cluster))]);
@@ -238,7 +239,8 @@ impl World {
             fs::create_dir(&state).unwrap();
             self.token(cluster, "shop", "server")
         });
-        let mut command = self.net.command(machine, self.binary.to_str().unwrap());
+        let mut command = self.net.command(machine, "env");
+        command.args(self.with_clock(&sidecar(machine))).arg(&self.binary);
         self.arguments(&mut command, machine, token.as_deref());
         let inbound = format!("{}:15006", self.address(machine));
         command.args(["--label", "app=server", "--app-port", "8080=web"]);
@@ -256,8 +258,8 @@ impl World {
             self.token("east", "shop", "client")
         });
         let mut command = self.net.command(machine, "setpriv");
-        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--"]);
-        command.arg(&self.binary);
+        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups", "--", "env"]);
+        command.args(self.with_clock(&sidecar(machine))).arg(&self.binary);
         self.arguments(&mut command, machine, token.as_deref());
         command.args(["--capture", "--app-port", "9=none"]);
         self.processes.begin(&sidecar(machine), &mut command);
@@ -304,6 +306,25 @@ impl World {
         let status = self.status(cluster);
         let mut peers = status["peers"].as_array().unwrap().iter();
         peers.find(|known| known["name"] == peer).cloned().unwrap_or_default()
+    }
+
+    /// What a cluster is to know whatever happens: its documents, its roots, its members, and of its peers who they are, what
+    /// they export and how they are reached; and the addresses that it has given to services.
+    pub fn kept(&self, cluster: &str) -> Value {
+        let status = self.status(cluster);
+        let only = |list: &Value, fields: &[&str]| -> Vec<Value> {
+            let list = list.as_array().unwrap().iter();
+            list.map(|one| fields.iter().map(|field| (*field, one[*field].clone())).collect()).collect()
+        };
+        let services = self.operator(cluster, &["get", "serviceimports", "--output", "json"]);
+        serde_json::json!({
+            "generation": status["generation"],
+            "roots": status["ca"]["roots"],
+            "workloads": only(&status["workloads"], &["name", "address", "identity", "health"]),
+            "gateways": only(&status["gateways"], &["name", "meshAddress"]),
+            "peers": only(&status["peers"], &["name", "trustDomain", "state", "connected", "imported", "exported", "gateways"]),
+            "services": services,
+        })
     }
 
     /// Waits until a controller has heard from a peer so many times more: while the link is quiet, at its pings.

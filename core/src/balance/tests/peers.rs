@@ -187,6 +187,22 @@ fn gateways_of_services_that_nobody_uses_are_not_probed() {
     assert!(sea.town.pools.due_probes(sea.town.now, 100).is_empty());
 }
 
+#[test]
+fn where_more_gateways_are_due_than_may_be_probed_each_has_its_turn() {
+    let mut sea = Sea::new(vec![behind("west", "w", &[1, 2, 3, 4, 5])]);
+    let _used = sea.town.pick(None, &[]);
+    let mut asked = std::collections::BTreeMap::new();
+    for _ in 0..10 {
+        sea.town.now += 6 * SECOND;
+        let probes = sea.town.pools.due_probes(sea.town.now, 2);
+        for probe in probes {
+            *asked.entry(probe.gateway().address().port()).or_insert(0) += 1;
+            let _changed = probe.finish(Some(MS), sea.town.pools.paths().nanos(sea.town.now));
+        }
+    }
+    assert!(asked.len() == 5 && asked.values().all(|times| *times >= 3), "{asked:?}");
+}
+
 /// On this network, so that no gateway is in between.
 fn beside(cluster: &str, id: &str, port: u16) -> Endpoint {
     let identity = crate::model::SpiffeId::parse(&format!("spiffe://{cluster}.example/ns/shop/sa/checkout"));

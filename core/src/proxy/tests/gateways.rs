@@ -95,6 +95,11 @@ async fn a_gateway_answers_who_knocks_and_counts_that_apart() {
     let error = knock(frozen.local_addr().unwrap(), second / 10).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "the kernel takes it, nobody answers");
     assert!(begun.elapsed() < second);
+    let balancer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (knocked, ()) = tokio::join!(knock(balancer.local_addr().unwrap(), second), async {
+        balancer.accept().await.unwrap().0.set_zero_linger().unwrap();
+    });
+    assert_ne!(knocked.unwrap_err().kind(), std::io::ErrorKind::TimedOut, "reset: its gateways are gone");
 }
 
 #[tokio::test]
