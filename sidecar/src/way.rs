@@ -6,25 +6,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
 use tombolo_core::{
     model::{AppProtocol, Host, HostName, ServiceEntry, ServiceKey, Snapshot},
-    proxy::{Accepted, Acceptor, ConnectionService, Entry, HttpEngine, Opening, sniff},
+    proxy::{Accepted, Acceptor, ConnectionService, Entry, HttpEngine},
 };
 
 use crate::outbound::Uses;
 
-/// A client that has said nothing for so long, on a port of which nobody says what is spoken, waits for the server.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
-/// Ports where servers always speak first: FTP, SSH, SMTP, POP3, IMAP, MySQL. Nothing is waited for.
+/// Ports where servers always speak first: FTP, SSH, SMTP, POP3, IMAP, MySQL. Nothing is to be found out.
 const SERVER_FIRST: [u16; 8] = [21, 22, 25, 110, 143, 587, 3306, 33060];
 
-/// How long to wait for the first byte of a client on this port.
-pub(crate) fn patience(port: u16) -> Option<Duration> {
-    (!SERVER_FIRST.contains(&port)).then_some(PATIENCE)
+/// What is spoken on a port, as far as its name or, where nobody else says it, its number tells.
+pub(crate) fn told(said: Option<AppProtocol>, port: u16) -> Option<AppProtocol> {
+    said.or_else(|| SERVER_FIRST.contains(&port).then_some(AppProtocol::Tcp))
 }
 
 /// Where a way leads.
@@ -44,12 +41,12 @@ pub(crate) struct Way {
     uses: Arc<Uses>,
     begun: AtomicBool,
     http: Arc<dyn ConnectionService>,
-    http2: Arc<dyn ConnectionService>,
     tcp: Arc<dyn ConnectionService>,
+    found: Arc<dyn ConnectionService>,
 }
 
 impl Way {
-    /// On which `said` is spoken; none: it is found out for each connection.
+    /// On which `said` is spoken; none: it is found out for each connection, unless the port tells.
     pub fn new(
         engine: &Arc<HttpEngine>,
         uses: &Arc<Uses>,
@@ -65,8 +62,8 @@ impl Way {
             uses: Arc::clone(uses),
             begun: AtomicBool::new(false),
             http: engine.http(Acceptor::Plain, entry(false)),
-            http2: engine.http(Acceptor::Plain, entry(true)),
             tcp: engine.tcp(Acceptor::Plain, entry(false)),
+            found: engine.found(entry),
             to,
         })
     }
@@ -84,34 +81,16 @@ impl Way {
         self.begin().await;
         Arc::clone(&self.http).serve(accepted).await;
     }
-
-    async fn found_out(&self, accepted: &mut Accepted) -> &Arc<dyn ConnectionService> {
-        let Some(patience) = patience(self.to.port).filter(|_| accepted.prefix.is_empty()) else {
-            return &self.tcp;
-        };
-        match sniff(&mut accepted.tcp, patience).await {
-            Ok((opening, bytes)) => {
-                accepted.prefix = bytes;
-                match opening {
-                    Opening::Http1 => &self.http,
-                    Opening::Http2 => &self.http2,
-                    Opening::Tls(_) | Opening::Other | Opening::Silent => &self.tcp,
-                }
-            }
-            // The client is gone, as the tunnel will find out.
-            Err(_) => &self.tcp,
-        }
-    }
 }
 
 impl ConnectionService for Way {
-    fn serve(self: Arc<Self>, mut accepted: Accepted) -> BoxFuture<'static, ()> {
+    fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.begin().await;
-            let next = match self.said {
+            let next = match told(self.said, self.to.port) {
                 Some(AppProtocol::Http1 | AppProtocol::Http2) => &self.http,
                 Some(AppProtocol::Tcp) => &self.tcp,
-                None => self.found_out(&mut accepted).await,
+                None => &self.found,
             };
             Arc::clone(next).serve(accepted).await;
         })

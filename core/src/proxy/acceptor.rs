@@ -90,16 +90,7 @@ async fn begins_with_tls(tcp: &TcpStream) -> io::Result<bool> {
 }
 
 fn plain(accepted: Accepted, entry: Arc<Entry>) -> io::Result<(Connection, Arc<Arrival>, Spoken)> {
-    let arrival = Arc::new(Arrival {
-        entry,
-        peer: accepted.peer,
-        local: accepted.tcp.local_addr()?,
-        tls: false,
-        sni: None,
-        identity: None,
-        clients: None,
-        http2: false,
-    });
+    let arrival = Arc::new(Arrival::plain(entry, accepted.peer, accepted.tcp.local_addr()?));
     let wire = Wire::Plain(Replay::new(accepted.prefix, accepted.tcp));
     Ok((Connection::downstream(wire, arrival.clone(), false), arrival, Spoken::Unknown))
 }
@@ -148,8 +139,7 @@ async fn by_choice(
             Ok(terminated(*tls, (peer, local), entry, spoken, Shown { identity: None, clients }))
         }
         Chosen::Passed { wire, name } => {
-            let (tls, identity, clients, http2) = (false, None, None, false);
-            let arrival = Arc::new(Arrival { entry, peer, local, tls, sni: name, identity, clients, http2 });
+            let arrival = Arc::new(Arrival { sni: name, ..Arrival::plain(entry, peer, local) });
             let connection = Connection::downstream(Wire::Plain(wire), arrival.clone(), false);
             Ok((connection, arrival, Spoken::Tcp))
         }

@@ -1,6 +1,7 @@
 //! A byte stream as pingora takes it: TCP or TLS, with bytes read ahead, a write buffer and a deadline for a
 //! request's head.
 
+mod age;
 mod fate;
 mod flow;
 mod guarded;
@@ -35,6 +36,8 @@ use tokio::{
 };
 
 use super::{Arrival, gate::Places, pace::Wait, strict::Frame, upstream::Cut};
+#[cfg(test)]
+pub(super) use age::AGE;
 pub(super) use fate::Fate;
 pub(super) use flow::Flow;
 use guarded::Guard;
@@ -79,6 +82,8 @@ pub struct Connection {
     cut: Option<Cut>,
     /// Of HTTP/1.1 that is relayed.
     flow: Option<Arc<Flow>>,
+    /// Of one to a backend.
+    lent_until: Instant,
     socket: Arc<SocketDigest>,
     proxy: Option<Arc<ProxyDigest>>,
 }
@@ -98,7 +103,7 @@ impl Connection {
     /// A connection that was made.
     pub(super) fn upstream(wire: Wire, peer: SocketAddr, local: SocketAddr) -> Self {
         let socket = socket_digest(&wire, peer, local);
-        Self::bare(wire, socket)
+        Self { lent_until: age::end_of_loans(), ..Self::bare(wire, socket) }
     }
 
     fn bare(wire: Wire, socket: Arc<SocketDigest>) -> Self {
@@ -118,6 +123,7 @@ impl Connection {
             fate: None,
             cut: None,
             flow: None,
+            lent_until: Instant::now(),
             socket,
             proxy: None,
         }

@@ -66,6 +66,11 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// One of which nothing is known but its ends.
+    pub fn plain(entry: Arc<Entry>, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { entry, peer, local, tls: false, sni: None, identity: None, clients: None, http2: false }
+    }
+
     /// The caller of a decision; `random` is 64 fresh random bits.
     pub fn caller(&self, random: u64) -> Caller<'_> {
         Caller {

@@ -23,6 +23,7 @@ use super::{
     Picker,
     acceptor::Spoken,
     connection::Unread,
+    found::Found,
     gate::{Crowds, Gate},
     http2::Http2,
     listen::{Accepted, ListenStats, signalled},
@@ -67,7 +68,7 @@ type Proxy = HttpProxy<Gate, MeshConnector>;
 pub struct HttpEngine {
     proxy: Arc<Proxy>,
     relay: Arc<Relay>,
-    tcp: tcp::Tunnels,
+    tcp: Arc<tcp::Tunnels>,
     observer: Arc<dyn Observer>,
     limits: HttpLimits,
     tenures: Arc<Tenures>,
@@ -87,14 +88,14 @@ impl HttpEngine {
     /// Makes an engine with bounds of its own.
     pub fn within(parts: EngineParts, limits: HttpLimits) -> Result<Arc<Self>, EngineError> {
         let crowds = Arc::<Crowds>::default();
-        let tcp = tcp::Tunnels {
+        let tcp = Arc::new(tcp::Tunnels {
             snapshot: parts.snapshot.clone(),
             director: parts.director.clone(),
             picker: parts.picker.clone(),
             upstream: parts.upstream.clone(),
             observer: parts.observer.clone(),
             crowds: Arc::clone(&crowds),
-        };
+        });
         let connector = MeshConnector::new(parts.upstream.clone());
         let (observer, tenures) = (parts.observer.clone(), Arc::clone(parts.upstream.tenures()));
         tenures.keep(Arc::clone(&parts.snapshot));
@@ -113,6 +114,18 @@ impl HttpEngine {
     /// A listener's service: bytes that are not parsed.
     pub fn tcp(self: &Arc<Self>, acceptor: Acceptor, entry: Entry) -> Arc<dyn ConnectionService> {
         Arc::new(Listener { engine: self.clone(), acceptor, entry: Arc::new(entry), raw: true })
+    }
+
+    /// The service of a plaintext port of which nobody says what is spoken: HTTP/1.1 or HTTP/2 where the client begins with it
+    /// before the server has spoken, else bytes that are not parsed. To hear whether the server speaks first, it is connected
+    /// to while the client is silent. `entry` is told whether HTTP/2 was found.
+    pub fn found(self: &Arc<Self>, entry: impl Fn(bool) -> Entry) -> Arc<dyn ConnectionService> {
+        Arc::new(Found {
+            tunnels: Arc::clone(&self.tcp),
+            http: self.http(Acceptor::Plain, entry(false)),
+            http2: self.http(Acceptor::Plain, entry(true)),
+            entry: Arc::new(entry(false)),
+        })
     }
 
     async fn http1(

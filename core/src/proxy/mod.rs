@@ -19,6 +19,7 @@ mod connection;
 mod copy;
 mod director;
 mod engine;
+mod found;
 mod gate;
 mod handover;
 mod http2;
@@ -64,5 +65,5 @@ pub use listen::{
 pub use original::original_destination;
 pub use passthrough::{NameTable, Passthrough};
 pub use ports::{Observer, Picked, Picker, RequestEnd, SpanIds, TcpEnd, TraceParent, TryResult, Wanted};
-pub use sniff::{Opening, sniff};
+pub use sniff::{Opening, sniff, sniff_tls};
 pub use upstream::{ClientCertificates, ConnectFailure, DialError, MeshProtocol, MeshUpstream};

@@ -57,16 +57,8 @@ impl Passthrough {
     fn ended(&self, end: End<'_>) {
         let Some(observer) = &self.observer else { return };
         let Ok(local) = end.accepted.tcp.local_addr() else { return };
-        let arrival = Arrival {
-            entry: Arc::new(Entry::Passed),
-            peer: end.accepted.peer,
-            local,
-            tls: false,
-            sni: end.name.map(Into::into),
-            identity: None,
-            clients: None,
-            http2: false,
-        };
+        let plain = Arrival::plain(Arc::new(Entry::Passed), end.accepted.peer, local);
+        let arrival = Arrival { sni: end.name.map(Into::into), ..plain };
         observer.tcp(&TcpEnd {
             arrival: &arrival,
             listener: None,

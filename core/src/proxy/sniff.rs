@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rustls::server::Acceptor;
 use tokio::{
     io::AsyncReadExt,
@@ -34,22 +34,40 @@ pub enum Opening {
     Silent,
 }
 
-/// Waits for what the client begins with, `patience` for its first byte. What was read is given back, to be read again.
-/// Fails where the client is gone.
-pub async fn sniff(tcp: &mut TcpStream, patience: Duration) -> io::Result<(Opening, Bytes)> {
-    let mut bytes = BytesMut::new();
+/// Waits for what the client begins with, `patience` for its first byte. What was read is in `ahead`, to be read again, also
+/// where this is dropped before its end. Fails where the client is gone.
+pub async fn sniff(tcp: &mut TcpStream, ahead: &mut BytesMut, patience: Duration) -> io::Result<Opening> {
+    Ok(read_until(tcp, ahead, patience, classify).await?.unwrap_or(Opening::Silent))
+}
+
+/// As [`sniff`], but only whether it is TLS: of what begins otherwise, no more is waited for than the first byte.
+pub async fn sniff_tls(tcp: &mut TcpStream, ahead: &mut BytesMut, patience: Duration) -> io::Result<Opening> {
+    let tells = |bytes: &[u8], last| match *bytes.first()? {
+        TLS_HANDSHAKE_RECORD => hello(bytes, last),
+        _ => Some(Opening::Other),
+    };
+    Ok(read_until(tcp, ahead, patience, tells).await?.unwrap_or(Opening::Silent))
+}
+
+/// Reads until it is told from the bytes what they are; none: there are none.
+async fn read_until(
+    tcp: &mut TcpStream,
+    ahead: &mut BytesMut,
+    patience: Duration,
+    tells: impl Fn(&[u8], bool) -> Option<Opening>,
+) -> io::Result<Option<Opening>> {
     let mut until = Instant::now() + patience;
     loop {
-        match timeout_at(until, tcp.read_buf(&mut bytes)).await {
-            // A client that has nothing to say may still want to hear.
-            Ok(Ok(0)) => return Ok((classify(&bytes, true).unwrap_or(Opening::Silent), bytes.freeze())),
-            Ok(Ok(read)) if read == bytes.len() => until = Instant::now() + WHOLE,
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Ok((classify(&bytes, true).unwrap_or(Opening::Silent), bytes.freeze())),
+        if let Some(opening) = tells(ahead, ahead.len() >= LONGEST) {
+            return Ok(Some(opening));
         }
-        if let Some(opening) = classify(&bytes, bytes.len() >= LONGEST) {
-            return Ok((opening, bytes.freeze()));
+        let is_first = ahead.is_empty();
+        match timeout_at(until, tcp.read_buf(ahead)).await {
+            Ok(Ok(1..)) if is_first => until = Instant::now() + WHOLE,
+            Ok(Ok(1..)) => {}
+            Ok(Err(error)) => return Err(error),
+            // A client that has nothing to say may still want to hear.
+            Ok(Ok(0)) | Err(_) => return Ok(tells(ahead, true)),
         }
     }
 }
@@ -164,14 +182,35 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut accepted, _) = listener.accept().await.unwrap();
-        let (opening, bytes) = sniff(&mut accepted, Duration::from_millis(20)).await.unwrap();
+        let mut bytes = BytesMut::new();
+        let opening = sniff(&mut accepted, &mut bytes, Duration::from_millis(20)).await.unwrap();
         assert_eq!((opening, bytes.len()), (Opening::Silent, 0));
         client.write_all(b"GET / ").await.unwrap();
         let rest = async {
             client.write_all(b"HTTP/1.1\r\n").await.unwrap();
         };
-        let (sniffed, ()) = tokio::join!(sniff(&mut accepted, Duration::from_secs(20)), rest);
-        let (opening, bytes) = sniffed.unwrap();
-        assert_eq!((opening, &*bytes), (Opening::Http1, b"GET / HTTP/1.1\r\n".as_slice()));
+        let (sniffed, ()) = tokio::join!(sniff(&mut accepted, &mut bytes, Duration::from_secs(20)), rest);
+        assert_eq!((sniffed.unwrap(), &*bytes), (Opening::Http1, b"GET / HTTP/1.1\r\n".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn a_server_name_is_looked_for_in_tls_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let long = Duration::from_secs(20);
+        let begins = async |bytes: &[u8]| {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            client.write_all(bytes).await.unwrap();
+            let mut ahead = BytesMut::new();
+            let opening = sniff_tls(&mut accepted, &mut ahead, long).await.unwrap();
+            assert_eq!(&*ahead, bytes);
+            opening
+        };
+        // Half a line, which has to go on at once: whoever hears it may be the one to speak next.
+        assert_eq!(begins(b"HEL").await, Opening::Other);
+        assert_eq!(
+            begins(&client_hello("Ledger.example")).await,
+            Opening::Tls(Some("ledger.example".into()))
+        );
     }
 }

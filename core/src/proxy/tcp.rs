@@ -6,13 +6,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use pingora_core::protocols::Shutdown;
 use tokio::sync::watch;
 
 use super::{
     Arrival, Connection, DENIED, Director, MeshProtocol, MeshUpstream, Observer, Picked, Picker, TcpEnd,
     TcpOutcome, TryResult, Wanted,
     copy::{Copied, copy_both},
-    gate::{Crowds, random},
+    gate::{Crowds, Places, random},
     listen::signalled,
     upstream::{CONNECT_TIMEOUT, To},
 };
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// A tunnel in which nothing moves is closed after this long.
-const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 /// Endpoints and addresses tried for one connection.
 const TRIES: usize = 4;
 
@@ -56,15 +57,68 @@ struct Far {
     latency: Duration,
 }
 
+/// A tunnel that leads somewhere, and in which nothing has moved yet.
+pub(super) struct Opened {
+    way: Way,
+    far: Far,
+    _places: [Places; 2],
+}
+
+/// Why there is none.
+pub(super) struct Unopened {
+    way: Way,
+    reason: &'static str,
+}
+
+impl Opened {
+    /// Waits until the other end speaks, or goes away. What it sends as a server of HTTP/2 says nothing yet: it does not wait
+    /// for its client to begin (RFC 9113 section 3.4).
+    pub async fn speaks(&mut self) {
+        let connection = &mut self.far.connection;
+        // What is wrong with it is found out by whoever reads next.
+        while let Ok(1..) = connection.fill().await {
+            match begins_with_settings(connection.ahead()) {
+                Some(true) => std::future::pending().await,
+                Some(false) => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Ends it in order: it was not needed.
+    pub async fn close(mut self) {
+        self.far.connection.shutdown().await;
+    }
+}
+
+/// Whether these first bytes are a SETTINGS frame of HTTP/2, of the connection and no acknowledgement; none: more are needed.
+fn begins_with_settings(bytes: &[u8]) -> Option<bool> {
+    const TYPE_FLAGS_STREAM: [u8; 6] = [4, 0, 0, 0, 0, 0];
+    let after_length = bytes.get(3..)?;
+    let seen = after_length.len().min(TYPE_FLAGS_STREAM.len());
+    let fits = after_length.get(..seen) == TYPE_FLAGS_STREAM.get(..seen);
+    (!fits || seen == TYPE_FLAGS_STREAM.len()).then_some(fits)
+}
+
 impl Tunnels {
     /// Serves one connection to its end. `stop` ends none that is open; only those that are not yet connected.
     pub async fn run(
         &self,
-        mut near: Connection,
+        near: Connection,
         arrival: &Arrival,
         stop: &mut watch::Receiver<bool>,
         begun: Instant,
     ) {
+        let opened = self.open(arrival, stop).await;
+        self.go_on(near, opened, arrival, begun).await;
+    }
+
+    /// Decides, and connects.
+    pub async fn open(
+        &self,
+        arrival: &Arrival,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Opened, Unopened> {
         let outcome = self.director.direct_tcp(&self.snapshot.load(), arrival, &arrival.caller(random()));
         let way = match outcome {
             TcpOutcome::Forward(backend) => Way { backend: Some(backend), ..Way::default() },
@@ -79,30 +133,37 @@ impl Tunnels {
                 Way { backend: Some(backend), verdict: Some(verdict), policies, ..Way::default() }
             }
             TcpOutcome::Deny(verdict) => {
-                near.reset();
                 let way = Way { verdict: Some(verdict), ..Way::default() };
-                return self.ended(arrival, &way, None, Err(DENIED), begun);
+                return Err(Unopened { way, reason: DENIED });
             }
-            TcpOutcome::Refuse(reason) => {
-                near.reset();
-                return self.ended(arrival, &Way::default(), None, Err(reason), begun);
-            }
+            TcpOutcome::Refuse(reason) => return Err(Unopened { way: Way::default(), reason }),
         };
         let _places = match self.crowds.admit_tunnel(&way.policies) {
             Ok(places) => places,
-            Err(reason) => {
-                near.reset();
-                return self.ended(arrival, &way, None, Err(reason), begun);
-            }
+            Err(reason) => return Err(Unopened { way, reason }),
         };
         let connected = tokio::select! {
             biased;
             connected = self.connect(&way, arrival) => connected,
             () = signalled(stop) => Err("draining"),
         };
-        let mut far = match connected {
-            Ok(far) => far,
-            Err(reason) => {
+        match connected {
+            Ok(far) => Ok(Opened { way, far, _places }),
+            Err(reason) => Err(Unopened { way, reason }),
+        }
+    }
+
+    /// Copies to the end of both, or refuses the connection where there is no other end.
+    pub async fn go_on(
+        &self,
+        mut near: Connection,
+        opened: Result<Opened, Unopened>,
+        arrival: &Arrival,
+        begun: Instant,
+    ) {
+        let Opened { way, mut far, _places } = match opened {
+            Ok(opened) => opened,
+            Err(Unopened { way, reason }) => {
                 near.reset();
                 return self.ended(arrival, &way, None, Err(reason), begun);
             }
@@ -209,5 +270,26 @@ impl Tunnels {
             }
         }
         Err(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::begins_with_settings;
+
+    #[test]
+    fn settings_are_told_from_other_beginnings() {
+        for (bytes, is) in [
+            (&b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64"[..], Some(true)),
+            (b"\0\0\0\x04\0\0\0\0\0", Some(true)),
+            (b"\0\0\0\x04\0", None),
+            (b"\0\0", None),
+            (b"\0\0\0\x04\x01\0\0\0\0", Some(false)),
+            (b"220 hello", Some(false)),
+            // MySQL's greeting: its length, number 0, version 10 of the protocol.
+            (b"\x4a\0\0\0\x0a8.0.36\0", Some(false)),
+        ] {
+            assert_eq!(begins_with_settings(bytes), is, "{bytes:?}");
+        }
     }
 }

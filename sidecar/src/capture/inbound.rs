@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use bytes::BytesMut;
 use futures::future::BoxFuture;
 use tombolo_core::{
     model::{AppProtocol, Snapshot},
     proxy::{
-        Accepted, Acceptor, ConnectionService, Entry, HttpEngine, Observer, Opening, original_destination,
-        sniff,
+        Accepted, Acceptor, ConnectionService, Entry, HttpEngine, HttpLimits, Observer, Opening,
+        original_destination, sniff,
     },
 };
 
@@ -16,7 +17,7 @@ use super::{
     plaintext::{Admission, Admissions},
     refuse,
 };
-use crate::way::patience;
+use crate::way::told;
 
 /// Where only health checks are admitted, they have to begin within this time.
 const PROBE: Duration = Duration::from_secs(2);
@@ -38,20 +39,22 @@ impl Inbound {
                 return refuse(accepted, Entry::Inbound, None, "not_redirected", &*self.observer);
             }
         };
+        let entry = |http2| Entry::Captured { port, http2 };
+        let http = |http2| self.engine.http(Acceptor::Plain, entry(http2));
+        let raw = || self.engine.tcp(Acceptor::Plain, entry(false));
         let admission = self.admissions.of_port(&self.snapshot.load(), port);
-        let opening = match admission {
-            Admission::Everything => Opening::Other,
-            Admission::Policies => self.found_out(&mut accepted, port).await,
-            Admission::Probes => match begins(&mut accepted, PROBE).await {
-                http @ (Opening::Http1 | Opening::Http2) => http,
-                _ => return self.refuse(accepted, port),
+        let service = match (admission, self.told(port)) {
+            (Admission::Everything, _) | (Admission::Policies, Some(AppProtocol::Tcp)) => raw(),
+            (Admission::Policies, Some(AppProtocol::Http1 | AppProtocol::Http2)) => {
+                http(begins_with_http2(&mut accepted).await)
+            }
+            (Admission::Policies, None) => self.engine.found(entry),
+            (Admission::Probes, _) => match begins(&mut accepted, PROBE).await {
+                Opening::Http1 => http(false),
+                Opening::Http2 => http(true),
+                Opening::Tls(_) | Opening::Other | Opening::Silent => return self.refuse(accepted, port),
             },
-            Admission::Nothing => return self.refuse(accepted, port),
-        };
-        let entry = Entry::Captured { port, http2: opening == Opening::Http2 };
-        let service = match opening {
-            Opening::Http1 | Opening::Http2 => self.engine.http(Acceptor::Plain, entry),
-            Opening::Tls(_) | Opening::Other | Opening::Silent => self.engine.tcp(Acceptor::Plain, entry),
+            (Admission::Nothing, _) => return self.refuse(accepted, port),
         };
         service.serve(accepted).await;
     }
@@ -61,24 +64,30 @@ impl Inbound {
         refuse(accepted, entry, None, "plaintext_refused", &*self.observer);
     }
 
-    /// What the port's name says is spoken, else what the client begins with.
-    async fn found_out(&self, accepted: &mut Accepted, port: u16) -> Opening {
+    /// What the port's name says is spoken: nothing of it is found out then, however slow a client is.
+    fn told(&self, port: u16) -> Option<AppProtocol> {
         let name = self.admissions.workload.ports.get(&port).map(|name| &**name);
-        match (AppProtocol::of_port("", name.unwrap_or_default()), patience(port)) {
-            (Some(AppProtocol::Tcp), _) | (_, None) => Opening::Other,
-            (_, Some(patience)) => begins(accepted, patience).await,
-        }
+        told(AppProtocol::of_port("", name.unwrap_or_default()), port)
     }
 }
 
+/// Which HTTP the client of a port for HTTP speaks: the application is spoken to in the same way. It may be silent for as
+/// long as on any port, and is told of a drain.
+async fn begins_with_http2(accepted: &mut Accepted) -> bool {
+    let (mut ahead, idle) = (BytesMut::new(), HttpLimits::default().idle);
+    let opening = tokio::select! {
+        opening = sniff(&mut accepted.tcp, &mut ahead, idle) => opening.ok(),
+        _ = accepted.stop.wait_for(|stop| *stop) => None,
+    };
+    accepted.prefix = ahead.freeze();
+    opening == Some(Opening::Http2)
+}
+
 async fn begins(accepted: &mut Accepted, patience: Duration) -> Opening {
-    match sniff(&mut accepted.tcp, patience).await {
-        Ok((opening, bytes)) => {
-            accepted.prefix = bytes;
-            opening
-        }
-        Err(_) => Opening::Other,
-    }
+    let mut ahead = BytesMut::new();
+    let opening = sniff(&mut accepted.tcp, &mut ahead, patience).await;
+    accepted.prefix = ahead.freeze();
+    opening.unwrap_or(Opening::Other)
 }
 
 impl ConnectionService for Inbound {

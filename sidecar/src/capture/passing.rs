@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use dashmap::DashSet;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tombolo_core::{
     outgoing,
-    proxy::{Accepted, Arrival, Copied, Entry, Observer, TcpEnd, copy_both},
+    proxy::{Accepted, Arrival, Copied, Entry, Observer, Opening, TcpEnd, copy_both, sniff_tls},
 };
 
 use super::Unknown;
@@ -67,11 +68,23 @@ impl Passing {
         Ok(Far { tcp, to, begun, _own: own })
     }
 
-    /// Copies to the end of both. What was read of the near one is sent first.
-    pub async fn copy(&self, accepted: Accepted, far: Far) {
-        let arrival = arrival(&accepted, Entry::Passed);
-        let (Accepted { mut tcp, prefix, .. }, Far { tcp: mut far, to, begun, _own }) = (accepted, far);
-        let copied = match far.write_all(&prefix).await {
+    /// Copies to the end of both. What was read of the near one is sent first. Where it begins with TLS, the server name is told
+    /// at the end; it leads nowhere, as anybody can ask for any name.
+    pub async fn copy(&self, mut accepted: Accepted, far: Far) {
+        let mut ahead = BytesMut::from(std::mem::take(&mut accepted.prefix));
+        let sni = tokio::select! {
+            biased;
+            opening = sniff_tls(&mut accepted.tcp, &mut ahead, IDLE) => match opening {
+                Ok(Opening::Tls(name)) => name,
+                // Who is gone is found out by the copying.
+                _ => None,
+            },
+            // A server that speaks first is not kept waiting.
+            _ = far.tcp.readable() => None,
+        };
+        let arrival = Arrival { sni, ..arrival(&accepted, Entry::Passed) };
+        let (Accepted { mut tcp, .. }, Far { tcp: mut far, to, begun, _own }) = (accepted, far);
+        let copied = match far.write_all(&ahead).await {
             Ok(()) => copy_both(&mut tcp, &mut far, IDLE).await,
             Err(error) => Copied { sent: 0, received: 0, end: Err(error) },
         };
@@ -150,14 +163,6 @@ pub(crate) fn refuse(
 }
 
 fn arrival(accepted: &Accepted, entry: Entry) -> Arrival {
-    Arrival {
-        entry: Arc::new(entry),
-        peer: accepted.peer,
-        local: accepted.tcp.local_addr().unwrap_or(accepted.peer),
-        tls: false,
-        sni: None,
-        identity: None,
-        clients: None,
-        http2: false,
-    }
+    let local = accepted.tcp.local_addr().unwrap_or(accepted.peer);
+    Arrival::plain(Arc::new(entry), accepted.peer, local)
 }

@@ -173,7 +173,7 @@ fn grpc_node_and_servers_that_speak_first() {
     let said = world.net.text("client", &["node", client.to_str().unwrap()]);
     assert!(said.contains("all is well"), "{said}");
 
-    // On MySQL's port nothing is waited for; where nobody knows, clients that are silent are given 100 ms.
+    // On MySQL's port nothing is waited for.
     let least = world.net.text("client", &["python3", "-c", GREETED]);
     assert!(least.trim().parse::<f64>().unwrap() < 90.0, "{least} ms to be greeted");
     for marker in ["hidden-grpc", "hidden-node"] {

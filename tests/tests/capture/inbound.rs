@@ -53,6 +53,11 @@ fn a_document_opens_and_closes_ports_of_a_sidecar_that_runs() {
     assert!(!greeted(&world), "port 25 leads there as well, and is strict");
     world.apply(&policy("mode: permissive, probePaths: [/healthz]"));
     assert!(greeted(&world));
+    // However late a client begins, on a port for HTTP its requests are judged as such.
+    let late = "import socket, time; s = socket.create_connection(('10.77.0.3', 8080), 20); time.sleep(0.3); \
+                s.sendall(b'GET /late HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n'); print(s.recv(100))";
+    assert!(world.net.text("hub", &["python3", "-c", late]).contains("200 OK"));
+    world.logged("server", |line| line["path"] == "/late" && line["status"] == 200);
     // The mesh is never asked.
     assert_eq!(world.curl(&["http://server.shop.svc.cluster.local/"]).0, 200);
 }

@@ -5,6 +5,7 @@ mod frames;
 mod gateways;
 pub(super) mod harness;
 
+mod ages;
 mod authorization;
 mod both_ways;
 mod checks;
@@ -12,6 +13,7 @@ mod deadlines;
 mod edge;
 mod floods;
 mod forwarding;
+mod found;
 mod mesh;
 mod messages;
 mod policies;

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -17,6 +17,7 @@ use pingora_core::{
     connectors::http::v2::{ConnectionRef, H2HandshakeSettings, handshake},
     protocols::http::v2::client::Http2Session,
 };
+use tokio::time::Instant;
 
 use super::{DialError, H2_STREAMS, POOL_IDLE};
 use crate::proxy::Connection;
@@ -48,6 +49,7 @@ struct State {
 struct Pooled {
     connection: ConnectionRef,
     used: Instant,
+    lent_until: Instant,
 }
 
 /// What to do next for a stream.
@@ -63,10 +65,12 @@ impl Pool {
     }
 
     fn usable(&self) -> Option<ConnectionRef> {
-        let mut state = self.state();
+        let (mut state, now) = (self.state(), Instant::now());
         state.connections.retain(|pooled| !pooled.connection.is_closed());
-        let pooled = state.connections.iter_mut().find(|pooled| pooled.connection.can_accept_streams(1))?;
-        pooled.used = Instant::now();
+        let usable =
+            |pooled: &&mut Pooled| now < pooled.lent_until && pooled.connection.can_accept_streams(1);
+        let pooled = state.connections.iter_mut().find(usable)?;
+        pooled.used = now;
         Some(pooled.connection.clone())
     }
 
@@ -74,11 +78,12 @@ impl Pool {
         self.state().connections.retain(|pooled| pooled.connection.id() != id);
     }
 
-    /// True if the connection had no request for the pool's idle time.
-    fn is_idle(&self, connection: &ConnectionRef) -> bool {
+    /// True if the connection had no request for the pool's idle time, or is not lent any more.
+    fn is_over(&self, connection: &ConnectionRef) -> bool {
         let state = self.state();
         let pooled = state.connections.iter().find(|pooled| pooled.connection.id() == connection.id());
-        connection.is_idle() && pooled.is_none_or(|pooled| pooled.used.elapsed() >= POOL_IDLE)
+        let idle = connection.is_idle() && pooled.is_none_or(|pooled| pooled.used.elapsed() >= POOL_IDLE);
+        idle || pooled.is_some_and(|pooled| pooled.lent_until <= Instant::now())
     }
 }
 
@@ -152,27 +157,28 @@ impl Pools {
     ) -> Result<ConnectionRef, Arc<DialError>> {
         let made = async {
             let stream = dial.await?;
+            let lent_until = stream.lent_until();
             let mut settings = H2HandshakeSettings::new();
             settings.max_streams = H2_STREAMS;
             settings.ping_interval = Some(PING);
-            handshake(Box::new(stream), settings).await.map_err(|_| DialError::Http2(address))
+            let made = handshake(Box::new(stream), settings).await.map_err(|_| DialError::Http2(address))?;
+            Ok::<_, DialError>((made, lent_until))
         };
         let made = made.await.map_err(Arc::new);
         let mut state = pool.state();
         state.dialing = None;
-        if let Ok(connection) = &made {
-            state.connections.push(Pooled { connection: connection.clone(), used: Instant::now() });
-            drop(state);
-            tokio::spawn(self.retire(key, pool, connection.clone()));
-        }
-        made
+        let (connection, lent_until) = made?;
+        state.connections.push(Pooled { connection: connection.clone(), used: Instant::now(), lent_until });
+        drop(state);
+        tokio::spawn(self.retire(key, pool, connection.clone()));
+        Ok(connection)
     }
 
-    /// Takes a connection out of its pool when it is closed or was idle for long, and the pool when it is empty.
+    /// Takes a connection out of its pool when it is closed, was idle for long or is too old, and the pool when it is empty.
     async fn retire(self: Arc<Self>, key: u64, pool: Arc<Pool>, connection: ConnectionRef) {
         loop {
             tokio::time::sleep(POOL_IDLE / 2).await;
-            if connection.is_closed() || pool.is_idle(&connection) {
+            if connection.is_closed() || pool.is_over(&connection) {
                 break;
             }
         }

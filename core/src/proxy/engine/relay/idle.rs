@@ -10,6 +10,8 @@ use futures::FutureExt;
 use pingora_core::protocols::Stream;
 use tokio::{io::AsyncReadExt, time::Instant};
 
+use crate::proxy::Connection;
+
 /// Connections kept in all; past it, what is given back is closed.
 const KEPT: usize = 1024;
 /// Connections whose other side has closed, or which were idle for too long, are noticed this often.
@@ -44,14 +46,17 @@ impl Idle {
         }
     }
 
-    /// Keeps a connection for so long. Call it inside a tokio runtime.
+    /// Keeps a connection for so long, and no longer than it is lent. Call it inside a tokio runtime.
     pub fn give(&self, target: u64, stream: Stream, time: Duration) {
+        let now = Instant::now();
+        let until =
+            Connection::stream_lent_until(&stream).into_iter().chain([now + time]).min().unwrap_or(now);
         let mut kept = lock(&self.0);
-        if kept.count >= KEPT {
+        if kept.count >= KEPT || until <= now {
             return;
         }
         kept.count += 1;
-        kept.by_target.entry(target).or_default().push(One { stream, until: Instant::now() + time });
+        kept.by_target.entry(target).or_default().push(One { stream, until });
         if !std::mem::replace(&mut kept.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(&self.0)));
         }
