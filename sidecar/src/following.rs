@@ -14,6 +14,7 @@ use tombolo_core::{
 };
 
 use crate::{
+    capture::Used,
     loopback::{Called, Plan, Purpose, Range, plan},
     options::Options,
     outbound::Uses,
@@ -117,6 +118,11 @@ impl Following {
 
     fn plan(&self, snapshot: &Snapshot) -> Plan {
         self.range.map(|range| plan(snapshot, &range)).unwrap_or_default()
+    }
+
+    /// How the listeners are used.
+    pub fn used(&self) -> Used {
+        self.listeners.iter().map(|(_, serving)| Used::of(serving)).sum()
     }
 
     /// The listeners, to be drained.

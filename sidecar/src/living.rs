@@ -2,15 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tombolo_core::{
-    lifecycle::Drain,
+    lifecycle::{self, Drain},
     member::{Checking, Member, MeshServerConfig, Probing, Registration},
     proxy::Serving,
 };
+use tombolo_proto::v1::Health;
 
 use crate::{
-    capture::Listening, dns::Dns, following::Following, health::Probe, local::Captured, options::Options,
+    capture::{Listening, Used},
+    dns::Dns,
+    following::Following,
+    health::Probe,
+    local::Captured,
+    options::Options,
     parts::Core,
 };
 
@@ -18,6 +24,9 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(2);
 /// After that, callers have so long to hear of it before the inbound listener closes.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Whether the application has gone is looked at this often, and believed after this long.
+const LOOK: Duration = Duration::from_millis(250);
+const GONE: Duration = Duration::from_secs(2);
 
 /// Everything that lives as long as the sidecar.
 pub(crate) struct Living {
@@ -61,13 +70,14 @@ impl Living {
             () = drain.signalled() => {}
         }
         tracing::info!("draining");
+        lifecycle::notify_stopping();
         if !registration.withdraw(FAREWELL).await {
             tracing::warn!("the controller has not taken note that this workload goes away");
         }
         // The application's own calls go on meanwhile.
         tokio::select! {
             () = following.run() => {}
-            () = tokio::time::sleep(SETTLE) => {}
+            () = sleep(SETTLE) => {}
         }
         serving.stop();
         let inbound = captured.as_ref().map(|captured| &captured.inbound);
@@ -82,6 +92,10 @@ impl Living {
         if let Some(listening) = inbound {
             finished &= listening.drained(left()).await;
         }
+        if options.outlive_app {
+            let used = || calls.clone().map(Listening::used).sum();
+            outlive(&mut following, &probe, used, end).await;
+        }
         stop.send_replace(true);
         finished &= following.into_listeners().drained(left()).await;
         for listening in calls {
@@ -93,5 +107,24 @@ impl Living {
         core.sharing.give_back().await;
         core.discovering.finish().await;
         drop((member, (checking, probing), core.reporting, probe, config, dns));
+    }
+}
+
+/// Goes on until the application has gone, or the end: its ports are closed, and it calls nobody any more. Closed ports alone do
+/// not tell: an application that ends may have calls to make.
+async fn outlive(following: &mut Following, probe: &Probe, calls: impl Fn() -> Used, end: Instant) {
+    let (mut last, mut since) = (Used::default(), Instant::now());
+    loop {
+        tokio::select! {
+            () = following.run() => {}
+            () = sleep(LOOK) => {}
+        }
+        let (now, used) = (Instant::now(), [calls(), following.used()].into_iter().sum::<Used>());
+        if used.open > 0 || used != last || *probe.health().borrow() == Health::Healthy {
+            (last, since) = (used, now);
+        }
+        if now >= end || now >= since + GONE {
+            return;
+        }
     }
 }

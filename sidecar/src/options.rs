@@ -65,6 +65,8 @@ pub struct Options {
     pub telemetry: Arc<Telemetry>,
     /// How long requests that run may take to finish when the sidecar drains; then they are cut.
     pub drain_limit: Duration,
+    /// Within that, a sidecar that drains takes the application's calls until the application has gone.
+    pub outlive_app: bool,
 }
 
 impl Options {
@@ -98,6 +100,7 @@ impl Options {
             admin: None,
             telemetry,
             drain_limit: Duration::from_secs(30),
+            outlive_app: false,
         }
     }
 

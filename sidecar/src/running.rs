@@ -135,6 +135,7 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), Error> {
     };
     tokio::select! {
         () = running.ready() => {
+            lifecycle::notify_ready();
             let Addresses { inbound, dns, captured, .. } = running.addresses();
             let dns = dns.map(|dns| format!(", DNS on {dns}")).unwrap_or_default();
             let captured = captured.map(|(outbound, inbound)| format!(", captured traffic on {outbound} and {inbound}"));

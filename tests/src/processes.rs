@@ -87,6 +87,14 @@ impl Processes {
     /// Tells one to end, and waits for it.
     pub fn stop(&mut self, name: &str) {
         self.signal(name, "TERM");
+        self.ended(name);
+    }
+
+    /// Waits until one has ended by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn ended(&mut self, name: &str) {
         let process = self.find(name);
         wait_until(&format!("the end of {name}"), LONG, || matches!(process.child().try_wait(), Ok(Some(_))));
         self.kill(name);

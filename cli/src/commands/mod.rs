@@ -18,6 +18,7 @@ mod process;
 pub mod rollback;
 pub mod sidecar;
 pub mod sidecar_init;
+pub mod sidecar_wait;
 pub mod status;
 pub mod token;
 

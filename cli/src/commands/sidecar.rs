@@ -12,7 +12,8 @@ use tombolo_sidecar::{
 
 use super::{
     process::{self, Common},
-    sidecar_init::parse_mark,
+    sidecar_init::{self, parse_mark},
+    sidecar_wait,
 };
 use crate::failure::Failure;
 
@@ -20,7 +21,9 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub enum SidecarCommand {
     /// `tombolo sidecar init`.
-    Init(Box<super::sidecar_init::InitArgs>),
+    Init(Box<sidecar_init::InitArgs>),
+    /// `tombolo sidecar wait`.
+    Wait(sidecar_wait::WaitArgs),
     /// The sidecar itself.
     Run(Box<SidecarArgs>),
 }
@@ -28,8 +31,9 @@ pub enum SidecarCommand {
 impl clap::FromArgMatches for SidecarCommand {
     fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
+            Some(("wait", matches)) => sidecar_wait::WaitArgs::from_arg_matches(matches).map(Self::Wait),
             Some((_, matches)) => {
-                super::sidecar_init::InitArgs::from_arg_matches(matches).map(Box::new).map(Self::Init)
+                sidecar_init::InitArgs::from_arg_matches(matches).map(Box::new).map(Self::Init)
             }
             None => SidecarArgs::from_arg_matches(matches).map(Box::new).map(Self::Run),
         }
@@ -42,11 +46,13 @@ impl clap::FromArgMatches for SidecarCommand {
 }
 
 impl clap::Args for SidecarCommand {
-    /// What the sidecar requires, `init` does not.
+    /// What the sidecar requires, those under it do not.
     fn augment_args(command: clap::Command) -> clap::Command {
         let about = "Have the kernel send the application's traffic to the sidecar: once, as root, by nftables or iptables";
-        let init = super::sidecar_init::InitArgs::augment_args(clap::Command::new("init").about(about));
-        let run = SidecarArgs::augment_args(command).subcommand(init);
+        let init = sidecar_init::InitArgs::augment_args(clap::Command::new("init").about(about));
+        let about = "Wait until the sidecar is ready; then run the application, where its command is given";
+        let wait = sidecar_wait::WaitArgs::augment_args(clap::Command::new("wait").about(about));
+        let run = SidecarArgs::augment_args(command).subcommand(init).subcommand(wait);
         run.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
     }
 
@@ -145,6 +151,10 @@ pub struct SidecarArgs {
     /// Addresses of one network reach each other directly
     #[arg(long, default_value = "")]
     network: String,
+    /// When told to end, take the application's calls until it has gone (its ports are closed, and it calls nobody), within
+    /// the time of a drain: where both are told at the same time
+    #[arg(long)]
+    outlive_app: bool,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -191,7 +201,8 @@ impl SidecarArgs {
 /// Runs one or the other.
 pub async fn run(command: SidecarCommand) -> Result<(), Failure> {
     match command {
-        SidecarCommand::Init(args) => super::sidecar_init::run(&args),
+        SidecarCommand::Init(args) => sidecar_init::run(&args),
+        SidecarCommand::Wait(args) => sidecar_wait::run(args).await,
         SidecarCommand::Run(args) => serve(*args).await,
     }
 }
@@ -222,6 +233,7 @@ async fn serve(args: SidecarArgs) -> Result<(), Failure> {
         network: args.network,
         admin: args.common.admin,
         drain_limit: process::DRAIN_TIME,
+        outlive_app: args.outlive_app,
         ..Options::new(join, &args.workload, args.app_ports, telemetry.clone())
     };
     let drain = process::drain_on_signal();

@@ -100,19 +100,21 @@ impl InitArgs {
 
 /// Puts the rules in force, or takes them out of it.
 pub fn run(args: &InitArgs) -> Result<(), Failure> {
-    let filters = match (args.iptables, args.dry_run) {
-        (true, _) => vec![Filter::Iptables],
+    let (there, has_ipv6) = (installed(), has_ipv6());
+    let there = match args.dry_run {
         // What would be run where nothing is installed is of use as well.
-        (false, true) => installed().unwrap_or(vec![Filter::Nftables]),
-        (false, false) => installed().map_err(|e| Failure::new(e.to_string()))?,
+        true => there.unwrap_or(vec![Filter::Nftables]),
+        false => there.map_err(|e| Failure::new(e.to_string()))?,
     };
-    let steps: Vec<_> = match args.undo {
+    let first = if args.iptables { Some(Filter::Iptables) } else { there.first().copied() };
+    let steps: Vec<_> = match (args.undo, args.iptables) {
         // Whichever of them it was written for, and for both kinds of addresses.
-        true => filters.into_iter().flat_map(|filter| Rules::undo(filter, has_ipv6())).collect(),
-        false => {
-            let rules = args.rules(!args.ipv4_only && has_ipv6());
+        (true, false) => there.into_iter().flat_map(|filter| Rules::undo(filter, has_ipv6)).collect(),
+        (true, true) => Rules::undo(Filter::Iptables, has_ipv6),
+        (false, _) => {
+            let rules = args.rules(!args.ipv4_only && has_ipv6);
             rules.check().map_err(|e| Failure::usage(e.to_string()))?;
-            filters.into_iter().take(1).flat_map(|filter| rules.install(filter)).collect()
+            first.into_iter().flat_map(|filter| rules.install(filter, &there, has_ipv6)).collect()
         }
     };
     if args.dry_run {

@@ -2,9 +2,10 @@
 
 use std::{
     io,
+    iter::Sum,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,6 +14,26 @@ use tombolo_core::{
     proxy::{ConnectionService, ListenLimits, Serving, bind_of_family, serve},
     telemetry::Telemetry,
 };
+
+/// How many connections are open, and how many there were so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Used {
+    pub open: usize,
+    pub ever: u64,
+}
+
+impl Used {
+    /// Of one listener.
+    pub fn of(serving: &Serving) -> Self {
+        Self { open: serving.open(), ever: serving.stats().accepted.load(Ordering::Relaxed) }
+    }
+}
+
+impl Sum for Used {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self { open: sum.open + one.open, ever: sum.ever + one.ever })
+    }
+}
 
 /// Listeners of one purpose.
 #[derive(Debug)]
@@ -46,6 +67,11 @@ impl Listening {
     /// The first address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.0.first().map(Serving::address)
+    }
+
+    /// Connections that are open now, and those that ever were.
+    pub fn used(&self) -> Used {
+        self.0.iter().map(Used::of).sum()
     }
 
     /// Takes no more connections.

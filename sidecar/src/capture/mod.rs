@@ -17,7 +17,7 @@ pub mod rules;
 use std::{fmt, str::FromStr};
 
 pub(crate) use inbound::Inbound;
-pub(crate) use listening::{Listening, own_ipv6};
+pub(crate) use listening::{Listening, Used, own_ipv6};
 pub(crate) use outbound::Outbound;
 pub(crate) use passing::{Far, Passing, refuse};
 

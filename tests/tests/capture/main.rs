@@ -9,6 +9,8 @@ mod inbound;
 mod mark;
 mod names;
 mod net;
+mod order;
+mod rules;
 mod world;
 
 use std::{
@@ -50,6 +52,14 @@ fn unmodified_programs_meet_by_name_over_mutual_tls() {
     };
     assert_eq!(redis(&["set", "key", "hidden-redis-marker"]).trim(), "OK");
     assert_eq!(redis(&["get", "key"]).trim(), "hidden-redis-marker");
+    // On a port of which nobody says so, a server that speaks first is waited for as long as it takes to get there.
+    let script = "import socket, time\ndef greeted():\n    begun = time.monotonic()\n    \
+                  s = socket.create_connection(('server.shop.svc.cluster.local', 7000), 20)\n    \
+                  s.recv(1)\n    return time.monotonic() - begun\n\
+                  print(min(greeted() for _ in range(20)))";
+    let fastest: f64 = world.net.text("client", &["python3", "-c", script]).trim().parse().unwrap();
+    eprintln!("greeted after {:.1} ms", fastest * 1e3);
+    assert!(fastest < 0.05, "{fastest} s");
     // A protocol in which the server speaks first, on its well-known port and on another.
     for port in ["25", "7000"] {
         let script = format!(
@@ -90,6 +100,13 @@ fn what_the_mesh_does_not_know_passes_untouched_or_is_refused() {
     for to in ["10.77.0.1:8000", "[fd77::1]:8000"] {
         let passed = |line: &serde_json::Value| line["direction"] == "passed" && line["reason"].is_null();
         world.logged("client", |line| passed(line) && line["upstream"] == to);
+    }
+
+    // TLS is told by the name that was asked for, which leads nowhere.
+    for name in ["ledger.example", "server.shop.svc.cluster.local"] {
+        let resolved = format!("{name}:8000:10.77.0.1");
+        assert_eq!(world.curl(&["-k", "--resolve", &resolved, &format!("https://{name}:8000/")]).0, 0);
+        world.logged("client", |line| line["sni"] == name && line["upstream"] == "10.77.0.1:8000");
     }
 
     assert_eq!(page("server", "http://10.77.0.1:8000/"), 0, "refused");

@@ -235,6 +235,16 @@ impl World {
         self.running.kill(name);
     }
 
+    /// Waits until a process has ended by itself.
+    pub fn ended(&mut self, name: &str) {
+        self.running.ended(name);
+    }
+
+    /// Starts a command whose output is in `NAME.log`.
+    pub fn begin(&mut self, name: &str, command: &mut Command) {
+        self.running.begin(name, command);
+    }
+
     /// Tells a process to end, and waits for it.
     pub fn stop(&mut self, name: &str) {
         self.running.stop(name);

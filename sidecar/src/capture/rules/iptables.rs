@@ -30,16 +30,23 @@ fn family(rules: &Rules, program: &str, six: bool) -> Vec<Step> {
     std::iter::once(fill).chain(jumps).collect()
 }
 
-/// The jumps go first: a chain that is jumped to cannot be removed.
+/// For addresses of both kinds, as far as there are any.
 pub(super) fn undo(ipv6: bool) -> Vec<Step> {
-    let of = |program: &str| {
-        let step = |rest: String| Step::Try(words(&format!("{program} -w -t nat {rest}")));
-        let all = CHAINS.iter().flat_map(|(from, chain)| {
-            [format!("-D {from} -j {chain}"), format!("-F {chain}"), format!("-X {chain}")]
-        });
-        all.map(step).collect::<Vec<_>>()
-    };
-    programs(ipv6).flat_map(|(program, _)| of(program)).collect()
+    programs(ipv6).flat_map(|(program, _)| undo_by(program)).collect()
+}
+
+/// For IPv6 alone.
+pub(super) fn undo_ipv6() -> Vec<Step> {
+    undo_by("ip6tables")
+}
+
+/// The jumps go first: a chain that is jumped to cannot be removed.
+fn undo_by(program: &str) -> Vec<Step> {
+    let step = |rest: String| Step::Try(words(&format!("{program} -w -t nat {rest}")));
+    let all = CHAINS.iter().flat_map(|(from, chain)| {
+        [format!("-D {from} -j {chain}"), format!("-F {chain}"), format!("-X {chain}")]
+    });
+    all.map(step).collect()
 }
 
 fn outgoing(rules: &Rules, six: bool) -> Vec<String> {

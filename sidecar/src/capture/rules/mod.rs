@@ -83,12 +83,25 @@ impl Rules {
         Ok(())
     }
 
-    /// The steps that put these rules in force, in place of those that are in force.
-    pub fn install(&self, filter: Filter) -> Vec<Step> {
-        match filter {
+    /// The steps that put these rules in force by `filter`, in place of those that are in force; `installed` are the programs
+    /// by which there may be some. What they leave over, another program's or for IPv6, is taken away once the new ones are
+    /// in force, so that nothing goes past the sidecar meanwhile.
+    pub fn install(&self, filter: Filter, installed: &[Filter], has_ipv6: bool) -> Vec<Step> {
+        let other = |other: Filter| filter != other && installed.contains(&other);
+        let mut steps = match filter {
             Filter::Nftables => vec![nft::load(nft::install(self))],
             Filter::Iptables => iptables::install(self),
+        };
+        if filter == Filter::Iptables && has_ipv6 && !self.ipv6 {
+            steps.extend(iptables::undo_ipv6());
         }
+        if other(Filter::Iptables) {
+            steps.extend(iptables::undo(has_ipv6));
+        }
+        if other(Filter::Nftables) {
+            steps.push(nft::try_undo());
+        }
+        steps
     }
 
     /// The steps that take out of force whatever an earlier [`Rules::install`] has put there.

@@ -13,6 +13,11 @@ pub(super) fn load(ruleset: String) -> Step {
     Step::Run(words("nft -f -"), ruleset)
 }
 
+/// Takes the table away where it is; may be done where nft does not work at all.
+pub(super) fn try_undo() -> Step {
+    Step::Try(words("nft delete table inet tombolo"))
+}
+
 /// The ruleset.
 pub(super) fn install(rules: &Rules) -> String {
     let mut lines = vec![UNDO.trim_end().to_string(), "table inet tombolo {".into()];

@@ -25,12 +25,12 @@ fn text(steps: &[Step]) -> String {
 }
 
 fn nft(rules: &Rules) -> Vec<String> {
-    let all = text(&rules.install(Filter::Nftables));
+    let all = text(&rules.install(Filter::Nftables, &[], true));
     all.lines().map(|line| line.trim().to_string()).collect()
 }
 
 fn iptables(rules: &Rules) -> Vec<String> {
-    text(&rules.install(Filter::Iptables)).lines().map(str::to_string).collect()
+    text(&rules.install(Filter::Iptables, &[], true)).lines().map(str::to_string).collect()
 }
 
 #[test]
@@ -54,7 +54,7 @@ table inet tombolo {
   }
 }
 "#;
-    assert_eq!(text(&rules().install(Filter::Nftables)), expected);
+    assert_eq!(text(&rules().install(Filter::Nftables, &[Filter::Nftables], true)), expected);
     assert_eq!(text(&Rules::undo(Filter::Nftables, true)), "table inet tombolo\ndelete table inet tombolo\n");
 }
 
@@ -126,7 +126,8 @@ fn what_is_not_wanted_is_not_captured() {
 
 #[test]
 fn iptables_fills_its_chains_before_it_jumps_to_them_and_leaves_in_the_other_order() {
-    let steps = Rules { ipv6: false, dns: None, ..rules() }.install(Filter::Iptables);
+    let steps = Rules { ipv6: false, dns: None, ..rules() };
+    let steps = steps.install(Filter::Iptables, &[Filter::Iptables], false);
     let lines: Vec<String> = steps.iter().map(ToString::to_string).collect();
     let filled = "iptables-restore -w --noflush <<'END'
 *nat
@@ -149,6 +150,28 @@ END";
     let undo: Vec<String> = Rules::undo(Filter::Iptables, false).iter().map(ToString::to_string).collect();
     assert_eq!(undo[0], "iptables -w -t nat -D OUTPUT -j TOMBOLO_OUTPUT 2>/dev/null || true");
     assert_eq!(undo.len(), 6);
+}
+
+#[test]
+fn what_an_earlier_install_has_put_elsewhere_is_taken_away_after_the_new_rules() {
+    let both = [Filter::Nftables, Filter::Iptables];
+    let after = |rules: &Rules, filter| {
+        let alone = rules.install(filter, &[filter], rules.ipv6);
+        let steps = rules.install(filter, &both, true);
+        assert_eq!(steps[..alone.len()], alone);
+        steps[alone.len()..].iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (dual, four) = (rules(), Rules { ipv6: false, ..rules() });
+    let table = "nft delete table inet tombolo 2>/dev/null || true".to_string();
+    assert_eq!(after(&dual, Filter::Iptables), std::slice::from_ref(&table));
+    let six = after(&four, Filter::Iptables);
+    assert!(six.len() == 7 && six[..6].iter().all(|step| step.starts_with("ip6tables -w")), "{six:?}");
+    assert_eq!(six[6], table);
+    for rules in [dual, four] {
+        let chains: Vec<String> =
+            Rules::undo(Filter::Iptables, true).iter().map(ToString::to_string).collect();
+        assert_eq!(after(&rules, Filter::Nftables), chains);
+    }
 }
 
 #[test]

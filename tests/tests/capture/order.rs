@@ -1,0 +1,79 @@
+//! Who starts and who ends first: the application is never without its sidecar.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use tombolo_tests::wait_until;
+
+use crate::world::{LONG, World};
+
+const SERVER: &str = "http://server.shop.svc.cluster.local";
+
+/// An application that, told to end, closes its port, and then calls the server for four seconds, each time anew. What went wrong
+/// is in its report.
+const FAREWELL: &str = r#"
+import os, signal, socket, sys, time, urllib.request
+report, done = sys.argv[1], False
+def end(*_):
+    global done
+    done = True
+signal.signal(signal.SIGTERM, end)
+listener = socket.create_server(("0.0.0.0", 8080))
+listener.settimeout(0.05)
+while not done:
+    try: listener.accept()[0].close()
+    except socket.timeout: pass
+listener.close()
+wrong, until, n = [], time.monotonic() + 4, 0
+while time.monotonic() < until:
+    n += 1
+    try: urllib.request.urlopen("http://server.shop.svc.cluster.local/farewell/%d" % n, timeout=10).read()
+    except Exception as error: wrong.append("%d: %r" % (n, error))
+    time.sleep(0.1)
+with open(report + ".new", "w") as file: file.write("%d calls; %s" % (n, "; ".join(wrong) or "all well"))
+os.replace(report + ".new", report)
+"#;
+
+#[test]
+fn an_application_is_started_when_its_sidecar_is_ready() {
+    let Some(mut world) = World::new() else { return };
+    world.captured(&["--admin", "127.0.0.1:15000"], &[], &[]);
+    world.stop("client-sidecar");
+    assert_eq!(world.curl(&[SERVER]).0, 0, "without its sidecar it reaches nobody");
+    let binary = world.path("tombolo");
+    let wait = [binary.to_str().unwrap(), "sidecar", "wait", "--admin", "127.0.0.1:15000"];
+    let given_up = world.net.output("client", &[&wait[..], &["--timeout", "1", "--", "true"]].concat());
+    let said = String::from_utf8_lossy(&given_up.stderr);
+    assert!(!given_up.status.success() && said.contains("not ready after 1 s"), "{said}");
+
+    let first_call = ["--", "curl", "-sS", "-w", "%{http_code}", SERVER];
+    let mut command = world.net.command("client", wait[0]);
+    world.begin("first-call", command.args(&wait[1..]).args(first_call));
+    world.sidecar("client", &["8080=http"], &["--capture", "--admin", "127.0.0.1:15000"]);
+    wait_until("the first call", LONG, || {
+        fs::read_to_string(world.path("first-call.log")).is_ok_and(|said| said.ends_with("200"))
+    });
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_end_with_its_application_outlives_it() {
+    let Some(mut world) = World::new() else { return };
+    world.captured(&["--outlive-app"], &[], &[]);
+    let report = world.path("report");
+    world.program("client", "python3", "farewell.py", FAREWELL, &[report.to_str().unwrap()]);
+    let listens = "import socket; socket.create_connection(('127.0.0.1', 8080), 5)";
+    let listens = || world.net.output("client", &["python3", "-c", listens]).status.success();
+    wait_until("an application", LONG, listens);
+    let begun = Instant::now();
+    world.signal("client-sidecar", "TERM");
+    world.signal("client-farewell", "TERM");
+    wait_until("a report", LONG, || report.exists());
+    let report = fs::read_to_string(report).unwrap();
+    assert!(report.ends_with("all well"), "{report}");
+    // The second signal would end it at once: it has begun to go by itself.
+    world.ended("client-sidecar");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(25), "{took:?}");
+}
