@@ -207,8 +207,12 @@ impl Pools {
         now: u64,
     ) -> Found {
         if let Some(key) = wanted.prefer.filter(|_| closed.is_empty()) {
-            let named = subsets.iter().find_map(|subset| subset.named(key, wanted.avoid, now));
-            if let Some(member) = named {
+            // Who is in a lane that can serve does not leave it for a session.
+            let named = subsets.iter().find_map(|subset| {
+                let named = subset.named(key, wanted.avoid, now);
+                (named.is_some() || subset.has_healthy(now)).then_some(named)
+            });
+            if let Some(member) = named.flatten() {
                 return Some((member.clone(), false));
             }
         }

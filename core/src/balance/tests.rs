@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    decide::{Availability, Backend},
+    decide::{Availability, Backend, endpoint_key},
     model::{
         AppProtocol, Endpoint, EndpointHealth, Labels, Lane, Locality, Reach, Scope, ServiceEntry,
         ServiceKey, ServicePort, Snapshot, Transport,
@@ -277,9 +277,40 @@ fn labels_choose_a_subset() {
     for _ in 0..50 {
         assert_eq!(&*town.pools.pick(&wanted, town.now).unwrap().endpoint().id, "two");
     }
-    let labels = Labels::from([("version".into(), "v3".into())]);
-    let wanted = Wanted { labels: &labels, ..wanted };
-    assert_eq!(town.pools.pick(&wanted, town.now).unwrap_err(), "no_endpoint");
+    // Nor does a session lead out of it.
+    let (anything, nothing) = (Labels::new(), Labels::from([("version".into(), "v3".into())]));
+    let of_session = |labels| {
+        let wanted = Wanted { prefer: Some(endpoint_key("one")), labels, ..wanted };
+        town.pools.pick(&wanted, town.now).map(|pick| pick.endpoint().id.to_string())
+    };
+    for _ in 0..50 {
+        assert_eq!(of_session(&labels).unwrap(), "two");
+        assert_eq!(of_session(&anything).unwrap(), "one", "where it may, it is kept");
+    }
+    assert_eq!(of_session(&nothing).unwrap_err(), "no_endpoint");
+}
+
+#[test]
+fn a_session_does_not_lead_out_of_a_lane_that_can_serve() {
+    let town = Town::new(vec![endpoint("base"), in_lane("gray", "v2")]);
+    let (service, labels) = (key(), Labels::new());
+    let pick = |lane: Option<&str>, id: &str| {
+        let lane = lane.map(|lane| Lane::parse(lane).unwrap());
+        let wanted = Wanted {
+            service: &service,
+            port: PORT,
+            labels: &labels,
+            lane: lane.as_ref(),
+            prefer: Some(endpoint_key(id)),
+            hash: None,
+            avoid: &[],
+            around: &[],
+        };
+        town.pools.pick(&wanted, town.now).unwrap().endpoint().id.to_string()
+    };
+    assert_eq!(pick(Some("v2"), "base"), "gray");
+    assert_eq!(pick(None, "gray"), "base", "nor into one");
+    assert_eq!(pick(Some("v9"), "base"), "base", "a lane without endpoints is served by the baseline");
 }
 
 #[test]

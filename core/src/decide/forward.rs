@@ -92,10 +92,7 @@ impl Request<'_> {
             retry: &rule.retry,
             mirrors: &rule.mirrors,
             calls: rule.calls,
-            session: rule
-                .session
-                .as_ref()
-                .map(|session| (session, session.token(self.head, self.caller.now))),
+            session: self.session(rule),
         };
         let backends = match &rule.action {
             Action::Redirect(redirect) => {
@@ -115,9 +112,16 @@ impl Request<'_> {
         }
     }
 
+    /// How the rule keeps its clients, and the token that this one brought. Where a token could not be signed there are no
+    /// sessions.
+    fn session<'r>(&self, rule: &'r Rule) -> Option<(&'r Arc<Session>, Option<Token>)> {
+        let session = rule.session.as_ref().filter(|_| !matches!(self.issuing, Issuing::Never))?;
+        Some((session, session.token(self.head, self.caller.now, self.issuing)))
+    }
+
     /// The target of the client's session, else one by weight.
     fn pick<'b>(&self, course: Course<'_>, backends: &'b Weighted) -> Result<&'b Arc<Target>, Invalid> {
-        let named = course.session.and_then(|(_, token)| backends.named(token?, STABLE));
+        let named = course.session.and_then(|(_, token)| backends.of_session(token?));
         named.map_or_else(|| backends.pick(self.caller.random), Ok)
     }
 
@@ -144,8 +148,8 @@ impl Request<'_> {
     ) -> Outcome {
         let mut choice = release.choose(self.head, self.caller, self.lane.as_ref(), self.issuing, trace);
         let token = course.session.and_then(|(_, token)| token);
-        let named = token.filter(|_| matches!(choice.reason, ArmReason::Split(_)));
-        let named = named.and_then(|token| arm_of(token, release, stable));
+        let of_split = token.filter(|_| matches!(choice.reason, ArmReason::Split(_)));
+        let named = of_split.and_then(|token| arm_of(token, release, stable));
         if let Some(arm) = named {
             let name = |arm: Option<&Arm>| arm.map_or(&release.stable, |arm| &arm.name).clone();
             trace.lost(
@@ -153,8 +157,12 @@ impl Request<'_> {
                 format_args!("the client's session is with {}", name(arm)),
             );
             (choice.arm, choice.reason) = (arm, ArmReason::Session);
-        } else if token.is_some() && matches!(choice.reason, ArmReason::Rule(_) | ArmReason::Lane) {
-            trace.lost(|| "the client's session".into(), "a gray rule or lane goes first");
+        } else if token.is_some() {
+            let why = match of_split {
+                Some(_) => "it is with no arm that has a share of the users",
+                None => "a gray rule or lane goes first",
+            };
+            trace.lost(|| "the client's session".into(), why);
         }
         let mut gray = Grayness {
             release: Some(release.name.clone()),
@@ -246,6 +254,7 @@ impl Request<'_> {
             backend,
             token: token.filter(|token| token.backend == backend),
             secure: self.head.scheme == "https",
+            key: self.issuing.key().cloned(),
         })
     }
 
@@ -351,16 +360,16 @@ impl Request<'_> {
     }
 }
 
-/// The arm that a token names: one of the release's, or `stable` (the inner none).
+/// The arm that a token names, while users are on it: one of the release's, or `stable` (the inner none).
 fn arm_of<'r>(token: Token, release: &'r Release, stable: Stable<'_>) -> Option<Option<&'r Arm>> {
-    if let Some(arm) = release.arms.iter().find(|arm| arm.targets.named(token, &arm.name).is_some()) {
+    if let Some(arm) = release.arm_of(token) {
         return Some(Some(arm));
     }
     let in_stable = match stable {
         Stable::Weighted(backends) => backends.named(token, STABLE).is_some(),
         Stable::Target(target) => target.key(STABLE) == Some(token.backend),
     };
-    in_stable.then_some(None)
+    (in_stable && release.split.has_share(None)).then_some(None)
 }
 
 /// An answer of a rule that cannot send the request anywhere.

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::{
     Backend, Filters, Mirror, Retry, Timeouts,
     forward::SHARED,
-    gray::Release,
+    gray::{Release, STABLE},
     redirect::Redirect,
     session::{Session, Token, backend_key, in_arm},
 };
@@ -95,6 +95,12 @@ impl Target {
         Self { backend, protocol, filters, redirect: None, mirrors: None, release: None }
     }
 
+    /// True if a session is with it, or with an arm of its service's release.
+    fn is_of(&self, token: Token) -> bool {
+        self.key(STABLE) == Some(token.backend)
+            || self.release.as_ref().is_some_and(|release| release.arm_of(token).is_some())
+    }
+
     /// What names it in tokens, as a target of this arm (of the rule itself: `stable`).
     pub(crate) fn key(&self, arm: &str) -> Option<u64> {
         match &self.backend {
@@ -132,7 +138,12 @@ impl Weighted {
         }
     }
 
-    /// The target that a token names.
+    /// The target that a session is with, also where an arm of its service's release has taken it.
+    pub(crate) fn of_session(&self, token: Token) -> Option<&Arc<Target>> {
+        self.targets().find(|target| target.is_of(token))
+    }
+
+    /// The target of this arm that a token names.
     pub(crate) fn named(&self, token: Token, arm: &str) -> Option<&Arc<Target>> {
         self.targets().find(|target| target.key(arm) == Some(token.backend))
     }

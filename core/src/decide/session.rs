@@ -1,16 +1,23 @@
 //! Session persistence (Gateway API SessionPersistence, GEP-1619): a client stays with the endpoint that it met first.
 //!
 //! The token that the client carries names backend and endpoint by their hashes, `BACKEND.ENDPOINT.TIME` in hex, so that
-//! every gateway understands it without anything shared, and it tells nobody an address. A client that makes one up can
-//! reach no endpoint that its requests could not have met anyway; it cannot choose an arm of a gray release that its
-//! token does not name, and a forced rule goes before any token.
+//! gateways keep nothing of a session, and it tells nobody an address. At the edge it ends in the signature of the key
+//! that the gateways of a cluster share ([`CookieKey`]), made for this session's name: a client can keep or forget what
+//! it was given, and can choose neither backend, arm nor endpoint, nor make its session last.
+//!
+//! Even so a token is no more than a preference among what the rule could have chosen by itself at this moment: backends
+//! and arms that have a share of the requests, and endpoints that could be picked. What has no share, or is reached by a
+//! gray release's rules alone, is not reached by a token; and a forced rule goes before any.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{RequestHead, gray::cookie};
+use super::{
+    RequestHead,
+    gray::{CookieKey, Issuing, cookie},
+};
 use crate::model::{Labels, ServiceKey};
 
 /// How a rule keeps its clients.
@@ -36,6 +43,15 @@ pub(crate) enum Carrier {
     Header(HeaderName),
 }
 
+impl Carrier {
+    fn name(&self) -> &str {
+        match self {
+            Self::Cookie { name, .. } => name,
+            Self::Header(name) => name.as_str(),
+        }
+    }
+}
+
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.carrier {
@@ -57,7 +73,7 @@ pub struct Token {
 }
 
 /// A request's place in a session.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Sticky {
     /// How its rule keeps clients.
     pub session: Arc<Session>,
@@ -67,6 +83,8 @@ pub struct Sticky {
     pub token: Option<Token>,
     /// Whether the client came over TLS.
     pub secure: bool,
+    /// What signs its tokens; none: nothing does, in the mesh.
+    pub(crate) key: Option<CookieKey>,
 }
 
 /// The key of an endpoint in tokens.
@@ -90,12 +108,12 @@ pub(crate) fn in_arm(backend: u64, arm: &str) -> u64 {
 impl Session {
     /// The token that a request brought. One that does not read as such is none, and so is one whose time is over: with
     /// it ends the whole session, and the next begins with any backend (GEP-1619). `now` is in seconds since the epoch.
-    pub(crate) fn token(&self, head: &RequestHead<'_>, now: u64) -> Option<Token> {
-        let text = match &self.carrier {
+    pub(crate) fn token(&self, head: &RequestHead<'_>, now: u64, issuing: Issuing<'_>) -> Option<Token> {
+        let value = match &self.carrier {
             Carrier::Cookie { name, .. } => cookie(head.headers, name)?,
             Carrier::Header(name) => head.headers.get(name)?.as_bytes(),
         };
-        Token::parse(text).filter(|token| self.lasts(*token, now))
+        Token::parse(issuing.token(self.carrier.name(), value)?).filter(|token| self.lasts(*token, now))
     }
 
     fn lasts(&self, token: Token, now: u64) -> bool {
@@ -137,9 +155,12 @@ impl Sticky {
             Some(token) if stays && self.session.idle.is_none() => token.time,
             _ => now,
         };
-        let token = Token { backend: self.backend, endpoint, time };
-        match &self.session.carrier {
-            Carrier::Header(name) => Some((name.clone(), HeaderValue::try_from(token.to_string()).ok()?)),
+        let token = Token { backend: self.backend, endpoint, time }.to_string();
+        let carrier = &self.session.carrier;
+        let token =
+            self.key.as_ref().map_or_else(|| token.clone(), |key| key.seal_token(carrier.name(), &token));
+        match carrier {
+            Carrier::Header(name) => Some((name.clone(), HeaderValue::try_from(token).ok()?)),
             Carrier::Cookie { name, permanent } => {
                 let mut text = format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax");
                 if self.secure {
@@ -160,7 +181,7 @@ mod tests {
     use super::*;
 
     fn sticky(session: Session, token: Option<Token>) -> Sticky {
-        Sticky { session: Arc::new(session), backend: 1, token, secure: true }
+        Sticky { session: Arc::new(session), backend: 1, token, secure: true, key: None }
     }
 
     fn by_cookie(permanent: bool) -> Session {
@@ -209,8 +230,8 @@ mod tests {
             query: None,
             headers: &headers,
         };
-        assert_eq!(session.token(&head, 1059), Some(TOKEN));
-        assert_eq!(session.token(&head, 1060), None);
+        assert_eq!(session.token(&head, 1059, Issuing::Mesh), Some(TOKEN));
+        assert_eq!(session.token(&head, 1060, Issuing::Mesh), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod edge;
 mod gray;
 mod grpc;
 mod mesh;
+mod sessions;
 mod traffic;
 
 const BASE: &str = include_str!("tests/base.yaml");

@@ -15,6 +15,7 @@ mod cookie;
 mod generations;
 mod ocsp;
 mod preview;
+mod sessions;
 mod stage;
 
 /// An HTTPRoute's release with an arm on another service.

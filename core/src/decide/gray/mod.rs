@@ -2,7 +2,7 @@
 //!
 //! In order: forced rules; the lane that the request already is in (the arm of that lane, else `stable`: a request in
 //! a lane is never split, so that one request sees one version of everything); the split by the user's key. A forced
-//! rule beats stickiness and lane.
+//! rule beats stickiness and lane; a session (`sessionPersistence`) beats the split, while its arm has a share of it.
 
 mod key;
 mod seal;
@@ -22,6 +22,7 @@ use super::{
     ArmReason, Caller, RequestHead,
     matcher::{HeaderMatch, TextMatch},
     rule::Weighted,
+    session::Token,
     trace::Trace,
 };
 use crate::model::Lane;
@@ -108,6 +109,16 @@ impl Release {
         let place = key.with(|key| self.split.place(key));
         let set_cookie = self.key.set_cookie(&key, head.scheme == "https", issuing);
         Choice { arm: self.arm(place.arm), reason: ArmReason::Split(place.bucket), set_cookie }
+    }
+
+    /// The arm besides `stable` that a session's token names, while the split puts users on it: who was on an arm that has
+    /// no share any more, or came to it by a rule alone, is chosen for anew.
+    pub(crate) fn arm_of(&self, token: Token) -> Option<&Arm> {
+        let mut arms = self.arms.iter().enumerate();
+        let named = arms.find(|(at, arm)| {
+            self.split.has_share(Some(*at)) && arm.targets.named(token, &arm.name).is_some()
+        });
+        named.map(|(_, arm)| arm)
     }
 
     /// An arm's name.

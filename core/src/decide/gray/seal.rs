@@ -1,6 +1,7 @@
-//! The signature on issued cookies: a client can keep the id that it was given, and cannot make one up.
+//! The signature on issued cookies, and on the tokens of sessions: a client can keep what it was given, and cannot make
+//! one up.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -15,25 +16,39 @@ const SIGNATURE: usize = 43;
 /// One for all releases: a cookie names a user and no arm, and each release has its own salt, so that one cookie is
 /// enough for all releases of a host.
 #[derive(Clone)]
-pub struct CookieKey(hmac::Key);
+pub struct CookieKey(Arc<hmac::Key>);
 
 impl CookieKey {
     /// A key derived from a secret of at least 128 bits that has other uses as well.
     pub fn derive(secret: &[u8]) -> Self {
         let purpose = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"tombolo issued cookies v1");
-        Self(hmac::Key::new(hmac::HMAC_SHA256, purpose.as_ref()))
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, purpose.as_ref())))
     }
 
     /// `ID.SIGNATURE`.
     pub(super) fn seal(&self, id: &str) -> String {
-        format!("{id}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, id.as_bytes())))
+        format!("{id}.{}", self.signature(id.as_bytes()))
     }
 
-    fn has_signed(&self, sealed: Sealed<'_>) -> bool {
-        let mut signature = [0; 32];
-        matches!(URL_SAFE_NO_PAD.decode_slice(sealed.signature, &mut signature), Ok(32))
-            && hmac::verify(&self.0, sealed.id, &signature).is_ok()
+    /// `TEXT.SIGNATURE`: the token of a session that goes by this name. No other name's is as good.
+    pub(in crate::decide) fn seal_token(&self, name: &str, text: &str) -> String {
+        format!("{text}.{}", self.signature(&named(name, text.as_bytes())))
     }
+
+    fn signature(&self, of: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, of))
+    }
+
+    fn has_signed(&self, of: &[u8], signature: &[u8]) -> bool {
+        let mut decoded = [0; 32];
+        matches!(URL_SAFE_NO_PAD.decode_slice(signature, &mut decoded), Ok(32))
+            && hmac::verify(&self.0, of, &decoded).is_ok()
+    }
+}
+
+/// What is signed for a session's token. No issued id looks like it, and no name has a space.
+fn named(name: &str, text: &[u8]) -> Vec<u8> {
+    [b"session ", name.as_bytes(), b" ", text].concat()
 }
 
 impl fmt::Debug for CookieKey {
@@ -42,14 +57,15 @@ impl fmt::Debug for CookieKey {
     }
 }
 
-/// Whose issued cookies are believed.
+/// Whose issued cookies and session tokens are believed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Issuing<'k> {
     /// At the edge: those with this key's signature; users without one get one.
     Signed(&'k CookieKey),
     /// At the edge of a process without a key: none, and none are issued.
     Never,
-    /// In the mesh, where a gateway has looked at the signature, and no cookie is issued.
+    /// In the mesh, where a gateway has looked at the signature, and no cookie is issued. Tokens of sessions are a matter
+    /// between a workload and the sidecar beside it, and bear none.
     Mesh,
 }
 
@@ -58,15 +74,28 @@ impl<'k> Issuing<'k> {
     pub(super) fn id(self, value: &[u8]) -> Option<&[u8]> {
         let sealed = Sealed::parse(value)?;
         let believed = match self {
-            Self::Signed(key) => key.has_signed(sealed),
+            Self::Signed(key) => key.has_signed(sealed.id, sealed.signature),
             Self::Never => false,
             Self::Mesh => true,
         };
         believed.then_some(sealed.id)
     }
 
+    /// The text of a token of the session that goes by this name, if it is believed.
+    pub(in crate::decide) fn token<'v>(self, name: &str, value: &'v [u8]) -> Option<&'v [u8]> {
+        match self {
+            Self::Signed(key) => {
+                let (text, rest) = value.split_at_checked(value.len().checked_sub(1 + SIGNATURE)?)?;
+                let signature = rest.strip_prefix(b".")?;
+                key.has_signed(&named(name, text), signature).then_some(text)
+            }
+            Self::Never => None,
+            Self::Mesh => Some(value),
+        }
+    }
+
     /// The key to issue with.
-    pub(super) fn key(self) -> Option<&'k CookieKey> {
+    pub(in crate::decide) fn key(self) -> Option<&'k CookieKey> {
         match self {
             Self::Signed(key) => Some(key),
             Self::Never | Self::Mesh => None,

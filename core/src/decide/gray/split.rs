@@ -46,6 +46,12 @@ impl Split {
         Self { arms, stable: (seed(salt, super::STABLE), WHOLE.saturating_sub(sum)) }
     }
 
+    /// True if users are on this arm (none: `stable`).
+    pub(crate) fn has_share(&self, arm: Option<usize>) -> bool {
+        let of_arm = |at: usize| self.arms.get(at).is_some_and(|(_, weight)| *weight > 0);
+        arm.map_or(self.stable.1 > 0, of_arm)
+    }
+
     /// The arm of a key.
     pub(crate) fn place(&self, key: &[u8]) -> Place {
         let stable = position(key, self.stable.0);

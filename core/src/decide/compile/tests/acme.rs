@@ -86,6 +86,20 @@ fn listeners_of_one_secret_share_a_certificate_and_other_classes_get_none() {
     assert!(listener.contains(&"Programmed=False/Pending".into()), "{listener:?}");
 }
 
+#[test]
+fn a_directory_is_one_of_lets_encrypts_or_ones_own() {
+    for (named, directory) in [
+        ("", "https://acme-v02.api.letsencrypt.org/directory"),
+        (", directory: production", "https://acme-v02.api.letsencrypt.org/directory"),
+        (", directory: staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+        (", directory: \"https://ca.shop.example/dir\"", "https://ca.shop.example/dir"),
+    ] {
+        let listeners = [("a", "a.example", "one")];
+        let compiled = compiled(&[issuer(named), gateway("edge", "tombolo", &listeners)]);
+        assert_eq!(&*compiled.acme[0].authority.directory, directory, "{named:?}");
+    }
+}
+
 fn listener_set(name: &str, namespace: &str, annotations: &str) -> String {
     format!(
         "---
