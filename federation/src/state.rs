@@ -380,6 +380,11 @@ impl State {
             tracing::error!(%problem, "not in force; the last good one stays");
         }
     }
+
+    /// Shows how many problems the watched documents have now.
+    pub fn show_problems(&self, count: usize) {
+        self.telemetry.set("document_problems", i64::try_from(count).unwrap_or(i64::MAX));
+    }
 }
 
 impl fmt::Debug for State {

@@ -5,9 +5,10 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tombolo_core::{
-    lifecycle::{self, Drain},
+    lifecycle::{self, Drain, Readiness},
     member::{Checking, Probing},
     proxy::Inherited,
+    resources::Problem,
 };
 
 use crate::{
@@ -30,6 +31,7 @@ pub(crate) struct Following {
     pub checking: Checking,
     /// Goes on while requests do.
     pub probing: Probing,
+    pub readiness: Readiness,
     pub configured: lifecycle::Task,
     pub listening: lifecycle::Task,
     pub served: Arc<ArcSwap<Served>>,
@@ -129,6 +131,8 @@ impl Following {
         telemetry.set("snapshot_version", i64::try_from(state.snapshot.version).unwrap_or(i64::MAX));
         telemetry.set("listeners_open", gauge(listeners.len()));
         telemetry.set("listeners_failed", gauge(problems.len()));
+        telemetry.set("document_problems", gauge(state.problems.len()));
+        self.readiness.degraded("documents", trouble(&state.problems));
         self.configured.done();
         if problems.is_empty() {
             self.listening.done();
@@ -177,4 +181,13 @@ impl Following {
         }
         drop((self.checking, self.probing));
     }
+}
+
+/// What `/ready` says of documents that do not count as they are written; all of it stands on `/config`.
+fn trouble(problems: &[Problem]) -> Option<String> {
+    let first = problems.first()?;
+    Some(match problems.len() - 1 {
+        0 => format!("a document is not in force: {first}"),
+        more => format!("documents are not in force: {first} (and {more} more problems, see /config)"),
+    })
 }

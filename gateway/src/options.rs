@@ -14,7 +14,7 @@ use tombolo_core::{
     member::JoinOptions,
     model::Locality,
     ocsp::Times,
-    proxy::{HttpLimits, ListenLimits},
+    proxy::{HttpLimits, ListenLimits, TrustedField},
     telemetry::Telemetry,
 };
 
@@ -40,6 +40,8 @@ pub struct Options {
     pub acme: AcmeOptions,
     /// Proxies in front that are trusted to say who the client is; 0: none.
     pub trusted_hops: u8,
+    /// Where they say it.
+    pub trusted_field: TrustedField,
     /// Headers and cookies whose values are kept in samples of requests, besides those that the configuration decides by.
     pub sampled: Named,
     /// Bytes of a request's body that have to come in each second, see [`tombolo_core::proxy::HttpLimits::body_rate`].
@@ -147,6 +149,7 @@ impl Options {
             ocsp: OcspOptions::default(),
             acme: AcmeOptions::default(),
             trusted_hops: 0,
+            trusted_field: TrustedField::default(),
             sampled: Named::default(),
             body_rate: HttpLimits::default().body_rate,
             share_ports: false,

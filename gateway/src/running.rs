@@ -199,6 +199,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
     };
     let limits = HttpLimits {
         trusted_hops: options.trusted_hops,
+        trusted_field: options.trusted_field,
         body_rate: options.body_rate,
         ..HttpLimits::default()
     };
@@ -226,6 +227,7 @@ pub async fn build(options: Options, drain: Drain) -> Result<Running, Error> {
         probing: Probing::start(Arc::clone(&checked.0), Arc::clone(&upstream), Arc::clone(&telemetry)),
         checking: Checking::start(checked.0, checked.1, checked.2, telemetry),
         configured: readiness.task("configuration"),
+        readiness: readiness.clone(),
         listening: readiness.task("listeners"),
         served: Arc::clone(&served),
         tell,

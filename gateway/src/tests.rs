@@ -29,6 +29,7 @@ use crate::{Options, Ports, Running, Source, build};
 
 mod acme;
 mod changes;
+mod documents;
 
 const SOON: Duration = Duration::from_secs(10);
 

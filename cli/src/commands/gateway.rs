@@ -12,7 +12,7 @@ use tombolo_core::{
     identity::files::kept_secret,
     member::JoinOptions,
     model::Locality,
-    proxy::{HttpLimits, ListenLimits},
+    proxy::{HttpLimits, ListenLimits, TrustedField},
 };
 use tombolo_gateway::{AcmeOptions, OcspOptions, Options, Ports, Source};
 
@@ -63,13 +63,16 @@ pub struct GatewayArgs {
     /// Connections that each listener takes at a time; more are closed at once
     #[arg(long, value_name = "N", default_value_t = ListenLimits::default().connections)]
     max_connections: usize,
-    /// Connections that each listener takes at a time from one client (IPv4 address or IPv6 /64). Raise it behind a load
-    /// balancer that hides its clients
+    /// Connections that each listener takes at a time from one client (IPv4 address or IPv6 /64; the one that a PROXY header
+    /// names, where such headers are expected). Raise it behind a load balancer that hides its clients
     #[arg(long, value_name = "N", default_value_t = ListenLimits::default().per_client)]
     max_connections_per_client: usize,
-    /// Proxies in front of this gateway that are trusted to say who the client is (X-Forwarded-For, Forwarded); 0: nobody
+    /// Proxies in front of this gateway that are trusted to say who the client is, by --trusted-field; 0: nobody
     #[arg(long, value_name = "N", default_value_t = 0)]
     trusted_hops: u8,
+    /// The field that these proxies write; the other one is never believed, as clients could write it past them
+    #[arg(long, value_name = "FIELD", value_enum, default_value_t = Told::XForwardedFor)]
+    trusted_field: Told,
     /// A header whose values may be kept in the sample of recent requests that `tombolo apply --preview` tries changes on;
     /// may be given several times. Those that the configuration decides by are kept anyway, and no others
     #[arg(long, value_name = "NAME")]
@@ -94,6 +97,15 @@ pub struct GatewayArgs {
     common: Common,
     #[command(flatten)]
     tracing: process::Tracing,
+}
+
+/// Where trusted proxies say who the client is.
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+enum Told {
+    /// With X-Forwarded-Proto and X-Forwarded-Host
+    XForwardedFor,
+    /// RFC 7239
+    Forwarded,
 }
 
 /// Runs until it is told to end.
@@ -139,6 +151,10 @@ pub async fn run(args: GatewayArgs) -> Result<(), Failure> {
     options.limits =
         ListenLimits { connections: args.max_connections, per_client: args.max_connections_per_client };
     options.trusted_hops = args.trusted_hops;
+    options.trusted_field = match args.trusted_field {
+        Told::XForwardedFor => TrustedField::XForwardedFor,
+        Told::Forwarded => TrustedField::Forwarded,
+    };
     options.sampled = Named {
         headers: args.sample_header.into_iter().collect(),
         cookies: args.sample_cookie.into_iter().collect(),

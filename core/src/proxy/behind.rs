@@ -42,6 +42,9 @@ impl ConnectionService for Behind {
             if self.proxied.expects(accepted.peer.ip()) {
                 let reading = read_client(&mut accepted.tcp, &self.proxied);
                 match tokio::time::timeout(LIMIT, reading).await {
+                    Ok(Ok(Some(client))) if !accepted.place.pass_to(client.ip()) => {
+                        return ListenStats::count(&accepted.stats.refused);
+                    }
                     Ok(Ok(client)) => accepted.peer = client.unwrap_or(accepted.peer),
                     Ok(Err(error)) => {
                         tracing::debug!(peer = %accepted.peer, %error, "no PROXY header");

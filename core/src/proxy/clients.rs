@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
@@ -15,33 +15,57 @@ pub(super) struct Clients {
 
 /// A connection's place among those of its client, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct ClientPlace {
+pub struct ClientPlace {
     clients: Arc<Clients>,
-    client: IpAddr,
+    most: usize,
+    /// Held for no longer than it takes to read or change it.
+    client: Mutex<IpAddr>,
 }
 
 impl Clients {
     /// None: this client has `most` connections already.
     pub fn enter(self: &Arc<Self>, peer: IpAddr, most: usize) -> Option<ClientPlace> {
         let client = client(peer);
-        let mut open = self.open.entry(client).or_insert(0);
-        if *open >= most {
-            return None;
-        }
-        *open += 1;
-        drop(open);
-        Some(ClientPlace { clients: self.clone(), client })
+        self.add(client, most).then(|| ClientPlace { clients: self.clone(), most, client: client.into() })
     }
-}
 
-impl Drop for ClientPlace {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut open) = self.clients.open.entry(self.client) {
+    fn add(&self, client: IpAddr, most: usize) -> bool {
+        let mut open = self.open.entry(client).or_insert(0);
+        let has_room = *open < most;
+        *open += usize::from(has_room);
+        has_room
+    }
+
+    fn remove(&self, client: IpAddr) {
+        if let Entry::Occupied(mut open) = self.open.entry(client) {
             *open.get_mut() -= 1;
             if *open.get() == 0 {
                 open.remove();
             }
         }
+    }
+}
+
+impl ClientPlace {
+    /// Who connected turns out to speak for this client: the connection is one of this client's from now on, and none of
+    /// who connected. False: this client has as many as it may have.
+    pub(super) fn pass_to(&self, peer: IpAddr) -> bool {
+        let client = client(peer);
+        let mut counted = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if *counted == client {
+            return true;
+        }
+        let has_room = self.clients.add(client, self.most);
+        if has_room {
+            self.clients.remove(std::mem::replace(&mut counted, client));
+        }
+        has_room
+    }
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.clients.remove(*self.client.get_mut().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -73,6 +97,26 @@ mod tests {
         assert!(clients.enter(ip("2001:db8::ffff:2"), 1).is_none(), "the same network");
         assert!(clients.enter(ip("2001:db8:0:1::1"), 1).is_some());
         drop((second, third, other, v6));
+        assert!(clients.open.is_empty());
+    }
+
+    #[test]
+    fn a_place_passes_to_whom_a_balancer_speaks_for() {
+        let clients = Arc::<Clients>::default();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let balanced = || clients.enter(ip("10.0.0.1"), 1);
+        let first = balanced().unwrap();
+        assert!(balanced().is_none());
+        assert!(first.pass_to(ip("192.0.2.1")));
+        let second = balanced().unwrap();
+        assert!(!second.pass_to(ip("192.0.2.1")), "that client has its connection");
+        assert!(balanced().is_none(), "it is still the balancer's");
+        assert!(second.pass_to(ip("10.0.0.1")), "it speaks for itself");
+        assert!(second.pass_to(ip("192.0.2.2")));
+        drop(first);
+        let third = balanced().unwrap();
+        assert!(third.pass_to(ip("192.0.2.1")));
+        drop((second, third));
         assert!(clients.open.is_empty());
     }
 }

@@ -46,9 +46,21 @@ pub struct HttpLimits {
     pub stream_window: u32,
     /// The same for all streams of a connection.
     pub connection_window: u32,
-    /// Proxies in front of this one that are trusted to say who the client is, by `X-Forwarded-For` or `Forwarded`; 0:
-    /// nobody is believed. Only for public listeners.
+    /// Proxies in front of this one that are trusted to say who the client is; 0: nobody is believed. Only for public
+    /// listeners.
     pub trusted_hops: u8,
+    /// Where they say it.
+    pub trusted_field: TrustedField,
+}
+
+/// The field in which trusted proxies say who the client is. The other one is anybody's claim, and never read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TrustedField {
+    /// `X-Forwarded-For`, and with it `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239), with its parameters `for`, `proto` and `host`.
+    Forwarded,
 }
 
 impl Default for HttpLimits {
@@ -71,6 +83,7 @@ impl Default for HttpLimits {
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             trusted_hops: 0,
+            trusted_field: TrustedField::default(),
         }
     }
 }

@@ -20,7 +20,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Inherited, clients::Clients, neighbours};
+use super::{
+    Inherited,
+    clients::{ClientPlace, Clients},
+    neighbours,
+};
 
 /// The kernel's queue of connections not yet accepted; past it, the kernel lets clients try again.
 const BACKLOG: i32 = 1024;
@@ -46,6 +50,8 @@ pub struct Accepted {
     pub stop: watch::Receiver<bool>,
     /// The listener's counters.
     pub stats: Arc<ListenStats>,
+    /// Whose connection it counts as, for as long as it lives.
+    pub place: Arc<ClientPlace>,
 }
 
 /// Bounds of one listener.
@@ -55,7 +61,8 @@ pub struct ListenLimits {
     pub connections: usize,
     /// Connections at a time from one client: an IPv4 address, or an IPv6 network of 64 bits. One more is closed at once
     /// and counted as refused. By default half of all, so that no single client can shut out the others. Behind a load
-    /// balancer that does not speak the PROXY protocol, all clients are one.
+    /// balancer that speaks the PROXY protocol, the client is the one that its header names (and until that is read, which
+    /// takes five seconds at most, the balancer); behind one that does not, all clients are one.
     pub per_client: usize,
 }
 
@@ -286,11 +293,12 @@ impl Accepting {
 
     fn begin(&self, tcp: TcpStream, peer: SocketAddr) {
         let place = self.places.clone().try_acquire_owned().ok();
-        let place = place.and_then(|place| Some((place, self.clients.enter(peer.ip(), self.per_client)?)));
-        let Some(place) = place else {
+        let places = place.and_then(|place| Some((place, self.clients.enter(peer.ip(), self.per_client)?)));
+        let Some((place, of_client)) = places else {
             ListenStats::count(&self.stats.refused);
             return;
         };
+        let of_client = Arc::new(of_client);
         ListenStats::count(&self.stats.accepted);
         // It fails only where the client is already gone, which the first read finds out.
         let _ = tcp.set_nodelay(true);
@@ -300,11 +308,12 @@ impl Accepting {
             peer,
             stop: self.stopped.clone(),
             stats: self.stats.clone(),
+            place: of_client.clone(),
         };
         let future = self.service.clone().serve(accepted);
         self.connections.spawn(async move {
             future.await;
-            drop(place);
+            drop((place, of_client));
         });
     }
 }

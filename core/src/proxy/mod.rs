@@ -49,6 +49,7 @@ pub use apart::Apart;
 pub use behind::Behind;
 pub use check::Asked;
 pub use chooser::{TlsChoice, TlsChooser};
+pub use clients::ClientPlace;
 pub use connection::Connection;
 pub use copy::{Copied, copy_both};
 pub use director::{Arrival, DENIED, Director, Entry, TcpOutcome};
@@ -57,7 +58,7 @@ pub(crate) use gate::log_id;
 pub use gate::time_asked;
 pub use handover::{Inherited, receive_sockets, send_sockets};
 pub use knock::knock;
-pub use limits::HttpLimits;
+pub use limits::{HttpLimits, TrustedField};
 pub use listen::{
     Accepted, ConnectionService, ListenLimits, ListenStats, Serving, Sharing, bind, bind_beside,
     bind_of_family, open, serve,

@@ -6,14 +6,18 @@ use pingora_proxy::{ProxyHttp, Session};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::proxy::tests::harness::{SOON, Setup, edge, forward};
+use crate::proxy::{
+    clients::Clients,
+    tests::harness::{SOON, Setup, edge, forward},
+};
 
 async fn accepted() -> Accepted {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (tcp, peer) = listener.accept().await.unwrap();
     let stop = watch::channel(false).1;
-    Accepted { prefix: Default::default(), tcp, peer, stop, stats: Arc::default() }
+    let place = Arc::new(Arc::<Clients>::default().enter(peer.ip(), 1).unwrap());
+    Accepted { prefix: Default::default(), tcp, peer, stop, stats: Arc::default(), place }
 }
 
 async fn connection() -> (Box<Connection>, Arc<Arrival>) {

@@ -3,12 +3,17 @@
 //! Each proxy adds the address it saw at the end of `X-Forwarded-For`. With one trusted proxy the last entry is the
 //! client's, with two the one before it, and what stands further left is anybody's claim. Where there are fewer entries,
 //! the request took a shorter way, and the first is the client's.
+//!
+//! Other proxies do the same with `Forwarded` (RFC 7239). Only the field that ours are said to write is read: the other
+//! one comes from the client, past all of them.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::Result;
 use pingora_http::RequestHeader;
+
+use crate::proxy::TrustedField;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -27,20 +32,33 @@ pub(super) struct Believed {
 }
 
 impl Believed {
-    /// What `hops` (at least 1) trusted proxies say. `Forwarded` (RFC 7239) is read where there is no `X-Forwarded-For`.
-    pub fn of(headers: &HeaderMap, hops: u8) -> Self {
-        let chain = match headers.contains_key(FOR) {
-            true => list(headers, &FOR).map(str::to_owned).collect(),
-            false => list(headers, &header::FORWARDED).map(forwarded_for).collect::<Vec<_>>(),
-        };
-        let at = chain.len().saturating_sub(usize::from(hops));
-        let client = chain.get(at).and_then(|text| address(text));
-        let proto = match headers.get(PROTO).map(HeaderValue::as_bytes) {
-            Some(b"https") => Some("https"),
-            Some(b"http") => Some("http"),
-            _ => None,
-        };
+    /// What `hops` (at least 1) trusted proxies say in this field.
+    pub fn of(headers: &HeaderMap, hops: u8, field: TrustedField) -> Self {
+        match field {
+            TrustedField::XForwardedFor => Self::of_x_forwarded(headers, hops),
+            TrustedField::Forwarded => Self::of_forwarded(headers, hops),
+        }
+    }
+
+    fn of_x_forwarded(headers: &HeaderMap, hops: u8) -> Self {
+        let chain: Vec<String> = list(headers, &FOR).map(str::to_owned).collect();
+        let client = nth_last(&chain, hops).and_then(|text| address(text));
+        let proto = headers.get(PROTO).and_then(|value| proto(value.to_str().ok()?));
         Self { client, chain, proto, host: headers.get(HOST).cloned() }
+    }
+
+    /// Scheme and host are those of the element that names the client: what it asked the first trusted proxy for.
+    fn of_forwarded(headers: &HeaderMap, hops: u8) -> Self {
+        let elements: Vec<&str> = list(headers, &header::FORWARDED).collect();
+        let chain: Vec<String> = elements
+            .iter()
+            .map(|element| of_element(element, "for").unwrap_or("unknown").to_owned())
+            .collect();
+        let client = nth_last(&chain, hops).and_then(|text| address(text));
+        let named = nth_last(&elements, hops);
+        let proto = named.and_then(|element| proto(of_element(element, "proto")?));
+        let host = named.and_then(|element| HeaderValue::from_str(of_element(element, "host")?).ok());
+        Self { client, chain, proto, host }
     }
 
     /// Says it on, with the proxy that connected as the last of the chain.
@@ -58,19 +76,29 @@ impl Believed {
     }
 }
 
-/// The items of a list over all fields of a name.
+/// What the outermost of so many proxies has added.
+fn nth_last<T>(chain: &[T], hops: u8) -> Option<&T> {
+    chain.get(chain.len().saturating_sub(usize::from(hops)))
+}
+
+fn proto(text: &str) -> Option<&'static str> {
+    ["https", "http"].into_iter().find(|known| text.eq_ignore_ascii_case(known))
+}
+
+/// The items of a list over all fields of a name. A comma always ends one, also in quotes: else a quote that the client
+/// leaves open would swallow what the proxies add behind it, whose own elements have none in them.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// The node of a `Forwarded` element, `unknown` where it names none.
-fn forwarded_for(element: &str) -> String {
-    let node = element.split(';').find_map(|pair| {
+/// A parameter of a `Forwarded` element, without its quotes.
+fn of_element<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
+    let value = element.split(';').find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("for").then_some(value)
+        name.eq_ignore_ascii_case(parameter).then_some(value)
     });
-    node.unwrap_or("unknown").trim_matches('"').to_owned()
+    value.map(|value| value.trim_matches('"')).filter(|value| !value.is_empty())
 }
 
 /// An address with or without port, IPv6 with or without brackets.
@@ -90,7 +118,8 @@ mod tests {
         for value in values {
             headers.append(name.clone(), value.parse().unwrap());
         }
-        Believed::of(&headers, hops).client.map(|ip| ip.to_string())
+        let field = if name == FOR { TrustedField::XForwardedFor } else { TrustedField::Forwarded };
+        Believed::of(&headers, hops, field).client.map(|ip| ip.to_string())
     }
 
     #[test]
@@ -107,11 +136,55 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_where_nothing_else_is_there() {
-        let of = |value: &str| client(header::FORWARDED, &[value], 1);
-        assert_eq!(of("for=6.6.6.6, for=1.1.1.1;proto=https").as_deref(), Some("1.1.1.1"));
-        assert_eq!(of("proto=https;For=\"[2001:db8::1]:47011\"").as_deref(), Some("2001:db8::1"));
-        assert_eq!(of("proto=https"), None);
+    fn only_elements_of_trusted_proxies_count() {
+        let of = |values: &[&str], hops| client(header::FORWARDED, values, hops);
+        assert_eq!(of(&["for=6.6.6.6, for=1.1.1.1;proto=https"], 1).as_deref(), Some("1.1.1.1"));
+        assert_eq!(of(&["for=6.6.6.6, for=1.1.1.1", "for=2.2.2.2"], 2).as_deref(), Some("1.1.1.1"));
+        assert_eq!(of(&["proto=https;For=\"[2001:db8::1]:47011\""], 1).as_deref(), Some("2001:db8::1"));
+        for unnamed in ["proto=https", "for=unknown", "for=_hidden", "for="] {
+            assert_eq!(of(&[unnamed], 1), None, "{unnamed}");
+        }
+        // A quote that is left open hides nothing of what a proxy adds.
+        for open in ["for=\"6.6.6.6", "for=6.6.6.6;by=\"", "a=\"\\"] {
+            assert_eq!(of(&[&format!("{open}, for=1.1.1.1")], 1).as_deref(), Some("1.1.1.1"), "{open}");
+            assert_eq!(of(&[open, "for=1.1.1.1"], 1).as_deref(), Some("1.1.1.1"), "{open}");
+        }
+    }
+
+    #[test]
+    fn the_field_that_no_trusted_proxy_writes_says_nothing() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "x.example"),
+            ("forwarded", "for=7.7.7.7;proto=http;host=f.example"),
+        ] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        let said = |headers: &HeaderMap, field| {
+            let Believed { client, chain, proto, host } = Believed::of(headers, 1, field);
+            (
+                client.map(|ip| ip.to_string()),
+                chain,
+                proto,
+                host.map(|host| host.to_str().unwrap().to_owned()),
+            )
+        };
+        let (x, forwarded) = (TrustedField::XForwardedFor, TrustedField::Forwarded);
+        let of = |ip: &str, proto, host: &str| {
+            (Some(ip.to_owned()), vec![ip.to_owned()], Some(proto), Some(host.to_owned()))
+        };
+        assert_eq!(said(&headers, x), of("6.6.6.6", "https", "x.example"));
+        assert_eq!(said(&headers, forwarded), of("7.7.7.7", "http", "f.example"));
+        let nothing = (None, vec![], None, None);
+        let mut alone = headers.clone();
+        alone.remove("forwarded");
+        assert_eq!(said(&alone, forwarded), nothing);
+        for name in [FOR, PROTO, HOST] {
+            headers.remove(name);
+        }
+        assert_eq!(said(&headers, x), nothing);
     }
 
     #[test]
@@ -120,7 +193,7 @@ mod tests {
         request.insert_header("x-forwarded-for", "1.1.1.1, 2.2.2.2").unwrap();
         request.insert_header("x-forwarded-proto", "https").unwrap();
         request.insert_header("x-forwarded-host", "shop.example").unwrap();
-        let believed = Believed::of(&request.headers, 1);
+        let believed = Believed::of(&request.headers, 1, TrustedField::default());
         for name in [FOR, PROTO, HOST] {
             request.remove_header(&name);
         }

@@ -44,7 +44,7 @@ impl Gate {
         }
         let hops = self.limits.trusted_hops;
         let believed = (present.forwarded && hops > 0 && matches!(&*arrival.entry, Entry::Edge(_)))
-            .then(|| Believed::of(&session.req_header().headers, hops));
+            .then(|| Believed::of(&session.req_header().headers, hops, self.limits.trusted_field));
         // It goes no further than to the decision: what enters is stripped of it.
         let claimed = present.baggage.then(|| lane_from_baggage(&session.req_header().headers)).flatten();
         self.enter(session, context, &arrival)?;
