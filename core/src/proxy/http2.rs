@@ -155,8 +155,9 @@ impl Http2<'_> {
     /// Accepts streams until there are no more. Some: the client is to be told why.
     async fn accept(&self, streams: &mut Streams, stop: &mut watch::Receiver<bool>) -> Option<Refused> {
         let mut stopping = Stopping::Patiently;
+        let mut idle = self.limits.idle;
         loop {
-            match streams.next(stop, stopping, self.limits.idle).await {
+            match streams.next(stop, stopping, idle).await {
                 Next::Request(session, place) => {
                     if stopping == Stopping::Patiently {
                         stopping = Stopping::Promptly;
@@ -175,8 +176,15 @@ impl Http2<'_> {
                     streams.connection.graceful_shutdown();
                 }
                 Next::Tripped(why) => return Some(why),
-                Next::Idle if streams.is_idle(self.limits.streams) => return None,
-                Next::Idle => {}
+                Next::Idle if !streams.is_idle(self.limits.streams) => {}
+                // A request that is on its way to it is still answered, and what comes later begins elsewhere (RFC 9113
+                // section 6.8).
+                Next::Idle if stopping != Stopping::Done => {
+                    (stopping, idle) = (Stopping::Done, LAST_REQUEST);
+                    streams.connection.graceful_shutdown();
+                }
+                // It has been told, and does not go.
+                Next::Idle => return None,
                 Next::Closed => return None,
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Where a client still sends, the kernel may reset the connection before its GOAWAY is read: none is as good as one.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     clients::{get as http1_get, status},
@@ -320,30 +320,53 @@ async fn a_small_head_that_unfolds_to_a_large_one_is_refused() {
 }
 
 #[tokio::test]
-async fn more_streams_than_allowed_wait_or_are_refused() {
+async fn more_streams_than_allowed_are_refused_and_never_become_work() {
     let limits = HttpLimits { streams: 3, ..HttpLimits::default() };
-    let (app, _proxy, listener) = world(limits).await;
-    let mut client = RawH2::connect(listener.address()).await;
-    let mut all = Vec::new();
-    for n in 0..50 {
-        all.extend(frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &get("/")));
-    }
-    client.send(&all).await;
-    let (mut answered, mut refused) = (0, 0);
-    while answered + refused < 50 {
-        let frame = client.next().await.expect("the connection goes on");
-        match frame.kind {
-            HEADERS => answered += 1,
-            // REFUSED_STREAM: nothing was done, it can be tried again.
-            RST_STREAM => {
-                assert_eq!(frame.code(), 7);
-                refused += 1;
+    let held = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = held.clone();
+    let app = App::answering(move |seen| {
+        let gate = gate.clone();
+        async move {
+            if seen.target == "/held" {
+                gate.acquire().await.unwrap().forget();
             }
-            _ => {}
+            http::Response::new("app".into())
+        }
+    })
+    .await;
+    let proxy = Setup { limits, ..Setup::default() }.forwards(forward()).with([plain(app.address)]);
+    let listener = proxy.edge();
+    let mut client = RawH2::connect(listener.address()).await;
+    let all: Vec<u8> =
+        (0..50).flat_map(|n| frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &get("/held"))).collect();
+    client.send(&all).await;
+    let mut refused = 0;
+    while refused < 47 {
+        let frame = client.next().await.expect("the connection goes on");
+        assert_ne!(frame.kind, HEADERS, "nothing is answered yet");
+        if frame.kind == RST_STREAM {
+            // REFUSED_STREAM: nothing was done, it can be tried again.
+            assert!(frame.code() == 7 && frame.stream > 5, "{frame:?}");
+            refused += 1;
         }
     }
-    assert!(answered >= 3, "{answered} answered, {refused} refused");
-    until("no more work than answers", || app.seen().len() == answered).await;
+    until("the first three are under way", || app.seen().len() == 3).await;
+    others_are_served(listener.address()).await;
+    held.add_permits(3);
+    let mut answered = Vec::new();
+    while answered.len() < 3 {
+        let frame = client.next().await.expect("the connection goes on");
+        if frame.kind == HEADERS {
+            answered.push(frame.stream);
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 3, 5]);
+    // With its places free again, the connection takes another.
+    held.add_permits(1);
+    client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 101, &get("/held"))).await;
+    assert_eq!(status_of(&client.answer(101).await), 200);
+    assert_eq!(app.seen().len(), 5, "three, another client's, and one more");
 }
 
 #[tokio::test]

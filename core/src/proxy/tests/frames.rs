@@ -63,6 +63,11 @@ impl Frame {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
+
+    /// The last stream that a GOAWAY lets through.
+    pub fn last_stream(&self) -> u32 {
+        u32::from_be_bytes(self.payload[..4].try_into().unwrap())
+    }
 }
 
 pub struct RawH2 {
@@ -98,6 +103,16 @@ impl RawH2 {
             Some(Frame { kind: head[3], stream, payload })
         })
         .await
+    }
+
+    /// The next frame of this kind.
+    pub async fn until(&mut self, kind: u8) -> Frame {
+        loop {
+            let frame = self.next().await.expect("the connection goes on");
+            if frame.kind == kind {
+                return frame;
+            }
+        }
     }
 
     /// The next HEADERS or RST_STREAM of a stream, or GOAWAY.

@@ -1,6 +1,8 @@
 //! One reading of every message, from the client's bytes to the application's.
 
 use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -190,6 +192,37 @@ async fn heads_are_bounded() {
     }
     assert!(app.seen().is_empty());
     assert_eq!(status(&get(listener.address(), &fields(80)).await), 200);
+}
+
+/// The same over HTTP/2, on one connection, which goes on.
+#[tokio::test]
+async fn heads_are_bounded_over_http2_and_the_connection_goes_on() {
+    let (app, proxy, listener) = world().await;
+    let mut client = http2(TcpStream::connect(listener.address()).await.unwrap()).await;
+    let long = |length: usize| "a".repeat(length);
+    let with = |fields: usize, value: &str| {
+        let all = (0..fields).map(|n| (format!("x-{n}"), value.to_owned()));
+        all.fold(Request::get("http://x/"), |request, (name, value)| request.header(name, value))
+    };
+    for (request, expected, reason) in [
+        (with(200, "1"), 431, Some("too_many_fields")),
+        (Request::get(format!("http://x/{}", long(20_000))), 414, Some("target_too_long")),
+        // Past the bound of all, HTTP/2 itself refuses, before there is a request to be logged.
+        (with(1, &long(70_000)), 431, None),
+        (Request::get(format!("http://x/{}", long(65_000))).header("x", long(1_000)), 431, None),
+    ] {
+        proxy.log.requests.lock().unwrap().clear();
+        let request = request.body(Full::default()).unwrap();
+        let answer = soon("an answer", client.send_request(request)).await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected, "{reason:?}");
+        if let Some(reason) = reason {
+            assert_eq!(proxy.logged().await.reason, Some(reason));
+        }
+        assert_eq!(status(&get(listener.address(), "").await), 200, "others are served");
+        assert_eq!(http2_get(&mut client, "http://x/good").await.0, 200);
+    }
+    let targets: Vec<String> = app.seen().into_iter().map(|seen| seen.target).collect();
+    assert!(targets.iter().all(|target| ["/a?b=c", "/good"].contains(&target.as_str())), "{targets:?}");
 }
 
 /// Of a body of known length, parts come with pauses, and the engine does not flush them. What did not fit into the socket

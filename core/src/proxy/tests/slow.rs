@@ -8,7 +8,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{clients::*, harness::*};
+use super::{
+    clients::*,
+    frames::{self, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RawH2, status_of},
+    harness::*,
+};
 use crate::proxy::*;
 
 const SHORT: Duration = Duration::from_millis(100);
@@ -299,6 +303,34 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
         let _ = tcp.write_all(&[b'x'; 100_000]).await;
         assert_eq!(status(&rest(tcp).await), 403);
     }
+}
+
+/// Of HTTP/2, a client is told before its idle connection closes, so that no request of its gets lost.
+#[tokio::test]
+async fn an_idle_connection_says_goodbye_before_it_closes() {
+    let (app, _proxy, listener) = world(HttpLimits { idle: 2 * SHORT, ..HttpLimits::default() }).await;
+    let head = |stream| frames::frame(HEADERS, END_STREAM | END_HEADERS, stream, &frames::get("/"));
+    for takes_note in [true, false] {
+        let mut client = RawH2::connect(listener.address()).await;
+        client.send(&head(1)).await;
+        assert_eq!(status_of(&client.answer(1).await), 200);
+        let (told, ping) = (client.until(GOAWAY).await, client.until(PING).await);
+        assert_eq!(
+            (told.code(), told.last_stream()),
+            (0, 0x7fff_ffff),
+            "all that is on its way is still taken"
+        );
+        client.send(&head(3)).await;
+        assert_eq!(status_of(&client.answer(3).await), 200);
+        if takes_note {
+            client.send(&frames::frame(PING, 1, 0, &ping.payload)).await;
+            let last = client.until(GOAWAY).await;
+            assert_eq!((last.code(), last.last_stream()), (0, 3));
+        }
+        assert!(matches!(client.ends().await, None | Some(0)), "and it closes");
+    }
+    until("all are gone", || listener.open() == 0).await;
+    assert_eq!(app.seen().len(), 4);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Upgrades, drains, and what goes on while it is drained.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -8,7 +11,7 @@ use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
 use super::{clients::*, harness::*};
@@ -65,6 +68,78 @@ async fn websockets_pass() {
     upgraded(proxy.edge().address()).await;
     let proxy = Setup::default().forwards(over_http2()).with([plain(echo().await)]);
     upgraded(proxy.edge().address()).await;
+}
+
+/// An application that takes no WebSockets, what reached it, and a word for each head that it has read. What else comes
+/// before it answers is noted as `EARLY`.
+async fn refuses_upgrades() -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>, mpsc::UnboundedReceiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+    let ((asked, asking), all) = (mpsc::unbounded_channel(), seen.clone());
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let (seen, asked) = (all.clone(), asked.clone());
+            tokio::spawn(async move {
+                let mut read = Vec::new();
+                while let Ok(byte) = tcp.read_u8().await {
+                    read.push(byte);
+                    if !read.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    asked.send(()).unwrap();
+                    let more = tcp.read_buf(&mut read);
+                    let note = match tokio::time::timeout(Duration::from_millis(100), more).await {
+                        Ok(Ok(1..)) => "EARLY ",
+                        _ => "",
+                    };
+                    seen.lock().unwrap().push(format!("{note}{}", String::from_utf8_lossy(&read)));
+                    read.clear();
+                    let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
+                    // Who asked may have been sent away.
+                    let _gone = tcp.write_all(answer).await;
+                }
+            });
+        }
+    });
+    (address, seen, asking)
+}
+
+/// What a client sends behind its handshake is no part of a tunnel while there is none: it never reaches an application that
+/// may refuse, and does not become somebody's next request there.
+#[tokio::test]
+async fn what_is_sent_ahead_of_a_refused_upgrade_is_not_passed_on() {
+    let (address, seen, mut asking) = refuses_upgrades().await;
+    let proxy = Setup::default().forwards(forward()).with([plain(address)]);
+    let edge = proxy.edge();
+    let request = "GET /smuggled HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
+    for (ahead, at_once) in [(request, true), (request, false), ("no HTTP", true), ("no HTTP", false)] {
+        let mut client = TcpStream::connect(edge.address()).await.unwrap();
+        let first = if at_once { format!("{HANDSHAKE}{ahead}") } else { HANDSHAKE.into() };
+        client.write_all(first.as_bytes()).await.unwrap();
+        soon("the handshake", asking.recv()).await.unwrap();
+        if !at_once {
+            client.write_all(ahead.as_bytes()).await.unwrap();
+        }
+        let mut answer = Vec::new();
+        // A reset is an end too.
+        let _ = soon("an end", client.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer);
+        // The gateway does not wait for the application's.
+        assert!(matches!(status(&answer), 400 | 403) && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+        assert_eq!(status(&get(edge.address(), "").await), 403, "others are served");
+        soon("the other's request", asking.recv()).await.unwrap();
+    }
+    let heads = seen.lock().unwrap().clone();
+    let mut targets: Vec<&str> = heads.iter().filter_map(|head| head.split(' ').nth(1)).collect();
+    targets.sort_unstable();
+    assert_eq!(targets, [["/a?b=c"; 4], ["/chat"; 4]].concat(), "{heads:?}");
+    for head in &heads {
+        assert!(
+            head.starts_with("GET ") && head.ends_with("\r\n\r\n") && !head.contains("6.6.6.6"),
+            "{head}"
+        );
+        assert_eq!(head.matches("\r\n\r\n").count(), 1, "{head}");
+    }
 }
 
 #[tokio::test]
