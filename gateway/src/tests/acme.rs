@@ -164,6 +164,36 @@ async fn a_certificate_is_ordered_by_http_served_and_kept_over_a_restart() {
     assert_eq!(served(address, "shop.example").await, Some(first), "the one that was kept");
 }
 
+/// The authority has asked for proof in the account that it knows, and takes it for good there alone.
+#[tokio::test]
+async fn an_account_outlives_its_process() {
+    let mut town = Town::new(3600, None).await;
+    town.reload("", &format!("{HTTP}, {SECURE}")).await;
+    town.until_issued().await;
+    let Town { world: World { gateway, config, drain }, pebble, state, .. } = town;
+    let accounts = || pebble.log().matches("accounts in memory").count();
+    assert_eq!((accounts(), pebble.issued()), (1, 1), "{}", pebble.log());
+    drain.drain();
+    timeout(SOON, gateway.finished()).await.expect("an end").unwrap();
+    for file in std::fs::read_dir(state.path().join("acme")).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("certificate-") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    // Its ports are others, where the authority does not look: a new account could prove nothing.
+    let (mut again, _drain) = acme_start(config.path(), state.path(), None).await;
+    timeout(SOON, again.ready()).await.expect("ready");
+    let address = again.listeners()[&BindKey { address: None, port: 443 }];
+    let issued = async {
+        while served(address, "shop.example").await.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, issued).await.unwrap_or_else(|_| panic!("not issued: {}", pebble.log()));
+    assert_eq!((accounts(), pebble.issued()), (1, 2), "{}", pebble.log());
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_and_the_old_one_stays_where_it_cannot_be() {
     let mut town = Town::new(12, None).await;

@@ -16,7 +16,8 @@ fn copies(world: &World, service: &str) -> usize {
     world.pods.iter().filter(of).map(|pod| pod.seen.lock().unwrap().len()).sum()
 }
 
-async fn until_copied(world: &World, service: &str, wanted: impl Fn(usize) -> bool) {
+/// Waits until a service's pods have seen as many requests as wanted.
+pub async fn until_copied(world: &World, service: &str, wanted: impl Fn(usize) -> bool) {
     let end = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     while !wanted(copies(world, service)) {
         assert!(tokio::time::Instant::now() < end, "{service}: {} copies", copies(world, service));
