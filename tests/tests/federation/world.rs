@@ -320,7 +320,7 @@ impl World {
         serde_json::json!({
             "generation": status["generation"],
             "roots": status["ca"]["roots"],
-            "workloads": only(&status["workloads"], &["name", "address", "identity", "health"]),
+            "workloads": only(&status["workloads"], &["name", "address", "identity"]),
             "gateways": only(&status["gateways"], &["name", "meshAddress"]),
             "peers": only(&status["peers"], &["name", "trustDomain", "state", "connected", "imported", "exported", "gateways"]),
             "services": services,
