@@ -74,9 +74,14 @@ impl Processes {
         found.map_or_else(|| panic!("{name} does not run"), |(_, running)| running)
     }
 
+    /// The id of one.
+    pub fn id(&mut self, name: &str) -> u32 {
+        self.find(name).child().id()
+    }
+
     /// Sends a signal.
     pub fn signal(&mut self, name: &str, signal: &str) {
-        netns::run(&format!("kill -{signal} {}", self.find(name).child().id()));
+        netns::run(&format!("kill -{signal} {}", self.id(name)));
     }
 
     /// Kills one.

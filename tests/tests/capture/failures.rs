@@ -65,6 +65,48 @@ with open(report + ".new", "w") as file: json.dump({"asked": asked, "failed": fa
 os.replace(report + ".new", report)
 "#;
 
+/// Asks the server before it answers, and, told to end, answers what it has begun with.
+const MIDDLE: &str = r#"
+import http.server, os, signal, threading, time, urllib.request
+class Middle(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    running, lock = 0, threading.Lock()
+    def do_GET(self):
+        with Middle.lock: Middle.running += 1
+        try:
+            time.sleep(0.05)
+            try: status, body = 200, urllib.request.urlopen("http://server.shop.svc.cluster.local/load", timeout=10).read()
+            except Exception as error: status, body = 502, repr(error).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+        finally:
+            with Middle.lock: Middle.running -= 1
+    def log_message(self, *args): pass
+server = http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Middle)
+def finish():
+    server.shutdown()
+    server.server_close()
+    until = time.monotonic() + 5
+    while Middle.running and time.monotonic() < until: time.sleep(0.01)
+    os._exit(0)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=finish).start())
+threading.Thread(target=server.serve_forever, daemon=True).start()
+while True: signal.pause()
+"#;
+
+const MIDDLE_SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: { name: middle, namespace: shop }
+spec:
+  selector: { app: middle }
+  ports: [{ name: web, port: 80, targetPort: http }]
+";
+
 /// Two servers under load.
 struct Scene {
     world: World,
@@ -83,16 +125,47 @@ impl Scene {
             world.init(machine, &[]);
         }
         world.apply(POLICY);
-        world.reached(|| world.curl(&["http://server.shop.svc.cluster.local/first"]));
-        let (progress, stop, report) = (world.path("progress"), world.path("stop"), world.path("report"));
-        let files = [&progress, &stop, &report].map(|path| path.to_str().unwrap().to_string());
-        let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        world.program("client", "python3", "callers.py", CALLERS, &files);
-        let scene = Self { world, progress };
+        let scene = Self::loaded(world, "server");
         for machine in ["server", "second"] {
             scene.serves_again(machine);
         }
         Some(scene)
+    }
+
+    /// A service with two workloads that call a server, under load.
+    fn with_middle() -> Option<Self> {
+        let mut world = World::with(&["client", "server", "one", "two"])?;
+        world.start_app("server");
+        world.start_sidecar("server", "server", &["8080=http"], &["--capture"]);
+        world.start_sidecar("client", "client", &["9=none"], &["--capture"]);
+        world.apply(MIDDLE_SERVICE);
+        for machine in ["client", "server", "one", "two"] {
+            world.init(machine, &[]);
+        }
+        for machine in ["one", "two"] {
+            Self::start_middle(&mut world, machine);
+        }
+        let scene = Self::loaded(world, "middle");
+        for machine in ["one", "two"] {
+            scene.serves_again(machine);
+        }
+        Some(scene)
+    }
+
+    fn start_middle(world: &mut World, machine: &str) {
+        world.start_sidecar(machine, "middle", &["8080=http"], &["--capture"]);
+        world.program(machine, "python3", "middle.py", MIDDLE, &[]);
+    }
+
+    /// The client calls a service from now on.
+    fn loaded(mut world: World, service: &str) -> Self {
+        world.reached(|| world.curl(&[&format!("http://{service}.shop.svc.cluster.local/first")]));
+        let (progress, stop, report) = (world.path("progress"), world.path("stop"), world.path("report"));
+        let files = [&progress, &stop, &report].map(|path| path.to_str().unwrap().to_string());
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let callers = CALLERS.replace("server.shop", &format!("{service}.shop"));
+        world.program("client", "python3", "callers.py", &callers, &files);
+        Self { world, progress }
     }
 
     fn asked(&self) -> u64 {
@@ -203,5 +276,25 @@ fn rolling_restarts_cost_no_request() {
     }
     // What is said now is heard by everybody.
     scene.world.apply(&POLICY.replace("7s", "6s"));
+    scene.end(0);
+}
+
+#[test]
+fn callers_that_are_replaced_with_their_sidecars_cost_no_request() {
+    let Some(mut scene) = Scene::with_middle() else { return };
+    for _ in 0..ROUNDS {
+        for machine in ["one", "two"] {
+            // Both are told at the same time, as in a pod.
+            for process in ["sidecar", "middle"] {
+                scene.world.signal(&format!("{machine}-{process}"), "TERM");
+            }
+            for process in ["middle", "sidecar"] {
+                scene.world.ended(&format!("{machine}-{process}"));
+            }
+            scene.goes_on(50);
+            Scene::start_middle(&mut scene.world, machine);
+            scene.serves_again(machine);
+        }
+    }
     scene.end(0);
 }

@@ -235,6 +235,13 @@ impl World {
         self.running.kill(name);
     }
 
+    /// Memory of its own that a process holds, in KiB: without what it shares with its file.
+    pub fn memory(&mut self, name: &str) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.running.id(name))));
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    }
+
     /// Waits until a process has ended by itself.
     pub fn ended(&mut self, name: &str) {
         self.running.ended(name);

@@ -1,7 +1,9 @@
 //! What holds when much comes, or a server is not well: limits that a cluster shares, health checks, outliers, adaptive
-//! concurrency; on real clusters, over real sockets.
+//! concurrency, users who stay where they are, an end in time; on real clusters, over real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod drain;
+mod hashing;
 mod health;
 mod outliers;
 mod quota;

@@ -441,6 +441,19 @@ impl Cluster {
         labels: &[(&str, &str)],
         app: &App,
     ) -> Proxy<tombolo_sidecar::Running> {
+        self.sidecar_with(namespace, account, workload, labels, app, |_| {}).await
+    }
+
+    /// The same with other options.
+    pub async fn sidecar_with(
+        &self,
+        namespace: &str,
+        account: &str,
+        workload: &str,
+        labels: &[(&str, &str)],
+        app: &App,
+        adapt: impl FnOnce(&mut tombolo_sidecar::Options),
+    ) -> Proxy<tombolo_sidecar::Running> {
         let range = RANGES.fetch_add(1, Ordering::Relaxed);
         let join = self.join(namespace, account, workload).await;
         let ports = vec![(app.address.port(), "http".to_string())];
@@ -453,6 +466,7 @@ impl Cluster {
         options.admin = Some(local());
         options.resolvers = vec!["127.0.0.1:9".parse().unwrap()];
         options.drain_limit = SOON;
+        adapt(&mut options);
         let (drain, drained) = DrainTrigger::new();
         let mut running = soon("a sidecar", tombolo_sidecar::build(options, drained)).await.unwrap();
         soon("a sidecar that is ready", running.ready()).await;
