@@ -11,6 +11,8 @@ mod certificates;
 mod client;
 #[path = "conformance/report.rs"]
 mod report;
+#[path = "conformance/wire.rs"]
+mod wire;
 #[path = "conformance/world.rs"]
 mod world;
 
@@ -29,14 +31,11 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 use tombolo_tests::Running;
 
 use client::get;
+use wire::{Wire, connect};
 use world::World;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -47,12 +46,23 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: { name: first, namespace: gateway-conformance-infra }
 spec:
-  parentRefs: [{ name: same-namespace }]
+  parentRefs: [{ name: same-namespace }, { name: same-namespace-with-https-listener }]
   rules:
     - matches: [{ path: { value: /ws } }]
       backendRefs: [{ name: infra-backend-v1, port: 8082 }]
     - backendRefs: [{ name: infra-backend-v1, port: 8080 }]
 "#;
+
+/// The host of every request, which the certificate of the TLS listener is for.
+const HOST: &str = "second-example.org";
+
+/// How a client comes: to a listener of plain HTTP, or over TLS with this server name.
+type Way = (SocketAddr, Option<&'static str>);
+
+fn ways(world: &World) -> [Way; 2] {
+    let plain = world.address("same-namespace", 80);
+    [(plain, None), (world.address("same-namespace-with-https-listener", 443), Some(HOST))]
+}
 
 #[derive(Default)]
 struct Load {
@@ -68,13 +78,13 @@ impl Load {
 }
 
 /// Request after request on one connection, for as long as the gateway keeps it.
-async fn keep_asking(to: SocketAddr, load: Arc<Load>) {
+async fn keep_asking((to, sni): Way, load: Arc<Load>) {
     loop {
-        let tcp = TcpStream::connect(to).await.expect("a connection");
-        let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.unwrap();
+        let wire = connect(to, sni, false).await;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.unwrap();
         tokio::spawn(connection);
         loop {
-            let request = Request::get("/").header("host", "x").body(Empty::<Bytes>::new()).unwrap();
+            let request = Request::get("/").header("host", HOST).body(Empty::<Bytes>::new()).unwrap();
             let response = timeout(SOON, sender.send_request(request)).await.expect("an answer").unwrap();
             let closes = response.headers().get("connection").is_some_and(|value| value == "close");
             assert_eq!(response.status(), 200);
@@ -90,14 +100,15 @@ async fn keep_asking(to: SocketAddr, load: Arc<Load>) {
 }
 
 /// The same over HTTP/2, until it is told to go away.
-async fn keep_asking_http2(to: SocketAddr, load: Arc<Load>) {
+async fn keep_asking_http2((to, sni): Way, load: Arc<Load>) {
     loop {
-        let tcp = TcpStream::connect(to).await.expect("a connection");
+        let wire = connect(to, sni, true).await;
         let (mut sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.unwrap();
+            http2::handshake(TokioExecutor::new(), TokioIo::new(wire)).await.unwrap();
         tokio::spawn(connection);
         while sender.ready().await.is_ok() {
-            let request = Request::get("http://x/").body(Empty::<Bytes>::new()).unwrap();
+            let url = format!("{}://{HOST}/", if sni.is_some() { "https" } else { "http" });
+            let request = Request::get(url).body(Empty::<Bytes>::new()).unwrap();
             match timeout(SOON, sender.send_request(request)).await.expect("an answer") {
                 Ok(response) => {
                     assert_eq!(response.status(), 200);
@@ -118,8 +129,9 @@ async fn keep_asking_http2(to: SocketAddr, load: Arc<Load>) {
 }
 
 /// A connection for each request.
-async fn ask_anew(to: SocketAddr, load: Arc<Load>) {
-    let ask = get("x", "/");
+async fn ask_anew((to, sni): Way, load: Arc<Load>) {
+    let ask = get(HOST, "/");
+    let ask = if sni.is_some() { ask.over_tls(HOST) } else { ask };
     loop {
         let answer = timeout(SOON, ask.send(to)).await.expect("an answer").unwrap();
         assert_eq!(answer.status, 200);
@@ -130,30 +142,24 @@ async fn ask_anew(to: SocketAddr, load: Arc<Load>) {
 }
 
 /// A WebSocket whose bytes come back.
-struct WebSocket(TcpStream);
+struct WebSocket(Box<dyn Wire>);
 
 impl WebSocket {
-    async fn open(to: SocketAddr) -> Self {
-        let mut tcp = TcpStream::connect(to).await.unwrap();
-        let upgrade = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        tcp.write_all(upgrade.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let read = timeout(SOON, tcp.read_u8()).await.expect("a head");
-            head.push(read.unwrap_or_else(|e| {
-                panic!("{e} after {:?} from {:?}", String::from_utf8_lossy(&head), tcp.local_addr())
-            }));
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        Self(tcp)
+    async fn open((to, sni): Way) -> Self {
+        let mut wire = connect(to, sni, false).await;
+        let upgrade = format!(
+            "GET /ws HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        wire::say(&mut wire, &upgrade).await;
+        let head = wire::head(&mut wire).await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        Self(wire)
     }
 
     async fn echoes(&mut self) {
-        self.0.write_all(b"still there?").await.unwrap();
-        let mut back = [0; 12];
-        timeout(SOON, self.0.read_exact(&mut back)).await.unwrap().unwrap();
-        assert_eq!(&back, b"still there?");
+        wire::say(&mut self.0, "still there?").await;
+        assert_eq!(wire::hear(&mut self.0, "there?").await, "still there?");
     }
 }
 
@@ -168,12 +174,15 @@ async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
     let handover = world.path().join("handover");
     let arguments = ["--handover", handover.to_str().unwrap(), "--drain-time", "120"];
     let mut processes = vec![world.start(&arguments)];
-    let to = world.address("same-namespace", 80);
+    let ways = ways(&world);
     let load = Arc::<Load>::default();
-    let mut clients: Vec<_> = (0..4).map(|_| tokio::spawn(keep_asking(to, load.clone()))).collect();
-    clients.extend((0..2).map(|_| tokio::spawn(keep_asking_http2(to, load.clone()))));
-    clients.extend((0..2).map(|_| tokio::spawn(ask_anew(to, load.clone()))));
-    let mut sockets = vec![WebSocket::open(to).await];
+    let (mut clients, mut sockets) = (Vec::new(), Vec::new());
+    for way in ways {
+        clients.extend((0..2).map(|_| tokio::spawn(keep_asking(way, load.clone()))));
+        clients.push(tokio::spawn(keep_asking_http2(way, load.clone())));
+        clients.push(tokio::spawn(ask_anew(way, load.clone())));
+        sockets.push(WebSocket::open(way).await);
+    }
 
     for _ in 0..REPLACEMENTS {
         processes.push(world.start(&arguments));
@@ -183,7 +192,9 @@ async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
             assert!(Instant::now() < end, "requests are answered");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        sockets.push(WebSocket::open(to).await);
+        for way in ways {
+            sockets.push(WebSocket::open(way).await);
+        }
         for socket in &mut sockets {
             socket.echoes().await;
         }
@@ -201,7 +212,7 @@ async fn ten_replacements_lose_no_request_and_cut_no_websocket() {
         assert!(Instant::now() < end, "the processes that were replaced end");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(get("x", "/").send(to).await.unwrap().status, 200, "the last one serves on");
+    assert_eq!(get(HOST, "/").send(ways[0].0).await.unwrap().status, 200, "the last one serves on");
     drop(last);
 }
 
@@ -240,6 +251,6 @@ async fn no_websocket_ends_as_soon_as_it_has_begun() {
     world.serve();
     let to = world.address("same-namespace", 80);
     for _ in 0..500 {
-        WebSocket::open(to).await.echoes().await;
+        WebSocket::open((to, None)).await.echoes().await;
     }
 }
