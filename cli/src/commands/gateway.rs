@@ -176,7 +176,7 @@ fn cookie_key(state_dir: &Path) -> Option<CookieKey> {
             tracing::warn!(
                 path = %path.display(),
                 %error,
-                "the key of issued cookies cannot be kept: after a restart users of gray releases get new ones"
+                "the key of issued cookies cannot be kept: after a restart users of gray releases get new ones, and sessions begin anew"
             );
             None
         }

@@ -14,6 +14,7 @@ mod client;
 mod cors;
 mod explained;
 mod external_auth;
+mod fronted;
 mod frontend;
 mod gateway_status;
 mod grpc;
