@@ -69,7 +69,7 @@ struct Standing {
 }
 
 /// A text that leaves memory when it is dropped.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Secret(String);
 
@@ -80,7 +80,7 @@ impl Drop for Secret {
 }
 
 /// `rotation.json`.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     rotation: Rotation,
@@ -124,7 +124,8 @@ impl Authorities {
         outlive: Duration,
     ) -> Result<Self, CaError> {
         let mut signing = Arc::new(CertificateAuthority::open_or_create(directory, trust_domain)?);
-        let mut record = read_record(directory)?.unwrap_or_else(|| Record::first(&signing));
+        let kept = read_record(directory)?;
+        let mut record = kept.clone().unwrap_or_else(|| Record::first(&signing));
         if record.rotation.phase == Phase::Signing
             && let Some(next) = record.next.take()
         {
@@ -138,7 +139,10 @@ impl Authorities {
             record.replaced_by(&signing);
         }
         let standing = record.standing(signing, trust_domain)?;
-        write_record(directory, &record)?;
+        // A full disk keeps nobody from starting with what is on it.
+        if kept.as_ref() != Some(&record) {
+            write_record(directory, &record)?;
+        }
         Ok(Self {
             directory: directory.to_owned(),
             trust_domain: trust_domain.clone(),

@@ -39,6 +39,14 @@ spec: { trustDomain: north.example, import: { services: [{ namespace: bank, name
 ---
 apiVersion: tombolo.dev/v1alpha1
 kind: Peer
+metadata: { name: far }
+spec:
+  trustDomain: far.example
+  import: { services: [{ namespace: bank, name: '*' }] }
+  limits: { endpoints: 3, bytesPerSecond: 65536 }
+---
+apiVersion: tombolo.dev/v1alpha1
+kind: Peer
 metadata: { name: south }
 spec: { trustDomain: south.example, network: elsewhere }
 ---
@@ -215,31 +223,31 @@ async fn what_a_compromised_peer_may_not_say_is_refused_counted_and_shown() {
     assert_eq!(east.peer("south").await["refusedByKind"]["policy"], 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_says_too_much_is_read_slowly_and_others_are_not() {
+/// A peer that speaks as fast as it can, each message with a note of so many bytes; what was read of it a second is held to
+/// what it may say, and one message more. Others notice nothing.
+async fn is_read_slowly(name: &str, note: usize, counted: &str, per_second: f64, message: f64) {
     let mut east = East::start().await;
-    let (west, north) = (FakePeer::new("west"), FakePeer::new("north"));
-    let (mut flooding, mut quiet) = (east.link(&west).await, east.link(&north).await);
-    let mut service = 0;
+    let (loud, north) = (FakePeer::new(name), FakePeer::new("north"));
+    let (mut flooding, mut quiet) = (east.link(&loud).await, east.link(&north).await);
+    let mut number = 0;
     let out = flooding.out.clone();
-    // As fast as it can.
     let flood = tokio::spawn(async move {
         loop {
-            service += 1;
-            let endpoint = west.endpoint("bank", "ledger", service);
-            let message = Message::Service(west.service("bank", "ledger", vec![endpoint]));
-            if out.send(v1::LinkMessage { message: Some(message) }).await.is_err() {
+            number += 1;
+            let mut service = loud.service("bank", "ledger", vec![loud.endpoint("bank", "ledger", number)]);
+            service.annotations.insert("note".into(), "x".repeat(note));
+            if out.send(v1::LinkMessage { message: Some(Message::Service(service)) }).await.is_err() {
                 return;
             }
         }
     });
     let drained = tokio::spawn(async move { flooding.hears(|_| None::<()>).await });
     let since = Instant::now();
-    while east.peer("west").await["throttledSeconds"].as_f64() < Some(0.5) {
+    while east.peer(name).await["throttledSeconds"].as_f64() < Some(0.5) {
         assert!(since.elapsed() < Duration::from_secs(20), "it is not slowed down");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (before, since) = (east.peer("west").await["receivedMessages"].as_u64().unwrap(), Instant::now());
+    let (before, since) = (east.peer(name).await[counted].as_f64().unwrap(), Instant::now());
     for revision in 1..=20 {
         let endpoint = north.endpoint("bank", "other", revision as usize);
         quiet.say(Message::Service(north.service("bank", "other", vec![endpoint]))).await;
@@ -247,12 +255,52 @@ async fn a_peer_that_says_too_much_is_read_slowly_and_others_are_not() {
         assert!(timeout(Duration::from_secs(1), quiet.is_taken(revision)).await.unwrap(), "{revision}");
     }
     tokio::time::sleep_until(since + Duration::from_secs(1)).await;
-    let after = east.peer("west").await["receivedMessages"].as_u64().unwrap();
-    let most = 60.0 * since.elapsed().as_secs_f64() + 1.0;
-    assert!((after - before) as f64 <= most, "{} messages in {:?}", after - before, since.elapsed());
+    let read = east.peer(name).await[counted].as_f64().unwrap() - before;
+    let most = 1.2 * per_second * since.elapsed().as_secs_f64() + message;
+    assert!(read <= most, "{counted}: {read} in {:?}", since.elapsed());
     assert_eq!(east.peer("north").await["throttledSeconds"], 0.0);
     flood.abort();
     drained.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_too_much_is_read_slowly_and_others_are_not() {
+    is_read_slowly("west", 0, "receivedMessages", 50.0, 1.0).await;
+    is_read_slowly("far", 4000, "receivedBytes", 65_536.0, 5000.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_beyond_a_peers_limit_are_refused_and_taken_when_there_is_room() {
+    let mut east = East::start().await;
+    let far = FakePeer::new("far");
+    let mut link = east.link(&far).await;
+    let service = |name: &str, endpoints: usize| {
+        let endpoints = (0..endpoints).map(|number| far.endpoint("bank", name, number)).collect();
+        Message::Service(far.service("bank", name, endpoints))
+    };
+    link.say(service("a", 2)).await;
+    link.say(service("b", 2)).await;
+    link.say(synced(1)).await;
+    assert!(soon("the end", link.is_taken(1)).await);
+    let shown = east.peer("far").await;
+    assert_eq!(
+        (&shown["imported"], &shown["refusals"][0]["reason"]),
+        (&1.into(), &"more than 3 endpoints in all".into())
+    );
+    link.say(service("a", 1)).await;
+    link.say(service("b", 2)).await;
+    link.say(synced(2)).await;
+    assert!(soon("the end", link.is_taken(2)).await);
+    assert_eq!(east.peer("far").await["imported"], 2);
+    // The limit is raised: it is to say everything again, as what was refused is nowhere.
+    let text = DOCUMENTS.replace("endpoints: 3", "endpoints: 9");
+    let files = vec![File { name: "east.yaml".into(), text }];
+    let answer = east.operator.apply(ApplyRequest { files, ..Default::default() }).await.unwrap();
+    assert!(answer.into_inner().errors.is_empty());
+    let is_over = |message| matches!(message, Message::Ping(_)).then_some(());
+    while soon("the end of the link", link.hears(is_over)).await.is_some() {
+        link.say(Message::Pong(v1::Pong { id: 0 })).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

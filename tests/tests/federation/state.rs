@@ -127,6 +127,22 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Some megabytes that cannot be made smaller.
+fn large_documents() -> String {
+    let noise = |service: u64| -> String {
+        let word =
+            |place: u64| ((service << 32) + place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+        (0..512).map(|place| format!("{:016x}", word(place).wrapping_mul(0xd6e8_feb8_6659_fd93))).collect()
+    };
+    let service = |number| {
+        let noise = noise(number);
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: s{number}, annotations: {{ noise: {noise} }} }}\nspec: {{ ports: [{{ port: 80 }}] }}\n"
+        )
+    };
+    (0..300).map(service).collect()
+}
+
 #[test]
 fn a_full_disk_loses_nothing() {
     let Some(mut scene) = Scene::new() else { return };
@@ -146,7 +162,19 @@ fn a_full_disk_loses_nothing() {
         disk.fill();
         world.processes.kill(&app("west-1"));
         world.processes.stop(&sidecar("west-1"));
-        wait_until("a write has failed", LONG, || world.status("east")["storeFailures"].as_u64() > Some(0));
+        // What does not fit is not in force, and who asked for it is told.
+        let large = world.path("large.yaml");
+        fs::write(&large, large_documents()).unwrap();
+        let told = world.refused("east", &["apply", large.to_str().unwrap()]);
+        assert!(told.contains("cannot be written"), "{told}");
+        assert!(world.status("east")["storeFailures"].as_u64() > Some(0));
+    });
+    scene.step("its controller restarts while it is", UNSEEN, &["east-1"], |world| {
+        world.processes.kill(&controller("east"));
+        world.start_controller("east");
+        for peer in ["west", "north"] {
+            world.peer_is("east", peer, "synced", |p| p["state"] == "synced" && p["connected"] == true);
+        }
     });
     scene.step("the only endpoint here is killed", UNSEEN, &["west-2", "north-1"], |world| {
         world.processes.kill(&app("east-1"));

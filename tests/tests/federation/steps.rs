@@ -33,7 +33,7 @@ pub struct Budget {
 
 /// Nothing is to be seen of it but for a try on another endpoint: under a second more.
 pub const UNSEEN: Budget =
-    Budget { failed: 0, slowest: Duration::from_millis(1500), settles: Duration::from_secs(2) };
+    Budget { failed: 0, slowest: Duration::from_secs(1), settles: Duration::from_secs(2) };
 
 /// The callers' own sidecar restarts. There is a moment in which nobody is left to serve: it is over as soon as it is up.
 pub const RESTART: Budget =

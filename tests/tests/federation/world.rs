@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
     path::PathBuf,
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -289,11 +289,21 @@ impl World {
 
     /// What an operator of a cluster does; what was printed.
     pub fn operator(&self, cluster: &str, line: &[&str]) -> String {
-        let mut command = Command::new(&self.binary);
-        let output =
-            command.args(line).arg("--state-dir").arg(self.path(&controller(cluster))).output().unwrap();
+        let output = self.asks(cluster, line);
         assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Why what an operator asked for was not done.
+    pub fn refused(&self, cluster: &str, line: &[&str]) -> String {
+        let output = self.asks(cluster, line);
+        assert!(!output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn asks(&self, cluster: &str, line: &[&str]) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.args(line).arg("--state-dir").arg(self.path(&controller(cluster))).output().unwrap()
     }
 
     /// What a controller says of its cluster.
@@ -398,6 +408,7 @@ metadata: {{ name: {peer} }}
 spec:
   trustDomain: {peer}.test
   order: {order}
+  lease: {{ deprioritizeAfter: 10s }}
   export: {{ services: [{{ namespace: shop, name: server }}] }}
   import: {{ services: [{{ namespace: shop, name: server }}] }}
 "
