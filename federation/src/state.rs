@@ -115,6 +115,7 @@ pub struct State {
     /// As many as there were peers, whose number is bounded.
     links: Mutex<BTreeMap<String, Arc<LinkStats>>>,
     foreign: Mutex<Vec<serde_json::Value>>,
+    problems: ArcSwap<Vec<Problem>>,
     unproven: Semaphore,
     sessions: AtomicU64,
     credentials: ArcSwap<Credentials>,
@@ -197,6 +198,7 @@ impl State {
             bundle: watch::Sender::new(0),
             links: Mutex::default(),
             foreign: Mutex::default(),
+            problems: ArcSwap::default(),
             unproven: Semaphore::new(MAX_UNPROVEN),
             sessions: AtomicU64::new(0),
             credentials: ArcSwap::new(parts.credentials),
@@ -379,11 +381,6 @@ impl State {
             self.telemetry.bad_input("document");
             tracing::error!(%problem, "not in force; the last good one stays");
         }
-    }
-
-    /// Shows how many problems the watched documents have now.
-    pub fn show_problems(&self, count: usize) {
-        self.telemetry.set("document_problems", i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cluster`, `trustDomain`, `network` | who this is |
 //! | `generation` | number of the configuration in force |
+//! | `problems[]` | what is wrong with the controller's own files as they are now (the first 100): the last good state of those documents is in force |
 //! | `proxies` | open discovery streams |
 //! | `refusals` | responses that proxies have refused since the start |
 //! | `storeFailures` | writes to the disk that failed since the start |
@@ -31,10 +32,13 @@ use crate::{
     state::State,
 };
 
+/// Problems of documents that are shown; the log has all.
+const MOST_PROBLEMS: usize = 100;
+
 /// The whole of it.
 pub fn status(state: &State, discovery: &DeltaServer) -> Value {
     let generation = state.documents().generation().number;
-    let (store_failures, peers) = (state.store_failures(), peers::all(state));
+    let (store_failures, peers, problems) = (state.store_failures(), peers::all(state), state.problems());
     let authority = authority(state, discovery);
     state.with_index(|index| {
         json!({
@@ -42,6 +46,7 @@ pub fn status(state: &State, discovery: &DeltaServer) -> Value {
             "trustDomain": state.trust_domain.as_str(),
             "network": state.network,
             "generation": generation,
+            "problems": problems.iter().take(MOST_PROBLEMS).collect::<Vec<_>>(),
             "proxies": discovery.streams(),
             "refusals": discovery.nacks(),
             "storeFailures": store_failures,

@@ -55,7 +55,7 @@ async fn look(state: &Arc<State>, mut watcher: Watcher) -> Option<Watcher> {
     let propose = move |documents: &crate::config::Documents| {
         let (proposal, problems) = documents.follow(&sources, unreadable.is_empty(), now);
         telling.tell(&problems);
-        telling.show_problems(unreadable.len() + problems.len());
+        telling.show_problems(unreadable.iter().chain(&problems).cloned().collect());
         Ok::<_, ()>(proposal)
     };
     if let Err(error) = state.change_documents(propose, true).await {

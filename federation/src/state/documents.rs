@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tombolo_core::{discovery::COOKIE_KEY, resources::ResourceSet};
+use tombolo_core::{
+    discovery::COOKIE_KEY,
+    resources::{Problem, ResourceSet},
+};
 use tombolo_proto::v1;
 
 use super::State;
@@ -62,6 +65,17 @@ impl State {
         self.telemetry.set("configuration_generation", i64::try_from(generation).unwrap_or(i64::MAX));
         let configuration = self.configuration(generation, documents.resources());
         self.apply(Event::Configured(Arc::new(configuration)));
+    }
+
+    /// Shows what is wrong with the watched files as they are now.
+    pub fn show_problems(&self, problems: Vec<Problem>) {
+        self.telemetry.set("document_problems", i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        self.problems.store(Arc::new(problems));
+    }
+
+    /// What was shown last.
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.problems.load_full()
     }
 
     /// What proxies get of these documents.

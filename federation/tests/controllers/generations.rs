@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tombolo_federation::Bounds;
 use tombolo_proto::v1::{
-    ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest, DiffResponse, HistoryRequest, RollbackRequest,
-    apply_request::File, delete_request::Named,
+    ApplyRequest, ApplyResponse, DeleteRequest, DiffRequest, DiffResponse, GetRequest, HistoryRequest,
+    RollbackRequest, apply_request::File, delete_request::Named,
 };
 use tonic::Code;
 
@@ -145,6 +145,43 @@ async fn rolling_back_leaves_to_the_files_what_is_theirs() {
     let back = roll_back(&east, Some(2), false).await;
     assert_eq!(back.changes, ["configured namespace bank", "left namespace filed to the files"]);
     assert_eq!(delete(&east, "filed").await.errors.len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_parse_is_shown_and_holds_up_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+    write("good.yaml", &namespace("good", "red"));
+    write("bad.yaml", &format!("{}---\nkind: [\n", namespace("beside", "red")));
+    let bounds = Bounds { look: Duration::from_millis(20), ..Bounds::default() };
+    let east = Cluster::start_with("east", bounds, vec![directory.path().into()]).await;
+    let until = async |problems: usize, generation: u64| {
+        soon("the files are read", async {
+            loop {
+                let status = east.status().await;
+                let told = status["problems"].as_array().unwrap().clone();
+                if told.len() == problems && status["generation"] == generation {
+                    return told;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    };
+    let told = until(1, 1).await;
+    assert!(told[0]["file"].as_str().unwrap().ends_with("bad.yaml"), "{told:?}");
+    assert_eq!((&told[0]["document"], &told[0]["line"]), (&2.into(), &6.into()), "{told:?}");
+    let metrics = || east.options.telemetry.encode();
+    assert!(metrics().contains("tombolo_state{kind=\"document_problems\"} 1\n"), "{}", metrics());
+    // What is beside it, in its file and in others, goes on.
+    let all = east.operator().await.get(GetRequest { kind: "namespace".into(), ..Default::default() }).await;
+    let all = all.unwrap().into_inner().documents_json.join(" ");
+    assert!(all.contains("\"good\"") && all.contains("\"beside\""), "{all}");
+    write("good.yaml", &namespace("good", "blue"));
+    until(1, 2).await;
+    write("bad.yaml", &namespace("beside", "red"));
+    until(0, 2).await;
+    assert!(metrics().contains("tombolo_state{kind=\"document_problems\"} 0\n"), "{}", metrics());
 }
 
 /// Both read the same generation, and both write: one of them is told, and nothing of it is in force.
