@@ -143,6 +143,24 @@ fn an_arm_that_is_reached_by_rules_alone_is_reached_by_no_token() {
     }
 }
 
+#[test]
+fn explain_tells_why_a_session_does_not_count() {
+    let half = at(OF_RULE, 50);
+    let [gray, _] = Way::Rule.users(&half);
+    let token = told(&Way::Rule.ask(&half, &gray, "")).unwrap();
+    let bind = BindKey { address: None, port: 80 };
+    for (percent, force, lost) in [
+        (0, "", "the client's session: it is with no arm that has a share of the users"),
+        (50, "no", "the client's session: a gray rule or lane goes first"),
+    ] {
+        let snapshot = at(OF_RULE, percent);
+        let ask = get("shop.example", "/buy").header("cookie", &token).header("x-gray", force);
+        let avail = SnapshotAvailability(&snapshot);
+        let explained = ask.with(|head, caller| explain_edge(&snapshot, bind, head, caller, &avail));
+        assert!(explained.to_string().contains(lost), "{explained}");
+    }
+}
+
 /// The rule alone would choose between two services all the time.
 #[test]
 fn a_session_with_an_arm_stays_where_a_rule_has_several_backends() {

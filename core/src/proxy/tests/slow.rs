@@ -308,7 +308,7 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
 /// Of HTTP/2, a client is told before its idle connection closes, so that no request of its gets lost.
 #[tokio::test]
 async fn an_idle_connection_says_goodbye_before_it_closes() {
-    let (app, _proxy, listener) = world(HttpLimits { idle: 2 * SHORT, ..HttpLimits::default() }).await;
+    let (app, _proxy, listener) = world(HttpLimits { idle: 10 * SHORT, ..HttpLimits::default() }).await;
     let head = |stream| frames::frame(HEADERS, END_STREAM | END_HEADERS, stream, &frames::get("/"));
     for takes_note in [true, false] {
         let mut client = RawH2::connect(listener.address()).await;
