@@ -19,8 +19,8 @@ use super::{
 /// A client that speaks first has mostly done so by now. One that has not may wait for the server, which is connected to so
 /// that it can speak: a protocol in which servers do pays this once for each connection.
 const AT_ONCE: Duration = Duration::from_millis(5);
-/// Where there is no server to be heard, a client has so long to begin with HTTP, and be answered why.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Where no server is to be heard (none is there, or it lets nobody in but by HTTP), a client has so long to begin.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves them.
 pub(super) struct Found {
@@ -74,9 +74,12 @@ impl Found {
     ) -> io::Result<(Opening, Tunnel)> {
         let (mut stop, mut tunnel) = (accepted.stop.clone(), None);
         let server = async {
-            match tunnel.insert(self.tunnels.open(arrival, &mut stop).await) {
+            let speaks = match tunnel.insert(self.tunnels.open(arrival, &mut stop).await) {
                 Ok(opened) => opened.speaks().await,
-                Err(_) => tokio::time::sleep(PATIENCE).await,
+                Err(_) => false,
+            };
+            if !speaks {
+                tokio::time::sleep(PATIENCE).await;
             }
         };
         let opening = tokio::select! {

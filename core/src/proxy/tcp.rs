@@ -71,18 +71,19 @@ pub(super) struct Unopened {
 }
 
 impl Opened {
-    /// Waits until the other end speaks, or goes away. What it sends as a server of HTTP/2 says nothing yet: it does not wait
-    /// for its client to begin (RFC 9113 section 3.4).
-    pub async fn speaks(&mut self) {
+    /// Waits until the other end speaks; false: it goes away without a word. What it sends as a server of HTTP/2 says nothing
+    /// yet: it does not wait for its client to begin (RFC 9113 section 3.4).
+    pub async fn speaks(&mut self) -> bool {
         let connection = &mut self.far.connection;
         // What is wrong with it is found out by whoever reads next.
         while let Ok(1..) = connection.fill().await {
             match begins_with_settings(connection.ahead()) {
                 Some(true) => std::future::pending().await,
-                Some(false) => return,
+                Some(false) => return true,
                 None => {}
             }
         }
+        !connection.ahead().is_empty()
     }
 
     /// Ends it in order: it was not needed.

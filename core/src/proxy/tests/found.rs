@@ -115,6 +115,26 @@ async fn a_server_of_http2_that_does_not_wait_for_its_client_leaves_it_to_say_wh
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_on_raw_bytes_does_not_end_what_may_become_a_request() {
+    let app = App::named("app").await;
+    // As a sidecar does whose policies allow paths alone.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tcp = Backend::Address { address: listener.local_addr().unwrap(), protocol: AppProtocol::Tcp };
+    let proxy = Setup { tcp: Some(tcp), ..Setup::default() }.forwards(forward()).with([plain(app.address)]);
+    let found = found(&proxy);
+    let mut late = TcpStream::connect(found.address()).await.unwrap();
+    drop(soon("a connection", listener.accept()).await.unwrap());
+    late.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", late.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(status(&answer), 200, "{answer}");
+    // Who stays silent learns of it.
+    let mut silent = TcpStream::connect(found.address()).await.unwrap();
+    drop(soon("a connection", listener.accept()).await.unwrap());
+    assert_eq!(soon("its end", silent.read(&mut [0])).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn who_speaks_otherwise_gets_a_tunnel_also_late() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = to_app().forwards(forward()).with([plain(listener.local_addr().unwrap())]);
