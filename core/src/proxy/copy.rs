@@ -1,5 +1,7 @@
 //! Copying bytes both ways between two streams.
 
+mod spliced;
+
 use std::{
     future::poll_fn,
     io,
@@ -12,6 +14,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
+
+pub use spliced::copy_tcp;
 
 /// Each direction holds at most this much that was read and not yet written.
 const BUFFER: usize = 16 * 1024;
@@ -46,16 +50,30 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut there, mut back) = (Flow::new(), Flow::new());
-    let mut last = Instant::now();
+    let end = until_done(idle, |cx| {
+        let there_done = there.poll(cx, a, b)?.is_ready();
+        let back_done = back.poll(cx, b, a)?.is_ready();
+        Ok((there.moved + back.moved, there_done && back_done))
+    })
+    .await;
+    Copied { sent: there.moved, received: back.moved, end }
+}
+
+/// Polls both directions until they are done. `step` says how much they have moved by now, and whether they are.
+async fn until_done(
+    idle: Duration,
+    mut step: impl FnMut(&mut Context<'_>) -> io::Result<(u64, bool)>,
+) -> io::Result<()> {
+    let (mut moved, mut last) = (0, Instant::now());
     let mut alarm = Box::pin(tokio::time::sleep_until(last + idle));
-    let end = poll_fn(|cx| {
-        let before = there.moved + back.moved;
-        let there_done = there.poll(cx, a, b)?;
-        let back_done = back.poll(cx, b, a)?;
-        if there_done.is_ready() && back_done.is_ready() {
+    poll_fn(|cx| {
+        let before = moved;
+        let done;
+        (moved, done) = step(cx)?;
+        if done {
             return Poll::Ready(Ok(()));
         }
-        if there.moved + back.moved != before {
+        if moved != before {
             last = Instant::now();
         }
         // The alarm is not moved with each byte: when it rings, it looks whether something moved since.
@@ -68,8 +86,7 @@ where
         }
         Poll::Pending
     })
-    .await;
-    Copied { sent: there.moved, received: back.moved, end }
+    .await
 }
 
 /// One direction.
@@ -81,14 +98,18 @@ struct Flow {
     eof: bool,
     unflushed: bool,
     done: bool,
+    /// Where this much has moved, it stops with nothing held.
+    pause_at: u64,
 }
 
 impl Flow {
     fn new() -> Self {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { buffer, start: 0, end: 0, moved: 0, eof: false, unflushed: false, done: false }
+        let (eof, unflushed, done, pause_at) = (false, false, false, u64::MAX);
+        Self { buffer, start: 0, end: 0, moved: 0, eof, unflushed, done, pause_at }
     }
 
+    /// Goes on until it is done, or is to pause.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -99,6 +120,9 @@ impl Flow {
             if self.eof {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 self.done = true;
+                break;
+            }
+            if self.moved >= self.pause_at {
                 break;
             }
             match self.fill(cx, from) {

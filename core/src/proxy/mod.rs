@@ -51,7 +51,7 @@ pub use check::Asked;
 pub use chooser::{TlsChoice, TlsChooser};
 pub use clients::ClientPlace;
 pub use connection::Connection;
-pub use copy::{Copied, copy_both};
+pub use copy::{Copied, copy_both, copy_tcp};
 pub use director::{Arrival, DENIED, Director, Entry, TcpOutcome};
 pub use engine::{EngineError, EngineParts, HttpEngine};
 pub(crate) use gate::log_id;

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Arrival, Entry, Observer, TcpEnd,
-    copy::{Copied, copy_both},
+    copy::{Copied, copy_tcp},
     listen::{Accepted, ConnectionService, ListenStats},
 };
 use crate::outgoing;
@@ -101,7 +101,7 @@ impl Passthrough {
             }
         };
         upstream.write_all(&hello.bytes).await?;
-        let mut copied = copy_both(&mut accepted.tcp, &mut upstream, IDLE).await;
+        let mut copied = copy_tcp(&mut accepted.tcp, &mut upstream, IDLE).await;
         copied.sent += hello.bytes.len() as u64;
         let upstream = upstream.peer_addr().ok();
         self.ended(End { accepted: &accepted, name, upstream, copied: Some(&copied), reason: None, begun });

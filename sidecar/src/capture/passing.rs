@@ -12,7 +12,7 @@ use dashmap::DashSet;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tombolo_core::{
     outgoing,
-    proxy::{Accepted, Arrival, Copied, Entry, Observer, Opening, TcpEnd, copy_both, sniff_tls},
+    proxy::{Accepted, Arrival, Copied, Entry, Observer, Opening, TcpEnd, copy_tcp, sniff_tls},
 };
 
 use super::Unknown;
@@ -85,7 +85,10 @@ impl Passing {
         let arrival = Arrival { sni, ..arrival(&accepted, Entry::Passed) };
         let (Accepted { mut tcp, .. }, Far { tcp: mut far, to, begun, _own }) = (accepted, far);
         let copied = match far.write_all(&ahead).await {
-            Ok(()) => copy_both(&mut tcp, &mut far, IDLE).await,
+            Ok(()) => {
+                let copied = copy_tcp(&mut tcp, &mut far, IDLE).await;
+                Copied { sent: copied.sent + ahead.len() as u64, ..copied }
+            }
             Err(error) => Copied { sent: 0, received: 0, end: Err(error) },
         };
         self.observer.tcp(&TcpEnd {
@@ -97,7 +100,7 @@ impl Passing {
             endpoint: None,
             upstream: Some(to),
             copied: Some(&copied),
-            reason: copied.end.is_err().then_some("tunnel_broken"),
+            reason: copied.reason(),
             duration: begun.elapsed(),
             verdict: None,
         });
