@@ -16,9 +16,12 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
     RequestHead,
-    gray::{CookieKey, Issuing, cookie},
+    gray::{CookieKey, Issuing, cookies_named},
 };
 use crate::model::{Labels, ServiceKey};
+
+/// Cookies of a session's name that are looked at; what comes after them is none of ours.
+const MOST_COOKIES: usize = 4;
 
 /// How a rule keeps its clients.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,13 +110,18 @@ pub(crate) fn in_arm(backend: u64, arm: &str) -> u64 {
 
 impl Session {
     /// The token that a request brought. One that does not read as such is none, and so is one whose time is over: with
-    /// it ends the whole session, and the next begins with any backend (GEP-1619). `now` is in seconds since the epoch.
+    /// it ends the whole session, and the next begins with any backend (GEP-1619). Of several cookies of the name (an
+    /// application may set one for a narrower path, RFC 6265 section 5.4) the first that is one of ours counts, among the
+    /// first few. `now` is in seconds since the epoch.
     pub(crate) fn token(&self, head: &RequestHead<'_>, now: u64, issuing: Issuing<'_>) -> Option<Token> {
-        let value = match &self.carrier {
-            Carrier::Cookie { name, .. } => cookie(head.headers, name)?,
-            Carrier::Header(name) => head.headers.get(name)?.as_bytes(),
+        let read = |value: &[u8]| Token::parse(issuing.token(self.carrier.name(), value)?);
+        let token = match &self.carrier {
+            Carrier::Cookie { name, .. } => {
+                cookies_named(head.headers, name).take(MOST_COOKIES).find_map(read)
+            }
+            Carrier::Header(name) => read(head.headers.get(name)?.as_bytes()),
         };
-        Token::parse(issuing.token(self.carrier.name(), value)?).filter(|token| self.lasts(*token, now))
+        token.filter(|token| self.lasts(*token, now))
     }
 
     fn lasts(&self, token: Token, now: u64) -> bool {

@@ -59,13 +59,15 @@ impl KeySource {
         caller: &Caller<'_>,
         issuing: Issuing<'_>,
     ) -> Key<'a> {
-        let issued = |name: &str| named(head.headers, name).find_map(|value| issuing.id(value));
+        let issued = |name: &str| cookies_named(head.headers, name).find_map(|value| issuing.id(value));
         let found = match self {
             Self::SourceIp => return Key::Address(caller.address),
-            Self::Cookie(name) => named(head.headers, name).find_map(|value| match Sealed::parse(value) {
-                Some(_) => issuing.id(value),
-                None => Some(value),
-            }),
+            Self::Cookie(name) => {
+                cookies_named(head.headers, name).find_map(|value| match Sealed::parse(value) {
+                    Some(_) => issuing.id(value),
+                    None => Some(value),
+                })
+            }
             Self::Header(name) => head
                 .headers
                 .get(name)
@@ -115,11 +117,11 @@ fn make(random: u64) -> [u8; ID] {
 /// The first cookie of a name with a value, over all `Cookie` headers (HTTP/2 may split them, RFC 9113 section 8.2.3).
 /// Double quotes around the value are not part of it.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    named(headers, name).next()
+    cookies_named(headers, name).next()
 }
 
 /// The values of all cookies of a name that have one.
-fn named<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn cookies_named<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
     cookies(headers)
         .filter(move |(n, value)| *n == name.as_bytes() && !value.is_empty())
         .map(|(_, value)| value)

@@ -14,7 +14,7 @@ use http::HeaderValue;
 
 pub use seal::CookieKey;
 
-pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookie, cookies};
+pub(crate) use key::{DEFAULT_COOKIE, KeySource, cookie, cookies, cookies_named};
 pub(crate) use seal::Issuing;
 pub(crate) use split::{Split, WHOLE};
 

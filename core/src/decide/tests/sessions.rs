@@ -210,6 +210,9 @@ fn nobody_makes_up_a_token_and_none_is_good_for_another_session() {
         assert!(matches!(arm(&decision), ("stable", ArmReason::Split(_))), "{made_up}: {:?}", arm(&decision));
         assert!(told(&decision).is_some(), "{made_up}: it gets one that is good");
     }
+    // Beside an application's cookie of the same name it counts.
+    let beside = Way::Rule.ask(&half, &format!("{stable}; stay=theirs; {token}"), "");
+    assert_eq!((arm(&beside), told(&beside)), (("v2", ArmReason::Session), None));
     let elsewhere = get("shop.example", "/other").header("cookie", &format!("other={value}"));
     assert_eq!(forward(elsewhere.edge(&half)).sticky.unwrap().endpoint(0), None, "another session's");
 }
