@@ -41,8 +41,8 @@ pub(crate) struct Way {
     uses: Arc<Uses>,
     begun: AtomicBool,
     http: Arc<dyn ConnectionService>,
-    tcp: Arc<dyn ConnectionService>,
-    found: Arc<dyn ConnectionService>,
+    /// Whatever is spoken, as far as it is said.
+    any: Arc<dyn ConnectionService>,
 }
 
 impl Way {
@@ -57,15 +57,13 @@ impl Way {
             let Destination { service, port, host } = to.clone();
             Entry::Outbound { service, port, http2, host }
         };
-        Arc::new(Self {
-            said,
-            uses: Arc::clone(uses),
-            begun: AtomicBool::new(false),
-            http: engine.http(Acceptor::Plain, entry(false)),
-            tcp: engine.tcp(Acceptor::Plain, entry(false)),
-            found: engine.found(entry),
-            to,
-        })
+        let http = engine.http(Acceptor::Plain, entry(false));
+        let any = match told(said, to.port) {
+            Some(AppProtocol::Http1 | AppProtocol::Http2) => Arc::clone(&http),
+            Some(AppProtocol::Tcp) => engine.tcp(Acceptor::Plain, entry(false)),
+            None => engine.found(entry),
+        };
+        Arc::new(Self { said, uses: Arc::clone(uses), begun: AtomicBool::new(false), http, any, to })
     }
 
     /// The service's endpoints are asked for at its first use.
@@ -87,12 +85,7 @@ impl ConnectionService for Way {
     fn serve(self: Arc<Self>, accepted: Accepted) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.begin().await;
-            let next = match told(self.said, self.to.port) {
-                Some(AppProtocol::Http1 | AppProtocol::Http2) => &self.http,
-                Some(AppProtocol::Tcp) => &self.tcp,
-                None => &self.found,
-            };
-            Arc::clone(next).serve(accepted).await;
+            Arc::clone(&self.any).serve(accepted).await;
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
     time::{Duration, Instant},
 };
 
@@ -76,6 +77,26 @@ fn a_sidecar_that_is_told_to_end_with_its_application_outlives_it() {
     world.ended("client-sidecar");
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(25), "{took:?}");
+}
+
+#[test]
+fn a_service_manager_is_told_when_a_sidecar_is_ready_and_when_it_goes() {
+    let Some(mut world) = World::new() else { return };
+    let path = world.path("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    manager.set_read_timeout(Some(LONG)).unwrap();
+    let told = || {
+        let mut text = [0; 100];
+        let length = manager.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    world.manager = Some(path);
+    world.sidecar("server", &["8080=http"], &["--capture"]);
+    let ready = told();
+    assert!(ready.starts_with("READY=1\nMAINPID="), "{ready}");
+    world.stop("server-sidecar");
+    assert_eq!(told(), "STOPPING=1");
 }
 
 #[test]

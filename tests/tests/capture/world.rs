@@ -83,6 +83,8 @@ pub struct World {
     pub ports: Vec<&'static str>,
     /// How rules know the sidecar's own traffic; nothing: by its user.
     pub known_by: Vec<&'static str>,
+    /// Where sidecars that are started tell a service manager what they do.
+    pub manager: Option<PathBuf>,
 }
 
 impl World {
@@ -106,7 +108,8 @@ impl World {
             fs::copy(tombolo(), &binary).unwrap();
         }
         let running = Processes::new(state.path());
-        let mut world = Self { net, state, binary, running, ports: PORTS.to_vec(), known_by: Vec::new() };
+        let mut world =
+            Self { net, state, binary, running, ports: PORTS.to_vec(), known_by: Vec::new(), manager: None };
         world.start_controller();
         Some(world)
     }
@@ -164,6 +167,7 @@ impl World {
             command.args(["--app-port", port]);
         }
         command.arg("--state-dir").arg(&state).arg("--access-log").arg(state.join("access")).args(more);
+        command.envs(self.manager.iter().map(|manager| ("NOTIFY_SOCKET", manager)));
         self.running.spawn(&format!("{machine}-sidecar"), &mut command);
     }
 
