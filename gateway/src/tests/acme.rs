@@ -191,7 +191,9 @@ async fn an_account_outlives_its_process() {
         }
     };
     timeout(LONG, issued).await.unwrap_or_else(|_| panic!("not issued: {}", pebble.log()));
-    assert_eq!((accounts(), pebble.issued()), (1, 2), "{}", pebble.log());
+    assert_eq!(accounts(), 1, "{}", pebble.log());
+    // It rejects one nonce in seven: where three in a row keep us from fetching a certificate, another is ordered.
+    assert!(pebble.issued() > 1, "{}", pebble.log());
 }
 
 #[tokio::test]
