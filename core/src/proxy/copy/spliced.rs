@@ -235,6 +235,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_there_are_pipes_enough_bytes_are_copied() {
+        // Those of other tests at the same time count as well.
+        let all: Vec<_> = std::iter::from_fn(Pipe::new).collect();
+        assert!((1..=PIPES).contains(&all.len()), "{}", all.len());
+        let (mut client, mut server, copying) = joined(Duration::from_secs(20)).await;
+        let sent = bytes(5, 4 * LONG as usize);
+        let sends = async {
+            client.write_all(&sent).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(sends, server.read_to_end(&mut got));
+        assert!(read.is_ok() && got == sent);
+        drop(server);
+        assert_eq!(copying.await.unwrap().sent, sent.len() as u64);
+        drop(all);
+        assert!(Pipe::new().is_some());
+    }
+
+    #[tokio::test]
     async fn what_stands_still_is_given_up_also_when_it_was_long() {
         let (mut client, mut server, copying) = joined(Duration::from_millis(300)).await;
         let sent = bytes(4, 2 * LONG as usize);
