@@ -4,10 +4,14 @@ mod derive;
 mod diff;
 mod revise;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
-use tombolo_core::resources::{self, Document, Parsed, Problem, ResourceSet, Source};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tombolo_core::resources::{self, AnyObject, Document, Parsed, Problem, ResourceSet, Source};
 
 pub use derive::configuration;
 pub use diff::{FieldDifference, MAX_FIELDS, ObjectDifference, difference};
@@ -32,6 +36,10 @@ pub struct Generation {
     pub documents: BTreeMap<String, String>,
     /// Keys of documents that came from files: gone when they are gone from there.
     pub from_files: BTreeSet<String>,
+    /// When exports were first seen that do not say when they were created, in seconds since the epoch: of several
+    /// clusters' the oldest counts.
+    #[serde(default)]
+    pub first_seen: BTreeMap<String, i64>,
 }
 
 /// Documents in force.
@@ -75,7 +83,10 @@ impl Documents {
         let mut problems = Vec::new();
         for (key, json) in &generation.documents {
             match resources::parse_json(key, json) {
-                Ok(document) => resources.insert(document),
+                Ok(mut document) => {
+                    date(&mut document, &mut generation.first_seen, generation.when_unix);
+                    resources.insert(document);
+                }
                 Err(more) => problems.extend(more),
             }
         }
@@ -140,9 +151,11 @@ impl Documents {
             changes.push(format!("deleted {}", shown(&key)));
             next.documents.remove(&key);
             next.from_files.remove(&key);
+            next.first_seen.remove(&key);
             resources.remove(&key);
         }
-        for document in documents {
+        for mut document in documents {
+            date(&mut document, &mut next.first_seen, by.when_unix);
             let (key, json) = (document.key().to_string(), document.json().to_owned());
             match next.documents.get(&key) {
                 None => changes.push(format!("created {}", shown(&key))),
@@ -180,6 +193,19 @@ impl Documents {
     }
 }
 
+/// An export that does not say when it was created was created when it was first seen.
+fn date(document: &mut Document, first_seen: &mut BTreeMap<String, i64>, now_unix: i64) {
+    let key = document.key().to_string();
+    let AnyObject::ServiceExport(export) = &mut document.object else { return };
+    if export.meta.creation_timestamp.is_some() {
+        first_seen.remove(&key);
+        return;
+    }
+    let seen = *first_seen.entry(key).or_insert(now_unix);
+    let text = OffsetDateTime::from_unix_timestamp(seen).ok().and_then(|time| time.format(&Rfc3339).ok());
+    Arc::make_mut(export).meta.creation_timestamp = text;
+}
+
 /// `/Service/shop/checkout` as `service shop/checkout`.
 fn shown(key: &str) -> String {
     let mut parts = key.splitn(4, '/').skip(1);
@@ -201,6 +227,9 @@ fn is_spelling(wanted: &str, kind: &str) -> bool {
 
 fn without_secrets(document: &Document) -> String {
     let mut tree = document.tree();
+    if let Some(created) = &document.object.meta().creation_timestamp {
+        tree["metadata"]["creationTimestamp"] = created.as_str().into();
+    }
     if document.object.kind() == "Secret" {
         for part in ["data", "stringData"] {
             if let Some(values) = tree.get_mut(part).and_then(|v| v.as_object_mut()) {
@@ -316,5 +345,29 @@ mod tests {
         let shown = documents.get("secrets", "", "");
         assert_eq!(shown.len(), 1);
         assert!(!shown[0].contains("hunter2"), "{shown:?}");
+    }
+
+    #[test]
+    fn an_export_is_as_old_as_it_is_known_unless_it_says_so() {
+        const EXPORT: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ServiceExport\nmetadata: { name: a, namespace: n }\n";
+        let created = |documents: &Documents| {
+            documents.resources().service_exports.values().next().unwrap().meta.creation_timestamp.clone()
+        };
+        let apply = |documents: Documents, text: &str, at| {
+            let proposal = documents.apply(&source(text), &Prune::Nothing, &by(at)).unwrap();
+            adopted(documents, proposal)
+        };
+        let first = apply(Documents::default(), EXPORT, 100);
+        assert_eq!(created(&first).as_deref(), Some("1970-01-01T00:01:40Z"));
+        let again = apply(first.clone(), &format!("{EXPORT}spec: {{ exportedLabels: {{ a: b }} }}\n"), 200);
+        assert_eq!(created(&again), created(&first), "a change makes it no younger");
+        let (restored, _) = Documents::restore(again.generation().clone(), false);
+        assert_eq!(created(&restored), created(&first));
+        assert!(restored.get("serviceexports", "", "")[0].contains("1970-01-01T00:01:40Z"));
+        let named = Named { kind: "serviceexport".into(), namespace: "n".into(), name: "a".into() };
+        let gone = adopted(restored.clone(), restored.delete(&[named], &[], true, &by(300)).unwrap());
+        assert_eq!(created(&apply(gone, EXPORT, 400)).as_deref(), Some("1970-01-01T00:06:40Z"));
+        let said = EXPORT.replace("namespace: n", "namespace: n, creationTimestamp: 2020-01-01T00:00:00Z");
+        assert_eq!(created(&apply(first, &said, 500)).as_deref(), Some("2020-01-01T00:00:00Z"));
     }
 }

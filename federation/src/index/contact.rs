@@ -70,6 +70,11 @@ impl Contact {
         (self.heard, self.quiet_since, self.saved) = (now, now, 0);
     }
 
+    /// It is not listened to for so many milliseconds: it cannot be silent meanwhile.
+    pub fn unread(&mut self, millis: i64, now: Moment) {
+        self.quiet_since = self.quiet_since.max(now.plus(millis.max(0)));
+    }
+
     /// The last sign of life.
     pub fn last_heard(&self) -> Moment {
         self.heard
@@ -152,6 +157,15 @@ mod tests {
         assert!(!contact.is_lost(LEASE, Moment(DAY - 1)) && contact.is_lost(LEASE, Moment(DAY)));
         contact.heard(Moment(DAY));
         assert!(!contact.is_stale(LEASE, Moment(DAY)));
+    }
+
+    #[test]
+    fn who_is_not_listened_to_is_not_silent() {
+        let mut contact = Contact::new(Moment(0));
+        contact.unread(5_000, Moment(0));
+        assert_eq!((contact.silence(Moment(4_000)), contact.silence(Moment(7_000))), (0, 2_000));
+        contact.heard(Moment(6_000));
+        assert_eq!(contact.silence(Moment(7_000)), 1_000);
     }
 
     #[test]

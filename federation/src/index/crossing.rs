@@ -47,15 +47,13 @@ pub(super) fn cross(
         let (near, far): (Vec<_>, Vec<_>) =
             endpoints.iter().partition(|endpoint| is_direct(endpoint, network));
         if !far.is_empty() || takes.is_some() {
-            summaries.push(summary(&endpoints, healthy_weight, takes));
+            summaries.push(summary(&endpoints));
         }
         named.extend(near);
         named.extend(choose(far, &known));
     }
-    // Zero in all would say nothing: so little is one.
-    if takes.is_some() && summaries.iter().all(|summary| summary.capacity == 0) {
-        let most = summaries.iter_mut().max_by_key(|summary| summary.healthy_weight);
-        most.into_iter().for_each(|summary| summary.capacity = 1);
+    if let Some(takes) = takes {
+        divide(takes, &mut summaries, healthy_weight);
     }
     named.sort_by(|a, b| a.id.cmp(&b.id));
     named.truncate(MAX_ENDPOINTS_PER_PORT);
@@ -90,8 +88,8 @@ fn number(count: impl TryInto<u32>) -> u32 {
     count.try_into().unwrap_or(u32::MAX)
 }
 
-/// Of the endpoints of one locality. `all_healthy` is the weight of those that are healthy in any.
-fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, takes: Option<Takes>) -> v1::Summary {
+/// Of the endpoints of one locality.
+fn summary(endpoints: &[&v1::Endpoint]) -> v1::Summary {
     let healthy = endpoints.iter().filter(|endpoint| is_healthy(endpoint));
     let healthy_weight = healthy.clone().map(|endpoint| weight(endpoint)).sum();
     let healthy = number(healthy.count());
@@ -102,18 +100,38 @@ fn summary(endpoints: &[&v1::Endpoint], all_healthy: u64, takes: Option<Takes>) 
         total: number(endpoints.len()),
         healthy_weight,
         total_weight: endpoints.iter().map(|endpoint| weight(endpoint)).sum(),
-        capacity: takes.map_or(0, |takes| requests(takes, healthy, healthy_weight, all_healthy)),
+        capacity: 0,
     }
 }
 
-/// Requests a second that a locality takes from one of the peers: rounded down, so that the localities together take no
-/// more than is declared.
-fn requests(Takes { in_all: capacity, peers }: Takes, healthy: u32, weight: u64, all_healthy: u64) -> u32 {
-    let part = |whole: u32| number(u128::from(whole) * u128::from(weight) / u128::from(all_healthy.max(1)));
-    let in_all = capacity.requests_per_second.map(part);
-    let each = capacity.requests_per_second_per_endpoint.map(|each| each.saturating_mul(healthy));
-    let here = in_all.into_iter().chain(each).min().unwrap_or(0);
-    here / peers.max(1)
+/// Says of each locality how many requests a second it takes from one of the peers. What all of them take is rounded down
+/// once, so that together they take no more than is declared; what is left of it goes where most was cut off. Zero in all
+/// would say nothing: so little is one. `all_healthy` is the weight of what is healthy in any.
+fn divide(Takes { in_all: capacity, peers }: Takes, summaries: &mut [v1::Summary], all_healthy: u64) {
+    let part = |summary: &v1::Summary| {
+        let of_all = summary.healthy_weight as f64 / all_healthy.max(1) as f64;
+        let in_all = capacity.requests_per_second.map(|whole| f64::from(whole) * of_all);
+        let each = capacity.requests_per_second_per_endpoint;
+        let each = each.map(|each| f64::from(each) * f64::from(summary.healthy));
+        in_all.into_iter().chain(each).reduce(f64::min).unwrap_or(0.0) / f64::from(peers.max(1))
+    };
+    let parts: Vec<f64> = summaries.iter().map(part).collect();
+    for (summary, part) in summaries.iter_mut().zip(&parts) {
+        summary.capacity = *part as u32;
+    }
+    // A sum of fractions may miss a whole number by next to nothing.
+    let whole = (parts.iter().sum::<f64>() + 1e-6) as u32;
+    let given = summaries.iter().fold(0_u32, |sum, summary| sum.saturating_add(summary.capacity));
+    let mut by_rest: Vec<(f64, &mut v1::Summary)> =
+        parts.iter().map(|part| part.fract()).zip(summaries).collect();
+    by_rest.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    for (_, summary) in by_rest.iter_mut().take(whole.saturating_sub(given) as usize) {
+        summary.capacity = summary.capacity.saturating_add(1);
+    }
+    if by_rest.iter().all(|(_, summary)| summary.capacity == 0) {
+        let most = by_rest.into_iter().max_by_key(|(_, summary)| summary.healthy_weight);
+        most.into_iter().for_each(|(_, summary)| summary.capacity = 1);
+    }
 }
 
 /// The endpoints of one locality that are named. Those that are healthy go first; every kind of them (by their labels: a
@@ -340,9 +358,10 @@ mod tests {
             cross(&list(&all), "east", None, Some(takes)).summaries.iter().map(|s| s.capacity).collect()
         };
         assert_eq!(told(Some(1000), None, 1), [750, 250]);
-        assert_eq!(told(Some(1000), None, 4), [187, 62], "no more together than in all");
+        assert_eq!(told(Some(1000), None, 4), [188, 62], "no more together than in all");
         assert_eq!(told(None, Some(50), 1), [150, 50]);
         assert_eq!(told(None, Some(50), 3), [50, 16]);
+        assert_eq!(told(Some(10), None, 4), [2, 0], "rounded down once");
         assert_eq!(told(Some(100), Some(50), 1), [75, 25]);
         assert_eq!(told(Some(1), None, 1), [1, 0], "no more together than in all, but 0 would say nothing");
         assert_eq!(told(Some(1), None, 9), [1, 0]);

@@ -103,7 +103,7 @@ impl Index {
 
     /// Where a peer may tell more or less than before: what was cut off is asked for, what is too much is cut off.
     fn relimit(&mut self, old: &Configuration) {
-        let (new, mut anew) = (Arc::clone(&self.configuration), Vec::new());
+        let (new, mut anew, mut gone) = (Arc::clone(&self.configuration), Vec::new(), Vec::new());
         for (cluster, peer) in &mut self.peers {
             let limits = |configuration| {
                 Self::policy(configuration, cluster, peer).map(|policy| policy.limits).unwrap_or_default()
@@ -115,7 +115,15 @@ impl Index {
                 peer.start_over();
                 anew.push(Arc::clone(cluster));
             }
+            // It is not where it has to be: nothing of what it said from there counts.
+            let pinned = Self::policy(&new, cluster, peer).and_then(|policy| policy.network.as_ref());
+            if pinned.is_some_and(|pinned| *pinned != peer.network) && peer.have.is_some() {
+                peer.start_over();
+                anew.push(Arc::clone(cluster));
+                gone.push((Arc::clone(cluster), peer.forget_all(false)));
+            }
         }
+        gone.into_iter().for_each(|(cluster, names)| self.forgotten(&cluster, names));
         anew.iter().for_each(|cluster| self.save_peer(cluster));
     }
 }

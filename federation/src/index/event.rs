@@ -183,6 +183,13 @@ pub enum PeerEvent {
         /// Of our exports.
         revision: u64,
     },
+    /// Nothing is read of the peer for a while: it says more than it may.
+    Unread {
+        /// The link.
+        session: Session,
+        /// For so long, in milliseconds.
+        millis: i64,
+    },
     /// The peer has answered a question whether it is there.
     Answered {
         /// The link.

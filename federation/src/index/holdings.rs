@@ -7,7 +7,7 @@ use tombolo_proto::v1;
 
 use super::{
     Index, Link, Moment, Name, Refusal, RefusalKind, Save, Session, Taken,
-    checks::{Check, check_gateways, check_name},
+    checks::{Check, check_gateways, check_name, check_service},
 };
 
 impl Index {
@@ -24,12 +24,6 @@ impl Index {
         let (own, on_loopback) = (&self.own, self.settings.on_loopback);
         let Some(peer) = self.peers.get_mut(cluster) else { return Ok(Vec::new()) };
         let name = check_name(&service)?;
-        if peer.is_unsettled(&name, &service) {
-            peer.unsettled.insert(name, service);
-            return Ok(Vec::new());
-        }
-        peer.unsettled.remove(&name);
-        peer.withdrawn.retain(|(gone, _)| *gone != name);
         let policy = Self::policy(&configuration, cluster, peer);
         let limits = policy.map(|policy| policy.limits).unwrap_or_default();
         let (trust_domain, its_network) = (peer.identity.trust_domain.clone(), peer.network.clone());
@@ -40,6 +34,13 @@ impl Index {
             own,
             on_loopback,
         };
+        if peer.is_unsettled(&name, &service) {
+            let (service, refusals) = check_service(&check, &name, service)?;
+            peer.unsettled.insert(name, service);
+            return Ok(refusals);
+        }
+        peer.unsettled.remove(&name);
+        peer.withdrawn.retain(|(gone, _)| *gone != name);
         let (changed, mut refusals) = peer.take(&name, service, &check, &limits)?;
         // It is kept all the same: when the policy changes nothing has to be asked for again.
         if !policy.is_some_and(|policy| policy.import.cover(&name.namespace, &name.name)) {

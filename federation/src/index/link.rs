@@ -1,6 +1,6 @@
 //! Events of federation links.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tombolo_core::model::TrustBundle;
 use tombolo_proto::v1;
@@ -64,6 +64,10 @@ impl Index {
             }
             PeerEvent::Answered { session } => {
                 self.heard(cluster, session, now)?.contact.answered(now);
+                Ok(Vec::new())
+            }
+            PeerEvent::Unread { session, millis } => {
+                self.heard(cluster, session, now)?.contact.unread(millis, now);
                 Ok(Vec::new())
             }
             PeerEvent::BundleTaken { session, sequence } => {
@@ -151,6 +155,16 @@ impl Index {
         match self.peers.get(cluster) {
             Some(peer) if peer.ended.is_none() && peer.identity.trust_domain != identity.trust_domain => {
                 foreign("a peer of that name with another trust domain is linked; revoke it first")
+            }
+            // Whom this side joins is named by the token, who joins this side is not: whoever has one could take a peer's
+            // place.
+            Some(peer)
+                if peer.ended.is_none() && !identity.dials && !has_same_roots(&peer.identity, identity) =>
+            {
+                foreign(
+                    "a peer of that name with other roots is linked; if it is the same one, revoke it first, or \
+                     let this side join it",
+                )
             }
             None if self.peers.len() >= MAX_PEERS => {
                 refuse(RefusalKind::Limit, format!("more than {MAX_PEERS} peers"))
@@ -345,6 +359,11 @@ impl Index {
             self.saves.push(Save::Peer(Arc::clone(cluster), Some(Box::new(peer.saved(now)))));
         }
     }
+}
+
+fn has_same_roots(one: &PeerIdentity, other: &PeerIdentity) -> bool {
+    let roots = |identity: &PeerIdentity| identity.bundle.roots_der.iter().cloned().collect::<BTreeSet<_>>();
+    roots(one) == roots(other)
 }
 
 /// Whether the roots can be put to use.

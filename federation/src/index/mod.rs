@@ -177,7 +177,11 @@ impl Index {
                 let name = Name::new(&service.namespace, &service.name);
                 index.holders.entry(name).or_default().push(Arc::clone(&cluster));
             }
-            index.peers.insert(cluster, Peer::restore(saved, epoch, now, grace));
+            let is_own = |address: &str| {
+                address.parse().is_ok_and(|address| index.own.has(address, index.settings.on_loopback))
+            };
+            let peer = Peer::restore(saved, epoch, now, grace, is_own);
+            index.peers.insert(cluster, peer);
         }
         index
     }

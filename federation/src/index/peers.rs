@@ -149,14 +149,31 @@ impl Peer {
     }
 
     /// A peer as it was before a restart. It becomes stale only after `grace`, so that a short restart moves no traffic.
-    pub fn restore(saved: SavedPeer, epoch: String, now: Moment, grace: i64) -> Self {
+    /// What is at an address that `is_own`, as this process was told, is not taken again; the peer tells the rest anew.
+    pub fn restore(
+        mut saved: SavedPeer,
+        epoch: String,
+        now: Moment,
+        grace: i64,
+        is_own: impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut is_whole = true;
+        let mut keeps = |address: &str| {
+            let keeps = !is_own(address);
+            is_whole &= keeps;
+            keeps
+        };
+        saved.gateways.retain(|address| keeps(address));
+        for list in saved.services.iter_mut().flat_map(|service| &mut service.endpoints) {
+            list.endpoints.retain(|endpoint| endpoint.address.is_empty() || keeps(&endpoint.address));
+        }
         let mut peer = Self::new(saved.identity, epoch, now);
         peer.network = saved.network;
         peer.contact = Contact::restore(saved.heard, saved.silent, now, grace);
         peer.stale = saved.stale;
         peer.ended = saved.ended;
         peer.told = saved.told;
-        peer.have = saved.have;
+        peer.have = saved.have.filter(|_| is_whole);
         peer.gateways = saved.gateways;
         for service in saved.services {
             let name = Name::new(&service.namespace, &service.name);
@@ -280,21 +297,23 @@ impl Peer {
         check: &Check<'_>,
         limits: &Limits,
     ) -> Result<(bool, Vec<Refusal>), Refusal> {
-        let besides = self.held.besides(name, !self.resumes);
-        let mut within = |most: usize, count: usize, what: &str| {
-            if count <= most {
+        // What was told before does not count where everything is told anew; but who never gets to its end fills nothing.
+        let (besides, all) = (self.held.besides(name, !self.resumes), self.held.all());
+        let mut within = |most: usize, count: usize, grown: Option<usize>, what: &str| {
+            if count <= most && grown.is_none_or(|grown| grown <= most.saturating_mul(2)) {
                 return Ok(());
             }
             self.cut = true;
-            Err(Refusal::new(
-                RefusalKind::Limit,
-                format!("service {name}"),
-                format!("more than {most} {what}"),
-            ))
+            let reason = format!("more than {most} {what}");
+            Err(Refusal::new(RefusalKind::Limit, format!("service {name}"), reason))
         };
-        within(limits.services, besides.services + 1, "services")?;
+        let old = self.held.endpoints_of(name);
+        let grown = old.is_none().then_some(all.services + 1);
+        within(limits.services, besides.services + 1, grown, "services")?;
         let (service, refusals) = check_service(check, name, service).inspect_err(|_| self.held.see(name))?;
-        within(limits.endpoints, besides.endpoints + count(&service), "endpoints in all")?;
+        let (count, old) = (count(&service), old.unwrap_or(0));
+        let grown = (count > old).then(|| all.endpoints - old + count);
+        within(limits.endpoints, besides.endpoints + count, grown, "endpoints in all")?;
         Ok((self.held.insert(name, &service, true), refusals))
     }
 

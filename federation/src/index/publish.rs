@@ -51,7 +51,10 @@ impl Index {
         }
         if changes.exports {
             for peer in self.peers.values_mut().filter(|peer| peer.ended.is_none()) {
-                peer.contact.advanced(peer.exports.revision(), self.now);
+                // Others may be told something; who has confirmed all that it is told waits for nothing.
+                if peer.exports.revision() > peer.acked {
+                    peer.contact.advanced(peer.exports.revision(), self.now);
+                }
             }
         }
         changes

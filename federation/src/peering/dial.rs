@@ -134,8 +134,8 @@ fn explained(reason: String) -> String {
         return reason;
     };
     format!(
-        "{whose}: one was away while the other's was replaced twice. Link them anew: `tombolo peer token` on one side, \
-         `tombolo peer join` on the other ({reason})"
+        "{whose}: one was away while the other's was replaced twice. Link them anew: `tombolo peer token` on the side whose \
+         root was replaced, `tombolo peer join` on the other ({reason})"
     )
 }
 

@@ -119,7 +119,7 @@ impl Link {
         let (mut heard, mut sent, mut pings, mut look) = (begun, begun, 0, begun);
         let mut beat = self.beat();
         let mut silent = Duration::ZERO;
-        let mut pace = Pace::new(self.limits(), beat, begun);
+        let mut pace = Pace::new(self.limits(), begun);
         let mut paused: Option<Instant> = None;
         let out = self.out.clone();
         self.greet()?;
@@ -150,6 +150,7 @@ impl Link {
                             if !pause.is_zero() {
                                 self.stats.throttled(pause);
                                 paused = Some(heard + pause);
+                                self.pause(pause);
                             }
                         }
                         Some(Err(status)) => {
@@ -180,7 +181,7 @@ impl Link {
                     }
                     beat = self.beat();
                     look = Instant::now() + beat;
-                    pace.limit(self.limits(), beat);
+                    pace.limit(self.limits());
                     if sent.elapsed() > SILENCE {
                         return broken("the peer takes nothing");
                     }
@@ -190,6 +191,12 @@ impl Link {
                 () = stopped(&mut stop) => return Ok(()),
             }
         }
+    }
+
+    /// Nothing is read for so long: its silence is ours.
+    fn pause(&self, pause: Duration) {
+        let (session, millis) = (self.session, i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
+        self.state.apply_quietly(self.peer(PeerEvent::Unread { session, millis }));
     }
 
     fn peer(&self, event: PeerEvent) -> Event {

@@ -130,7 +130,11 @@ impl Peering {
 
     /// Waits until the disk has it, or says what is the case only until this process ends.
     async fn saved(&self, what: &str) -> Result<(), String> {
-        let failed = |error| format!("{what}, but that is not saved ({error}); mend it and ask again");
+        let failed = |error| {
+            format!(
+                "{what}, but that is not on the disk yet ({error}): it is tried again while this process runs"
+            )
+        };
         self.state.saved().await.map_err(failed)
     }
 

@@ -6,31 +6,31 @@ use tokio::time::Instant;
 
 use crate::index::Limits;
 
+/// The longest pause at a time: signs of life are read in between.
+const LONGEST: Duration = Duration::from_secs(5);
+
 /// An allowance of messages and of bytes, each of a second's worth at most. What exceeds it is paid for with a pause.
 #[derive(Debug)]
 pub(super) struct Pace {
     limits: Limits,
-    /// The longest pause at a time: signs of life are read in between.
-    longest: Duration,
     messages: f64,
     bytes: f64,
     filled: Instant,
 }
 
 impl Pace {
-    pub fn new(limits: Limits, longest: Duration, now: Instant) -> Self {
+    pub fn new(limits: Limits, now: Instant) -> Self {
         Self {
             messages: f64::from(limits.messages_per_second),
             bytes: f64::from(limits.bytes_per_second),
             limits,
-            longest,
             filled: now,
         }
     }
 
     /// From now on these hold.
-    pub fn limit(&mut self, limits: Limits, longest: Duration) {
-        (self.limits, self.longest) = (limits, longest);
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// A message of so many bytes came; for how long nothing is read now.
@@ -42,7 +42,7 @@ impl Pace {
         self.messages = (self.messages + passed * messages_per_second).min(messages_per_second) - 1.0;
         self.bytes = (self.bytes + passed * bytes_per_second).min(bytes_per_second) - bytes as f64;
         let owed = (-self.messages / messages_per_second).max(-self.bytes / bytes_per_second).max(0.0);
-        Duration::from_secs_f64(owed).min(self.longest)
+        Duration::from_secs_f64(owed).min(LONGEST)
     }
 }
 
@@ -50,13 +50,11 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_secs(5);
-
     #[test]
     fn what_exceeds_the_allowance_is_read_later() {
         let limits = Limits { messages_per_second: 10, bytes_per_second: 1000, ..Limits::default() };
         let start = Instant::now();
-        let mut pace = Pace::new(limits, LONGEST, start);
+        let mut pace = Pace::new(limits, start);
         for _ in 0..10 {
             assert_eq!(pace.took(1, start), Duration::ZERO, "a second's worth at once");
         }

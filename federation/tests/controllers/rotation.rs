@@ -93,8 +93,15 @@ async fn two_rotations_without(away: &str) {
         peer["linkFailure"].as_str().is_some_and(|why| why.contains("Link them anew"))
     };
     east.until_peer("west", "told what to do", told).await;
-    let token = west.peer_token(60).await;
-    east.peer_join(&token).await.unwrap();
+    let (absent, present) = if away == "east" { (&east, &west) } else { (&west, &east) };
+    let token = absent.peer_token(60).await;
+    let refused = present.peer_join(&token).await.unwrap_err();
+    assert!(
+        refused.message().contains("with other roots"),
+        "a token does not let anybody take its place: {refused}"
+    );
+    let token = present.peer_token(60).await;
+    absent.peer_join(&token).await.unwrap();
     for (cluster, peer) in [(&east, "west"), (&west, "east")] {
         let synced = |p: &serde_json::Value| {
             p["state"] == "synced" && p["connected"] == true && p.get("linkFailure").is_none()

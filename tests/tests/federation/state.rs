@@ -189,8 +189,12 @@ fn a_full_disk_loses_nothing() {
     });
     // What happened meanwhile is known.
     scene.step("and all is well again", UNSEEN, &["east-1", "west-2", "north-1"], |world| {
-        world.start_app("east-1")
+        world.start_app("east-1");
+        world.start_app("west-1");
+        world.begin_sidecar("west-1");
+        world.processes.ready(&sidecar("west-1"));
     });
+    scene.nothing_is_lost();
 }
 
 #[test]

@@ -6,8 +6,11 @@
 //!
 //! Other proxies do the same with `Forwarded` (RFC 7239). Only the field that ours are said to write is read: the other
 //! one comes from the client, past all of them.
+//!
+//! Where the entry that counts is no address (`unknown`, or what a client's own text has made of the line), the client is
+//! nobody: [`NOBODY`], and not the proxy, whose address may open doors.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::Result;
@@ -19,10 +22,15 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Who is told of, but not by an address.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// The same in a chain.
+const UNKNOWN: &str = "unknown";
+
 /// What is believed of a request's head.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Believed {
-    /// The client; none: nobody said, or nothing that is an address.
+    /// The client; none: nobody said.
     pub client: Option<IpAddr>,
     /// Everybody whom the proxies named, from the client's side on.
     chain: Vec<String>,
@@ -41,20 +49,25 @@ impl Believed {
     }
 
     fn of_x_forwarded(headers: &HeaderMap, hops: u8) -> Self {
-        let chain: Vec<String> = list(headers, &FOR).map(str::to_owned).collect();
-        let client = nth_last(&chain, hops).and_then(|text| address(text));
+        let items =
+            headers.get_all(FOR).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let items = items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty());
+        let text = |item: &[u8]| str::from_utf8(item).ok().filter(|text| text.is_ascii()).map(str::to_owned);
+        let chain: Vec<String> = items.map(|item| text(item).unwrap_or_else(|| UNKNOWN.into())).collect();
+        let client = nth_last(&chain, hops).map(|text| address(text).unwrap_or(NOBODY));
         let proto = headers.get(PROTO).and_then(|value| proto(value.to_str().ok()?));
         Self { client, chain, proto, host: headers.get(HOST).cloned() }
     }
 
     /// Scheme and host are those of the element that names the client: what it asked the first trusted proxy for.
     fn of_forwarded(headers: &HeaderMap, hops: u8) -> Self {
-        let elements: Vec<&str> = list(headers, &header::FORWARDED).collect();
-        let chain: Vec<String> = elements
-            .iter()
-            .map(|element| of_element(element, "for").unwrap_or("unknown").to_owned())
-            .collect();
-        let client = nth_last(&chain, hops).and_then(|text| address(text));
+        let lines = headers.get_all(header::FORWARDED).iter().map(|value| value.to_str().ok());
+        // Who opened a quote cannot be told from who closed it: such a line says nothing, and is somebody all the same.
+        let lines = lines.map(|line| line.and_then(|line| split(line, b',')).unwrap_or_else(|| vec![""]));
+        let elements: Vec<&str> = lines.flatten().map(str::trim).collect();
+        let chain: Vec<String> =
+            elements.iter().map(|element| of_element(element, "for").unwrap_or(UNKNOWN).to_owned()).collect();
+        let client = nth_last(&chain, hops).map(|text| address(text).unwrap_or(NOBODY));
         let named = nth_last(&elements, hops);
         let proto = named.and_then(|element| proto(of_element(element, "proto")?));
         let host = named.and_then(|element| HeaderValue::from_str(of_element(element, "host")?).ok());
@@ -85,20 +98,36 @@ fn proto(text: &str) -> Option<&'static str> {
     ["https", "http"].into_iter().find(|known| text.eq_ignore_ascii_case(known))
 }
 
-/// The items of a list over all fields of a name. A comma always ends one, also in quotes: else a quote that the client
-/// leaves open would swallow what the proxies add behind it, whose own elements have none in them.
-fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|item| !item.is_empty())
+/// The parts of a text between separators that stand in no quoted string (RFC 9110 section 5.6.4). None: a quoted string
+/// does not end, or what may stand in one alone stands outside.
+fn split(text: &str, separator: u8) -> Option<Vec<&str>> {
+    let (mut parts, mut from) = (Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'\\' => return None,
+            b'"' => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                parts.push(text.get(from..at)?);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(text.get(from..)?);
+    (!quoted).then_some(parts)
 }
 
 /// A parameter of a `Forwarded` element, without its quotes.
 fn of_element<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
-    let value = element.split(';').find_map(|pair| {
+    let value = split(element, b';')?.into_iter().find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
         name.eq_ignore_ascii_case(parameter).then_some(value)
-    });
-    value.map(|value| value.trim_matches('"')).filter(|value| !value.is_empty())
+    })?;
+    let bare = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    (!bare.is_empty() && !bare.contains(['"', '\\'])).then_some(bare)
 }
 
 /// An address with or without port, IPv6 with or without brackets.
@@ -131,8 +160,17 @@ mod tests {
         assert_eq!(of(&["1.1.1.1:555"], 1).as_deref(), Some("1.1.1.1"));
         assert_eq!(of(&["[2001:db8::1]:555"], 1).as_deref(), Some("2001:db8::1"));
         assert_eq!(of(&["2001:db8::1"], 1).as_deref(), Some("2001:db8::1"));
-        assert_eq!(of(&["unknown"], 1), None);
+        assert_eq!(of(&["1.1.1.1, unknown"], 1).as_deref(), Some("0.0.0.0"), "nobody, and not the proxy");
         assert_eq!(of(&[], 1), None);
+        // What is no text takes nothing else with it.
+        let mut headers = HeaderMap::new();
+        headers.insert(FOR, HeaderValue::from_bytes(b"\xff, 1.1.1.1").unwrap());
+        let believed = |hops| Believed::of(&headers, hops, TrustedField::XForwardedFor);
+        assert_eq!(believed(1).client, Some(IpAddr::from([1, 1, 1, 1])));
+        assert_eq!(
+            (believed(2).client, believed(2).chain),
+            (Some(NOBODY), vec![UNKNOWN.into(), "1.1.1.1".into()])
+        );
     }
 
     #[test]
@@ -141,13 +179,24 @@ mod tests {
         assert_eq!(of(&["for=6.6.6.6, for=1.1.1.1;proto=https"], 1).as_deref(), Some("1.1.1.1"));
         assert_eq!(of(&["for=6.6.6.6, for=1.1.1.1", "for=2.2.2.2"], 2).as_deref(), Some("1.1.1.1"));
         assert_eq!(of(&["proto=https;For=\"[2001:db8::1]:47011\""], 1).as_deref(), Some("2001:db8::1"));
-        for unnamed in ["proto=https", "for=unknown", "for=_hidden", "for="] {
-            assert_eq!(of(&[unnamed], 1), None, "{unnamed}");
+        for unnamed in ["proto=https", "for=unknown", "for=_hidden", "for=", ""] {
+            assert_eq!(of(&[unnamed], 1).as_deref(), Some("0.0.0.0"), "{unnamed}");
         }
-        // A quote that is left open hides nothing of what a proxy adds.
-        for open in ["for=\"6.6.6.6", "for=6.6.6.6;by=\"", "a=\"\\"] {
-            assert_eq!(of(&[&format!("{open}, for=1.1.1.1")], 1).as_deref(), Some("1.1.1.1"), "{open}");
+        assert_eq!(of(&[], 1), None);
+        // What a client has made of a line of its own changes nothing behind it; of one that a proxy adds to, it is nobody.
+        for open in ["for=\"6.6.6.6", "for=6.6.6.6;by=\"", "a=\"\\", "\\"] {
             assert_eq!(of(&[open, "for=1.1.1.1"], 1).as_deref(), Some("1.1.1.1"), "{open}");
+            for added in ["for=1.1.1.1", "for=\"[2001:db8::1]:4\";host=\"a,for=6.6.6.6,b\""] {
+                assert_eq!(
+                    of(&[&format!("{open}, {added}")], 1).as_deref(),
+                    Some("0.0.0.0"),
+                    "{open} {added}"
+                );
+            }
+        }
+        // Nor what a proxy repeats of what the client has said.
+        for repeated in ["for=1.1.1.1;host=\"a,for=6.6.6.6\"", "host=\"a;for=6.6.6.6\";for=1.1.1.1"] {
+            assert_eq!(of(&["for=7.7.7.7", repeated], 1).as_deref(), Some("1.1.1.1"), "{repeated}");
         }
     }
 

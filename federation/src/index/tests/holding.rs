@@ -1,5 +1,7 @@
 //! What is held of a peer while links come and go: freshness, and the limits.
 
+use tombolo_core::decide::{Blocks, Cidr};
+
 use super::*;
 
 const SHOP: [&str; 3] = ["a", "b", "c"];
@@ -106,6 +108,34 @@ fn who_tells_everything_anew_is_not_limited_by_what_it_told_before() {
 }
 
 #[test]
+fn who_never_tells_everything_fills_nothing() {
+    let mut test = Test::with_two(limited(2, 4));
+    for session in 2..20 {
+        let epoch = format!("w-{session}");
+        test.does(peer(PeerEvent::Hello { session, epoch, network: "west".into() }));
+        for name in ["x", "y"] {
+            test.applies(says(session, &format!("{name}{session}"), 2));
+        }
+        assert!(test.west().service_count() <= 4 && test.west().endpoint_count() <= 8);
+    }
+}
+
+#[test]
+fn what_is_our_own_by_now_is_not_restored() {
+    let mut test = Test::with_two(configured(&[], &[], &["*"]));
+    for (range, left, have) in [("198.51.100.0/24", 0, false), ("192.0.2.0/24", 2, true)] {
+        let service = test.west().service(&Name::new("shop", "a")).unwrap();
+        let saved = test.index.peers.get_mut("west").unwrap().saved(test.now);
+        let saved = SavedPeer { services: vec![service], ..saved };
+        let restored = Restored { peers: vec![(west(), saved)], ..Restored::default() };
+        let own_ranges = Arc::new(Blocks::new([Cidr::parse(range).unwrap()]));
+        let index = Index::new(Settings { own_ranges, ..settings() }, restored, test.now);
+        let peer = index.peer("west").unwrap();
+        assert_eq!((peer.endpoint_count(), peer.have.is_some()), (left, have), "{range}");
+    }
+}
+
+#[test]
 fn what_was_cut_off_is_asked_for_when_there_is_room() {
     let mut test = Test::with_two(limited(2, 4));
     assert_eq!(test.held(), (vec!["a", "b"], Some(1)));
@@ -147,4 +177,48 @@ fn a_peer_that_has_not_told_everything_has_not_lost_its_gateways() {
     test.does(none(3));
     test.does(synced(3, 1, false));
     assert_eq!(reached(&test), 0, "it has none");
+}
+
+#[test]
+fn who_is_told_nothing_has_nothing_to_confirm() {
+    let mut configuration = Configuration::clone(&configured(&["checkout"], &["checkout"], &[]));
+    let north = PeerPolicy {
+        trust_domain: domain("north.example"),
+        export: patterns(&[]),
+        ..configuration.peers["west"].clone()
+    };
+    configuration.peers.insert("north".into(), north);
+    let mut test = Test::new(Arc::new(configuration));
+    let of = |cluster: &str, event| Event::Peer { cluster: cluster.into(), event };
+    for (session, cluster) in [(1, "west"), (2, "north")] {
+        let ca = FakeCa::new(&format!("{cluster}.example"));
+        test.does(of(cluster, PeerEvent::Linked(identity(&ca))));
+        test.does(of(cluster, PeerEvent::Hello { session, epoch: "1".into(), network: cluster.into() }));
+        let revision = test.index.peer(cluster).unwrap().exports.revision();
+        test.does(of(cluster, PeerEvent::Acked { session, revision }));
+    }
+    test.does(registered(9, "checkout-1", "checkout"));
+    test.passes(1000);
+    let lag = |test: &Test, cluster| test.index.peer(cluster).unwrap().contact.lag(test.now);
+    assert_eq!((lag(&test, "west"), lag(&test, "north")), (1000, 0));
+    test.does(of("north", PeerEvent::Answered { session: 2 }));
+    test.passes(PEER_LEASE - 1);
+    let lease = test.index.lease_of("north");
+    assert!(test.index.peer("north").unwrap().is_connected(lease, test.now));
+    assert!(!test.index.peer("west").unwrap().is_connected(lease, test.now));
+}
+
+#[test]
+fn a_peer_is_dropped_when_its_document_says_another_network() {
+    let mut test = Test::with_two(configured(&[], &[], &["*"]));
+    let pinned = |network: &str| {
+        let mut configuration = Configuration::clone(&configured(&[], &[], &["*"]));
+        configuration.peers.get_mut("west").unwrap().network = Some(network.into());
+        Event::Configured(Arc::new(configuration))
+    };
+    test.does(pinned("west"));
+    assert_eq!(test.held(), (vec!["a", "b"], Some(1)));
+    test.does(pinned("elsewhere"));
+    assert_eq!(test.held(), (vec![], None));
+    assert_eq!(test.applies(hello(2))[0].kind, RefusalKind::Policy);
 }

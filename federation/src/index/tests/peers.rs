@@ -310,6 +310,17 @@ fn peers_are_told_apart_by_name_and_trust_domain() {
         );
     }
     test.does(linked("north", "north.example"));
+    // Another one with the same name and domain, as whoever has a token can say.
+    let joins = |ca: &FakeCa| Event::Peer {
+        cluster: "north".into(),
+        event: PeerEvent::Linked(PeerIdentity { dials: false, ..identity(ca) }),
+    };
+    let other = FakeCa::new("north.example");
+    let taken = test.applies(joins(&other));
+    assert!(taken[0].reason.contains("other roots"), "{taken:?}");
+    test.does(Event::Peer { cluster: "north".into(), event: PeerEvent::Revoked });
+    test.does(joins(&other));
+    test.does(joins(&other));
 }
 
 #[test]
