@@ -5,7 +5,6 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket as Unconnected},
     sync::OnceLock,
-    time::Duration,
 };
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -44,15 +43,10 @@ pub fn mark_all(mark: u32) -> Result<(), MarkError> {
     }
 }
 
-/// What was sent and is not acknowledged for so long was sent to a machine that is not there any more: the connection
-/// fails (TCP_USER_TIMEOUT of tcp(7)), and what may be tried again is. Long enough for half a dozen lost packets in a row.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-
 /// A socket for a connection to this address.
 pub fn tcp_socket(to: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     mark(SockRef::from(&socket))?;
-    SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     Ok(socket)
 }
 
