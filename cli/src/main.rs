@@ -74,7 +74,11 @@ fn main() -> ExitCode {
     if std::env::var_os(quickstart::END_WITH_STDIN).is_some() {
         quickstart::end_with_stdin();
     }
-    tombolo_core::lifecycle::raise_file_limit();
+    // An application that takes this process's place keeps the bound that it was given.
+    let waits = matches!(&cli.command, Command::Sidecar(command) if matches!(**command, commands::sidecar::SidecarCommand::Wait(_)));
+    if !waits {
+        tombolo_core::lifecycle::raise_file_limit();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::new(format!("cannot start: {error}"))),

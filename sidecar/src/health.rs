@@ -1,7 +1,12 @@
 //! Whether the application answers.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,7 +25,16 @@ const FAILURES: u8 = 2;
 #[derive(Debug)]
 pub struct Probe {
     health: watch::Receiver<Health>,
+    is_gone: Arc<AtomicBool>,
     task: JoinHandle<()>,
+}
+
+/// What came of trying all ports.
+struct Tried {
+    /// All accept.
+    accepting: bool,
+    /// There are some, and nobody listens at any.
+    gone: bool,
 }
 
 impl Probe {
@@ -28,16 +42,17 @@ impl Probe {
     /// not accepted twice in a row. Without ports it is always healthy.
     pub fn start(address: IpAddr, ports: Vec<u16>) -> Self {
         let (tell, health) = watch::channel(Health::Unhealthy);
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&is_gone);
         let task = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut failures = FAILURES;
             loop {
                 ticks.tick().await;
-                failures = match accept(address, &ports).await {
-                    true => 0,
-                    false => failures.saturating_add(1),
-                };
+                let tried = accept(address, &ports).await;
+                gone.store(tried.gone, Relaxed);
+                failures = if tried.accepting { 0 } else { failures.saturating_add(1) };
                 let now = if failures < FAILURES { Health::Healthy } else { Health::Unhealthy };
                 // A first failure changes nothing: the application stays what it was.
                 if failures == 0 || failures >= FAILURES {
@@ -48,7 +63,12 @@ impl Probe {
                 }
             }
         });
-        Self { health, task }
+        Self { health, is_gone, task }
+    }
+
+    /// When the ports were last tried, nobody listened at any of them: an application that is only unhealthy has not gone.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Relaxed)
     }
 
     /// The health of the moment.
@@ -63,14 +83,18 @@ impl Drop for Probe {
     }
 }
 
-async fn accept(address: IpAddr, ports: &[u16]) -> bool {
+async fn accept(address: IpAddr, ports: &[u16]) -> Tried {
+    let mut tried = Tried { accepting: true, gone: !ports.is_empty() };
     for port in ports {
         let connecting = outgoing::connect(SocketAddr::new(address, *port));
-        if !matches!(timeout(LIMIT, connecting).await, Ok(Ok(_))) {
-            return false;
+        let result = timeout(LIMIT, connecting).await;
+        tried.accepting &= matches!(result, Ok(Ok(_)));
+        tried.gone &= matches!(result, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused);
+        if !tried.accepting && !tried.gone {
+            break;
         }
     }
-    true
+    tried
 }
 
 #[cfg(test)]
@@ -97,7 +121,11 @@ mod tests {
         becomes(&probe, Health::Healthy).await;
         drop(second);
         becomes(&probe, Health::Unhealthy).await;
-        let _second = TcpListener::bind(address).await.unwrap();
+        assert!(!probe.is_gone(), "it listens elsewhere");
+        let second = TcpListener::bind(address).await.unwrap();
         becomes(&probe, Health::Healthy).await;
+        drop((first, second));
+        becomes(&probe, Health::Unhealthy).await;
+        assert!(probe.is_gone());
     }
 }

@@ -8,7 +8,6 @@ use tombolo_core::{
     member::{Checking, Member, MeshServerConfig, Probing, Registration},
     proxy::Serving,
 };
-use tombolo_proto::v1::Health;
 
 use crate::{
     capture::{Listening, Used},
@@ -120,7 +119,7 @@ async fn outlive(following: &mut Following, probe: &Probe, calls: impl Fn() -> U
             () = sleep(LOOK) => {}
         }
         let (now, used) = (Instant::now(), [calls(), following.used()].into_iter().sum::<Used>());
-        if used.open > 0 || used != last || *probe.health().borrow() == Health::Healthy {
+        if used.open > 0 || used != last || !probe.is_gone() {
             (last, since) = (used, now);
         }
         if now >= end || now >= since + GONE {

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep},
+};
 
 use super::admin;
 use crate::failure::Failure;
@@ -32,11 +35,23 @@ pub struct WaitArgs {
 
 /// Waits until `/ready` is 200, and then becomes the application, if there is one.
 pub async fn run(args: WaitArgs) -> Result<(), Failure> {
+    // As the first process of a container it would not be ended by it otherwise.
+    let mut ends = signal(SignalKind::terminate()).map_err(|error| Failure::new(error.to_string()))?;
+    tokio::select! {
+        waited = until_ready(&args) => waited?,
+        _ = ends.recv() => return Err(Failure::new("told to end before the sidecar was ready")),
+    }
+    let Some((program, arguments)) = args.command.split_first() else { return Ok(()) };
+    let error = Command::new(program).args(arguments).exec();
+    Err(Failure::new(format!("{}: {error}", program.to_string_lossy())))
+}
+
+async fn until_ready(args: &WaitArgs) -> Result<(), Failure> {
     let limit = (args.timeout > 0).then(|| Duration::from_secs(args.timeout));
     let begun = Instant::now();
     loop {
         let said = match admin::get(args.admin, "/ready").await {
-            Ok((200, _)) => break,
+            Ok((200, _)) => return Ok(()),
             Ok((status, body)) => format!("{status} {}", body.trim()),
             Err(error) => error,
         };
@@ -46,7 +61,4 @@ pub async fn run(args: WaitArgs) -> Result<(), Failure> {
         }
         sleep(EVERY).await;
     }
-    let Some((program, arguments)) = args.command.split_first() else { return Ok(()) };
-    let error = Command::new(program).args(arguments).exec();
-    Err(Failure::new(format!("{}: {error}", program.to_string_lossy())))
 }

@@ -65,6 +65,7 @@ impl Desk {
 fn kind_of(problem: &Problem) -> FailureKind {
     match problem_type(problem) {
         "rateLimited" => FailureKind::Limited,
+        "badNonce" => FailureKind::Nonce,
         "unauthorized"
         | "connection"
         | "dns"

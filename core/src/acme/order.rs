@@ -76,6 +76,9 @@ pub(super) struct Orderer {
     pub(super) _lock: File,
 }
 
+/// Orders in a row where nonces are not taken.
+const ATTEMPTS: u32 = 3;
+
 /// What has been shown to the authority, and has to be taken back.
 #[derive(Default)]
 struct Shown {
@@ -95,11 +98,19 @@ impl Orderer {
         wanted: &AcmeCertificate,
         replaces: Option<&Issued>,
     ) -> Result<Issued, OrderError> {
-        let mut shown = Shown::default();
-        let limit = MOST_TIME + wanted.authority.propagation;
-        let attempt = tokio::time::timeout(limit, self.attempt(wanted, replaces, &mut shown)).await;
-        self.take_back(&wanted.authority, shown).await;
-        attempt.unwrap_or_else(|_| Err(OrderError::local(format!("the order took longer than {limit:?}"))))
+        let mut attempts = 1;
+        loop {
+            let mut shown = Shown::default();
+            let limit = MOST_TIME + wanted.authority.propagation;
+            let attempt = tokio::time::timeout(limit, self.attempt(wanted, replaces, &mut shown)).await;
+            self.take_back(&wanted.authority, shown).await;
+            let over = |_| Err(OrderError::local(format!("the order took longer than {limit:?}")));
+            match attempt.unwrap_or_else(over) {
+                // No fault of the order's, and the next one may have better luck: there is nothing to wait for.
+                Err(error) if error.kind == FailureKind::Nonce && attempts < ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The authority's window for the renewal of a certificate, and when to ask again. None: it has none.

@@ -45,6 +45,8 @@ pub enum FailureKind {
     Challenge,
     /// It was asked too often.
     Limited,
+    /// It took none of the nonces that it gave.
+    Nonce,
     /// Something here.
     Local,
 }
@@ -120,7 +122,9 @@ impl Schedule {
         let least = match kind {
             FailureKind::Challenge => patience.challenge,
             FailureKind::Limited if retry_after.is_none() => patience.limited,
-            FailureKind::Authority | FailureKind::Limited | FailureKind::Local => Duration::ZERO,
+            FailureKind::Authority | FailureKind::Limited | FailureKind::Nonce | FailureKind::Local => {
+                Duration::ZERO
+            }
         };
         let grown =
             patience.first.saturating_mul(1 << doublings).clamp(least.min(patience.most), patience.most);

@@ -118,7 +118,9 @@ impl TcpMetrics {
 
     /// What to call the server of a connection that is passed on to outside of the mesh.
     fn name(&self, end: &TcpEnd<'_>) -> String {
-        let asked = end.arrival.sni.as_deref().filter(|_| *end.arrival.entry == Entry::Passed);
+        // What nobody was connected to was asked for by anybody.
+        let is_passed = *end.arrival.entry == Entry::Passed && end.upstream.is_some();
+        let asked = end.arrival.sni.as_deref().filter(|_| is_passed);
         let Some(name) = asked.filter(|name| !is_opaque_sni(name)) else { return String::new() };
         let name = clip(name);
         if self.names.contains(name) || self.names.len() < MAX_NAMES && self.names.insert(name.into()) {
@@ -166,7 +168,7 @@ mod tests {
     fn servers_outside_of_the_mesh_are_told_apart_by_name_within_a_bound() {
         let mut registry = Registry::default();
         let metrics = TcpMetrics::register(&mut registry);
-        let count = |entry: Entry, name: &str| {
+        let count = |entry: Entry, is_reached: bool, name: &str| {
             let [peer, local] = ["127.0.0.1:1000", "127.0.0.1:15001"].map(|address| address.parse().unwrap());
             let arrival = Arrival { sni: Some(name.into()), ..Arrival::plain(Arc::new(entry), peer, local) };
             metrics.count(&TcpEnd {
@@ -176,22 +178,23 @@ mod tests {
                 rule: None,
                 backend: None,
                 endpoint: None,
-                upstream: None,
+                upstream: is_reached.then_some(local),
                 copied: None,
                 reason: None,
                 duration: Duration::ZERO,
                 verdict: None,
             });
         };
-        count(Entry::Passed, "0123456789abcdef0123456789abcdef.t");
-        count(Entry::Inbound, "inbound.example");
+        count(Entry::Passed, true, "0123456789abcdef0123456789abcdef.t");
+        count(Entry::Passed, false, "anything.example");
+        count(Entry::Inbound, true, "inbound.example");
         for _ in 0..2 {
-            (0..MAX_NAMES + 10).for_each(|n| count(Entry::Passed, &format!("{n}.example")));
+            (0..MAX_NAMES + 10).for_each(|n| count(Entry::Passed, true, &format!("{n}.example")));
         }
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         let is = |line: &str| text.lines().any(|found| found == line);
-        assert!(is("tcp_connections_total{direction=\"passed\"} 1"), "{text}");
+        assert!(is("tcp_connections_total{direction=\"passed\"} 2"), "{text}");
         assert!(is("tcp_connections_total{direction=\"inbound\"} 1"), "{text}");
         assert!(is("tcp_connections_total{direction=\"passed\",server_address=\"127.example\"} 2"), "{text}");
         assert!(is("tcp_connections_total{direction=\"passed\",server_address=\"_OTHER\"} 20"), "{text}");

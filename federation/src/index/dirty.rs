@@ -117,8 +117,10 @@ impl Index {
             }
             // It is not where it has to be: nothing of what it said from there counts.
             let pinned = Self::policy(&new, cluster, peer).and_then(|policy| policy.network.as_ref());
-            if pinned.is_some_and(|pinned| *pinned != peer.network) && peer.have.is_some() {
+            let says = peer.session().is_some() || peer.service_count() > 0;
+            if pinned.is_some_and(|pinned| *pinned != peer.network) && says {
                 peer.start_over();
+                peer.gateways.clear();
                 anew.push(Arc::clone(cluster));
                 gone.push((Arc::clone(cluster), peer.forget_all(false)));
             }

@@ -176,8 +176,13 @@ impl Index {
     fn linked(&mut self, cluster: &Arc<str>, identity: PeerIdentity, now: Moment) -> Taken {
         self.check_linked(cluster, &identity)?;
         match self.peers.get_mut(cluster) {
-            // Linked again: what is held stays.
-            Some(peer) if peer.ended.is_none() => peer.identity = identity,
+            // Linked again: what is held stays. Who joins this side proves no more than that it has a token, and changes
+            // nothing of what is known of a peer.
+            Some(peer) if peer.ended.is_none() => {
+                if identity.dials {
+                    peer.identity = identity;
+                }
+            }
             ended => {
                 // What links from before still say does not count.
                 let youngest = ended.map_or(0, |ended| ended.youngest);

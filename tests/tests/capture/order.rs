@@ -49,13 +49,16 @@ fn an_application_is_started_when_its_sidecar_is_ready() {
     let said = String::from_utf8_lossy(&given_up.stderr);
     assert!(!given_up.status.success() && said.contains("not ready after 1 s"), "{said}");
 
-    let first_call = ["--", "curl", "-sS", "-w", "%{http_code}", SERVER];
-    let mut command = world.net.command("client", wait[0]);
-    world.begin("first-call", command.args(&wait[1..]).args(first_call));
+    let first_call = format!("ulimit -Sn; exec curl -sS -w '%{{http_code}}' {SERVER}");
+    let first_call = format!("ulimit -Sn 700; exec {} -- sh -c \"{first_call}\"", wait.join(" "));
+    let mut command = world.net.command("client", "sh");
+    world.begin("first-call", command.args(["-c", &first_call]));
     world.sidecar("client", &["8080=http"], &["--capture", "--admin", "127.0.0.1:15000"]);
     wait_until("the first call", LONG, || {
         fs::read_to_string(world.path("first-call.log")).is_ok_and(|said| said.ends_with("200"))
     });
+    let said = fs::read_to_string(world.path("first-call.log")).unwrap();
+    assert_eq!(said.lines().next(), Some("700"), "as many open files as it was given");
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::{
+    io::{Errno, read},
+    pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
+};
 use tokio::{
     io::{AsyncWrite, Interest},
     net::TcpStream,
@@ -65,8 +68,8 @@ impl Direction {
         }
         if let Some(pipe) = &mut self.pipe {
             match ready!(pipe.poll(cx, from, to, &mut self.flow)) {
-                // Not between these two.
-                Err(error) if pipe.held == 0 && error.kind() == io::ErrorKind::InvalidInput => {}
+                // Not between these two, or not by this process.
+                Err(error) if pipe.held == 0 && is_refused(&error) => {}
                 result => {
                     self.pipe = None;
                     return Poll::Ready(result);
@@ -108,6 +111,7 @@ impl Pipe {
     ) -> Poll<io::Result<()>> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         loop {
+            ready!(flow.empty(cx, to))?;
             while self.held > 0 {
                 ready!(to.poll_write_ready(cx))?;
                 let sends = || Ok(splice(&self.read, None, &*to, None, self.held, flags)?);
@@ -122,9 +126,18 @@ impl Pipe {
                 return Poll::Ready(Ok(()));
             }
             ready!(from.poll_read_ready(cx))?;
-            let takes = || Ok(splice(from, None, &self.write, None, PIPE, flags)?);
-            if let Some(taken) = now(from.try_io(Interest::READABLE, takes))? {
-                (self.held, flow.eof) = (taken, taken == 0);
+            // It stops at urgent data without a word, or as if that were the end: reading tells, and goes past it.
+            let (held, buffer) = (&mut self.held, &mut flow.buffer);
+            let takes = || match splice(from, None, &self.write, None, PIPE, flags) {
+                Ok(0) | Err(Errno::AGAIN) => Ok(read(from, &mut **buffer)?),
+                taken => {
+                    *held = taken?;
+                    Ok(0)
+                }
+            };
+            if let Some(read) = now(from.try_io(Interest::READABLE, takes))? {
+                (flow.start, flow.end) = (0, read);
+                flow.eof = read == 0 && self.held == 0;
             }
         }
     }
@@ -134,6 +147,11 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         MADE.fetch_sub(1, Relaxed);
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported)
 }
 
 /// None: the socket is to be waited for.
@@ -150,6 +168,7 @@ fn now(done: io::Result<usize>) -> io::Result<Option<usize>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use socket2::SockRef;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -178,6 +197,29 @@ mod tests {
             (state >> 56) as u8
         };
         std::iter::repeat_with(next).take(length).collect()
+    }
+
+    #[tokio::test]
+    async fn urgent_data_is_no_end_and_holds_nothing_up() {
+        for waits in [false, true] {
+            let (mut client, mut server, copying) = joined(Duration::from_secs(20)).await;
+            let (before, after) = (bytes(1, 2 * LONG as usize), bytes(2, 1000));
+            let mut got = vec![0; before.len()];
+            let (sent, read) = tokio::join!(client.write_all(&before), server.read_exact(&mut got));
+            assert!(sent.is_ok() && read.is_ok() && got == before);
+            SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            client.write_all(&after).await.unwrap();
+            let mut rest = Vec::new();
+            if waits {
+                rest = vec![0; after.len()];
+                server.read_exact(&mut rest).await.unwrap();
+            }
+            client.shutdown().await.unwrap();
+            server.read_to_end(&mut rest).await.unwrap();
+            assert!(rest == after, "{} of {} bytes", rest.len(), after.len());
+            drop(server);
+            assert!(copying.await.unwrap().end.is_ok());
+        }
     }
 
     #[tokio::test]

@@ -61,10 +61,15 @@ impl Believed {
 
     /// Scheme and host are those of the element that names the client: what it asked the first trusted proxy for.
     fn of_forwarded(headers: &HeaderMap, hops: u8) -> Self {
-        let lines = headers.get_all(header::FORWARDED).iter().map(|value| value.to_str().ok());
-        // Who opened a quote cannot be told from who closed it: such a line says nothing, and is somebody all the same.
-        let lines = lines.map(|line| line.and_then(|line| split(line, b',')).unwrap_or_else(|| vec![""]));
-        let elements: Vec<&str> = lines.flatten().map(str::trim).collect();
+        let mut elements = Vec::new();
+        for value in headers.get_all(header::FORWARDED) {
+            match value.to_str().ok().and_then(|line| split(line, b',')) {
+                Some(parts) => elements.extend(parts.into_iter().map(str::trim)),
+                // Who opened a quote cannot be told from who closed it, nor how many have added to such a line: it is
+                // somebody, and nobody before it counts.
+                None => elements = vec![""],
+            }
+        }
         let chain: Vec<String> =
             elements.iter().map(|element| of_element(element, "for").unwrap_or(UNKNOWN).to_owned()).collect();
         let client = nth_last(&chain, hops).map(|text| address(text).unwrap_or(NOBODY));
@@ -194,6 +199,15 @@ mod tests {
                 );
             }
         }
+        for (of_client, added) in
+            [("for=6.6.6.6", "for=\", for=1.1.1.1, for=2.2.2.2"), ("for=6.6.6.6", "for=\", for=1.1.1.1")]
+        {
+            assert_eq!(of(&[of_client, added], 2).as_deref(), Some("0.0.0.0"), "{added}");
+        }
+        assert_eq!(
+            of(&["for=6.6.6.6", "for=\"", "for=1.1.1.1", "for=2.2.2.2"], 2).as_deref(),
+            Some("1.1.1.1")
+        );
         // Nor what a proxy repeats of what the client has said.
         for repeated in ["for=1.1.1.1;host=\"a,for=6.6.6.6\"", "host=\"a;for=6.6.6.6\";for=1.1.1.1"] {
             assert_eq!(of(&["for=7.7.7.7", repeated], 1).as_deref(), Some("1.1.1.1"), "{repeated}");

@@ -218,7 +218,9 @@ fn a_peer_is_dropped_when_its_document_says_another_network() {
     };
     test.does(pinned("west"));
     assert_eq!(test.held(), (vec!["a", "b"], Some(1)));
+    // Also where it is past its limits, so that nothing of it is whole.
+    test.index.peers.get_mut("west").unwrap().have = None;
     test.does(pinned("elsewhere"));
-    assert_eq!(test.held(), (vec![], None));
+    assert_eq!((test.held(), test.west().gateways.len()), ((vec![], None), 0));
     assert_eq!(test.applies(hello(2))[0].kind, RefusalKind::Policy);
 }

@@ -320,7 +320,15 @@ fn peers_are_told_apart_by_name_and_trust_domain() {
     assert!(taken[0].reason.contains("other roots"), "{taken:?}");
     test.does(Event::Peer { cluster: "north".into(), event: PeerEvent::Revoked });
     test.does(joins(&other));
-    test.does(joins(&other));
+    let known = test.index.peer("north").unwrap().identity.clone();
+    let borrowed = PeerIdentity {
+        dials: false,
+        addresses: vec!["203.0.113.66:1".into()],
+        bundle: bundle(&other, u64::MAX),
+        ..identity(&other)
+    };
+    test.does(Event::Peer { cluster: "north".into(), event: PeerEvent::Linked(borrowed) });
+    assert_eq!(test.index.peer("north").unwrap().identity, known, "roots are no secret");
 }
 
 #[test]
