@@ -1,6 +1,14 @@
 //! Real controllers on free ports of this machine, and what tests do with them.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,6 +39,14 @@ pub async fn soon<T>(what: &str, waiting: impl Future<Output = T>) -> T {
     timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {} s", LIMIT.as_secs()))
 }
 
+/// An address of this machine that nobody else uses: while a controller restarts, no connection that begins at its port by
+/// chance keeps it from listening there again.
+fn own_address() -> IpAddr {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = GIVEN.fetch_add(1, Relaxed).to_be_bytes();
+    [127, 77, high, low.saturating_add(1)].into()
+}
+
 /// A cluster of one controller.
 pub struct Cluster {
     pub name: &'static str,
@@ -51,7 +67,7 @@ impl Cluster {
             cluster: name.into(),
             trust_domain: TrustDomain::parse(&format!("{name}.example")).unwrap(),
             state_dir: state.path().join("state"),
-            listen: ([127, 0, 0, 1], 0).into(),
+            listen: SocketAddr::new(own_address(), 0),
             advertise: Vec::new(),
             config,
             network: String::new(),
