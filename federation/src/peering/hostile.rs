@@ -314,16 +314,17 @@ async fn who_answers_but_confirms_nothing_is_not_connected() {
     };
     let revision = soon("all that is told", link.hears(told)).await.unwrap();
     // More often than the lease ends, though that is short; each answer is a sign of life.
+    let since = Instant::now();
     for _ in 0..6 {
         let asked = |message| match message {
             Message::Ping(v1::Ping { id }) => Some(id),
             _ => None,
         };
-        let id = timeout(Duration::from_secs(1), link.hears(asked)).await.unwrap().unwrap();
+        let id = soon("a question", link.hears(asked)).await.unwrap();
         link.say(Message::Pong(v1::Pong { id })).await;
-        let shown = east.peer("west").await;
-        assert_eq!((&shown["state"], &shown["connected"]), (&"synced".into(), &false.into()), "{shown}");
+        assert_eq!(east.peer("west").await["connected"], false);
     }
+    assert!(since.elapsed() < Duration::from_secs(15), "six questions took {:?}", since.elapsed());
     link.say(Message::Ack(v1::Ack { revision })).await;
     soon("it is connected", async {
         while east.peer("west").await["connected"] != true {
