@@ -262,12 +262,29 @@ impl Stream for Incoming {
 /// Accepts TLS connections, each with the configuration that is in force at that moment. A handshake that fails or
 /// takes longer than ten seconds costs its own connection and nothing else; at most 128 run at a time.
 pub fn incoming(listener: TcpListener, config: Arc<ArcSwap<ServerConfig>>) -> Incoming {
+    incoming_for(listener, config, ())
+}
+
+/// The same. `held` is dropped when the listener is closed, a moment after the connections are.
+pub fn incoming_for(
+    listener: TcpListener,
+    config: Arc<ArcSwap<ServerConfig>>,
+    held: impl Send + 'static,
+) -> Incoming {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(accept(listener, config, sender));
+    tokio::spawn(async move {
+        accept(&listener, config, sender).await;
+        drop(listener);
+        drop(held);
+    });
     Incoming(receiver)
 }
 
-async fn accept(listener: TcpListener, config: Arc<ArcSwap<ServerConfig>>, sender: mpsc::Sender<PeerStream>) {
+async fn accept(
+    listener: &TcpListener,
+    config: Arc<ArcSwap<ServerConfig>>,
+    sender: mpsc::Sender<PeerStream>,
+) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         // The semaphore is never closed.

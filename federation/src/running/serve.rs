@@ -72,7 +72,8 @@ pub(super) fn mesh(
         .add_service(peering)
         .add_service(traffic)
         .add_service(QuotaServer::new(quota).max_decoding_message_size(MAX_SMALL_MESSAGE));
-    let incoming = grpc::incoming(listener, state.server_config());
+    // Who waits for the end of all can listen there again.
+    let incoming = grpc::incoming_for(listener, state.server_config(), Arc::clone(state));
     tokio::spawn(serve("the mesh", router, incoming, stop));
 }
 
